@@ -1,0 +1,153 @@
+"""The exceptions of AVEC, and how they cross the wire without losing their type.
+
+    AvecError
+    ├─ ConfigurationError (ValueError)          a setting, a flag or a URL that cannot be used
+    ├─ DestinationError                         the destination failed: elsewhere it may work
+    │  ├─ DestinationUnreachable (ConnectionError)
+    │  ├─ SessionLost (ConnectionError)         the connection or the worker is gone
+    │  ├─ DestinationDraining (ConnectionError)
+    │  ├─ ProtocolMismatch                      the peer speaks another version
+    │  ├─ ProtocolError                         the peer broke the protocol
+    │  └─ CacheUnavailable (OSError)            the model cache cannot store or give back
+    └─ ExecutionError                           the call failed: it fails anywhere, do not retry
+       ├─ InvalidModel (ValueError)             a model file that cannot be read
+       ├─ InvalidArgument (ValueError)          a wrong name, shape, type or range
+       ├─ UnsupportedOperation (NotImplementedError)
+       ├─ AcceleratorOutOfMemory (MemoryError)
+       └─ RemoteError (RuntimeError)            any other exception at the destination
+
+Each class has a stable `code`. `pack` turns an exception into plain values, `unpack` rebuilds it as the same
+class, with the remote traceback as a note. Not here: any wire format (see `protocol`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import ClassVar
+
+import msgspec
+
+MESSAGE_LIMIT = 4096  # characters of an error's text that cross the wire
+TRACEBACK_LIMIT = 16384  # characters of a remote traceback that cross the wire
+
+
+class AvecError(Exception):
+    """Base of all exceptions that AVEC raises; `code` is stable across versions."""
+
+    code: ClassVar[str] = "error"
+
+
+class ConfigurationError(AvecError, ValueError):
+    """A setting, a flag or a URL cannot be used."""
+
+    code = "configuration"
+
+
+class DestinationError(AvecError):
+    """The destination failed; the same call may work elsewhere or later."""
+
+    code = "destination"
+
+
+class DestinationUnreachable(DestinationError, ConnectionError):
+    """No destination answered at the URL."""
+
+    code = "unreachable"
+
+
+class SessionLost(DestinationError, ConnectionError):
+    """The connection to the destination, or its worker, is gone; its state with it."""
+
+    code = "session-lost"
+
+
+class DestinationDraining(DestinationError, ConnectionError):
+    """The destination is shutting down and takes no more work."""
+
+    code = "draining"
+
+
+class ProtocolMismatch(DestinationError):
+    """Host and destination share no protocol version."""
+
+    code = "protocol-mismatch"
+
+
+class ProtocolError(DestinationError):
+    """The peer sent something that the protocol does not allow."""
+
+    code = "protocol"
+
+
+class CacheUnavailable(DestinationError, OSError):
+    """The model cache cannot store or give back a model (full disk, no permission, damaged file)."""
+
+    code = "cache"
+
+
+class ExecutionError(AvecError):
+    """The call itself failed; it would fail at any destination."""
+
+    code = "execution"
+
+
+class InvalidModel(ExecutionError, ValueError):
+    """A model file cannot be read: truncated, corrupt, of an unknown format or inconsistent."""
+
+    code = "invalid-model"
+
+
+class InvalidArgument(ExecutionError, ValueError):
+    """An argument has a wrong name, shape, type or range."""
+
+    code = "invalid-argument"
+
+
+class UnsupportedOperation(ExecutionError, NotImplementedError):
+    """The destination does not know this operator, layer or option."""
+
+    code = "unsupported"
+
+
+class AcceleratorOutOfMemory(ExecutionError, MemoryError):
+    """The accelerator has no room for this call."""
+
+    code = "out-of-memory"
+
+
+class RemoteError(ExecutionError, RuntimeError):
+    """An exception at the destination that has no class of its own here."""
+
+    code = "remote"
+
+
+class ErrorRecord(msgspec.Struct, frozen=True, array_like=True):
+    """An exception as plain values: its class's code, its text, the traceback of where it was raised."""
+
+    code: str
+    message: str
+    traceback: str = ""
+
+
+def _subclasses(cls: type[AvecError]) -> dict[str, type[AvecError]]:
+    found = {cls.code: cls}
+    for child in cls.__subclasses__():
+        found.update(_subclasses(child))
+    return found
+
+
+def pack(exc: BaseException) -> ErrorRecord:
+    """Turn any exception into a record; one that is not AVEC's becomes a RemoteError that names its type."""
+    trace = "".join(traceback.format_exception(exc))[-TRACEBACK_LIMIT:]
+    if isinstance(exc, AvecError):
+        return ErrorRecord(exc.code, str(exc)[:MESSAGE_LIMIT], trace)
+    return ErrorRecord(RemoteError.code, f"{type(exc).__name__}: {exc}"[:MESSAGE_LIMIT], trace)
+
+
+def unpack(record: ErrorRecord) -> AvecError:
+    """Rebuild the exception of a record; an unknown code becomes a RemoteError that keeps the code."""
+    cls = _subclasses(AvecError).get(record.code)
+    exc = cls(record.message) if cls else RemoteError(f"{record.code}: {record.message}")
+    if record.traceback:
+        exc.add_note(f"Traceback at the destination:\n{record.traceback.rstrip()}")
+    return exc

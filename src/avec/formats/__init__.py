@@ -1,0 +1,1 @@
+"""Model formats: how their files read and write. The place where front-ends and executors meet."""

@@ -1,0 +1,184 @@
+"""Every message of the wire, one frozen Struct each, in the order of an execution cycle; nothing else.
+
+The codec, the protocol page of the docs and the golden-bytes test derive from TYPES. A change of any field changes
+the golden bytes: raise VERSION with it. Tensors travel beside a message as `parts`: raw bytes that the specs describe.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from avec.errors import ErrorRecord
+from avec.tensor import TensorSpec
+
+VERSION = 1  # the newest protocol version spoken here
+OLDEST_VERSION = 1  # the oldest one still understood
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all messages."""
+
+
+class Parts(Message, frozen=True):
+    """Base of the messages that carry tensors: one spec for each part of the frame's payload."""
+
+    parts: tuple[TensorSpec, ...] = ()
+
+
+class Timings(msgspec.Struct, frozen=True, array_like=True):
+    """The destination's share of one execution cycle, in nanoseconds on the destination's own clock."""
+
+    received_ns: int  # when the call's last byte had arrived (clock reading)
+    queue_ns: int  # from then until the executor began
+    compute_ns: int  # the executor's time, transfers to and from the accelerator included
+    sent_ns: int  # when the result was handed to the network (clock reading)
+    kernels: int = 0  # operators that the executor launched on the accelerator
+
+
+class AcceleratorInfo(msgspec.Struct, frozen=True, array_like=True):
+    """One accelerator as a host sees it."""
+
+    kind: Literal["cuda", "cpu"]
+    name: str
+    memory_nbytes: int
+
+
+class Hello(Message, frozen=True):
+    """host → destination, first on every connection: who I am and what this connection is for."""
+
+    oldest: int
+    newest: int
+    purpose: Literal["session", "upload", "status"]
+    software: str  # "avec 0.1.0"
+    program: str = ""  # the application's name, for the destination's log
+    numerics: Literal["strict", "fast"] = "strict"
+
+
+class Welcome(Message, frozen=True):
+    """destination → host: the session is open; these are its limits."""
+
+    version: int
+    session: str
+    software: str
+    accelerator: AcceleratorInfo
+    formats: tuple[str, ...]  # of the executors here
+    credit_calls: int  # unanswered calls that the host may have under way
+    credit_nbytes: int  # payload bytes in them; a single larger call is allowed when none is under way
+    sessions: int = 0  # others that share the accelerator now
+
+
+class Refused(Message, frozen=True):
+    """destination → host, instead of Welcome; the connection ends."""
+
+    error: ErrorRecord
+
+
+class Offer(Parts, frozen=True):
+    """host → destination: do you have this model? The part holds the SHA-256 of each chunk, 32 bytes each.
+
+    On a session connection it is a numbered call answered by Want in a Result's place, and pins what is there
+    for the session; on an upload connection Chunks follow the Want.
+    """
+
+    digest: str = ""  # hex SHA-256 over the chunk digests: the model's name in the cache
+    nbytes: int = 0
+
+
+class Want(Message, frozen=True):
+    """destination → host: the chunks that are missing, as [start, stop) ranges; none when the model is there."""
+
+    digest: str
+    missing: tuple[tuple[int, int], ...]
+
+
+class Chunk(Parts, frozen=True):
+    """host → destination on an upload connection: one chunk's bytes."""
+
+    digest: str = ""
+    index: int = 0
+
+
+class Stored(Message, frozen=True):
+    """destination → host on an upload connection: every chunk arrived, was verified and is kept."""
+
+    digest: str
+
+
+class Load(Parts, frozen=True):
+    """host → destination: make what `handle` will name from these files. Answered by Result or Failed."""
+
+    handle: int = 0
+    format: str = ""  # "caffe", "onnx", "torch": chooses the executor
+    files: dict[str, str] = {}  # role → digest of a model in the cache
+    body: bytes = b""  # the format's own request, see protocol/<format>.py
+
+
+class Run(Parts, frozen=True):
+    """host → destination: one call on a handle. Answered by Result or Failed."""
+
+    handle: int = 0
+    files: dict[str, str] = {}
+    body: bytes = b""
+
+
+class Release(Message, frozen=True):
+    """host → destination: these handles are no longer used. Not answered."""
+
+    handles: tuple[int, ...]
+
+
+class Result(Parts, frozen=True):
+    """destination → host: what a Load or a Run gave. It carries the number of its call."""
+
+    body: bytes = b""
+    timings: Timings | None = None
+
+
+class Failed(Message, frozen=True):
+    """destination → host: a Load, a Run or an Offer failed. The session goes on."""
+
+    error: ErrorRecord
+    timings: Timings | None = None
+
+
+class Ping(Message, frozen=True):
+    """Either direction, when nothing else was sent for a heartbeat."""
+
+    sent_ns: int  # the sender's clock
+
+
+class Pong(Message, frozen=True):
+    """The answer to Ping at once; the three readings give round trip and clock offset (RFC 5905 §8)."""
+
+    sent_ns: int  # copied from the Ping
+    received_ns: int  # the answerer's clock
+    answered_ns: int
+
+
+class Draining(Message, frozen=True):
+    """destination → host: no new calls; what is under way will be answered, then the connection ends."""
+
+    reason: str
+
+
+class Goodbye(Message, frozen=True):
+    """host → destination: the session is over; forget it at once."""
+
+
+class Status(Parts, frozen=True):
+    """destination → host on a status connection: what the destination is doing."""
+
+    accelerators: tuple[AcceleratorInfo, ...] = ()
+    formats: tuple[str, ...] = ()
+    sessions: int = 0
+    models: int = 0
+    models_nbytes: int = 0
+
+
+# The type number in a frame's header is the place in this list.
+TYPES: tuple[type[Message], ...] = (
+    Hello, Welcome, Refused, Offer, Want, Chunk, Stored, Load, Run, Release, Result, Failed, Ping, Pong, Draining,
+    Goodbye, Status,
+)  # fmt: skip

@@ -1,0 +1,57 @@
+"""What a tensor is on the wire: a dtype and a shape beside raw C-ordered little-endian bytes.
+
+Not here: how the bytes move (`communication`) or what they mean (front-ends and executors).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+RANK_LIMIT = 32  # Caffe's kMaxBlobAxes; numpy allows 64
+
+DType = Literal[
+    "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
+    "float16", "float32", "float64", "complex64", "complex128",
+]  # fmt: skip
+
+Array = npt.NDArray[Any]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+    """dtype and shape of one tensor; all sizes follow from them."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, computed in Python integers, so that no product of dimensions can wrap around."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def check(self) -> None:
+        """Raise ValueError unless the rank and every dimension are in range (a peer may have sent them)."""
+        if len(self.shape) > RANK_LIMIT:
+            raise ValueError(f"a tensor of rank {len(self.shape)}; the limit is {RANK_LIMIT}")
+        if any(dimension < 0 for dimension in self.shape):
+            raise ValueError(f"a tensor with a negative dimension: {self.shape}")
+
+
+def spec_of(array: Array) -> TensorSpec:
+    """Describe a numpy array.
+
+    Raises:
+        ValueError: its dtype has no name on the wire (objects, strings, big-endian numbers).
+    """
+    if array.dtype.name not in DType.__args__ or not array.dtype.isnative:  # type: ignore[attr-defined]
+        raise ValueError(f"an array of dtype {array.dtype} cannot be sent; convert it to one of {DType.__args__}")  # type: ignore[attr-defined]
+    return TensorSpec(array.dtype.name, array.shape)  # type: ignore[arg-type]
+
+
+def bytes_view(array: Array) -> memoryview:
+    """View a C-contiguous array's memory as bytes, without a copy."""
+    return memoryview(array.reshape(-1).view(np.uint8))
