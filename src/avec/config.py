@@ -1,0 +1,373 @@
+"""The one table of settings: what each is, where it may be set, what it accepts.
+
+A value comes from, in this order: a flag of the command line, an `AVEC_*` variable, `avec.toml` (the nearest
+one from the current folder upward, then the user's own), the default. Flags, `--help` and docs/settings.md
+derive from the fields of `Settings`. Not here: what a setting does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+
+from avec.errors import ConfigurationError
+
+DEFAULT_PORT = 7700  # where `avec serve` listens unless told otherwise
+FILE_NAME = "avec.toml"
+FILE_VARIABLE = "AVEC_CONFIG"  # names the one file to read in place of the search; an empty file means none
+PREFIX = "AVEC_"
+SCHEMES = ("tcp",)
+
+Command = Literal["run", "serve", "doctor"]
+Value = str | int | float | bool | Path
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one sort of value is written; `parse` raises ValueError for anything but what `allowed` says."""
+
+    allowed: str
+    parse: Callable[[str, Path], Value]
+
+
+def _parse_url(text: str, lowest_port: int) -> str:
+    full = text if "://" in text else f"{SCHEMES[0]}://{text}"
+    parts = urlsplit(full)
+    port = DEFAULT_PORT if parts.port is None else parts.port
+    extras = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
+    if parts.scheme not in SCHEMES or not parts.hostname or extras or port < lowest_port:
+        raise ValueError(text)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def _parse_seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
+
+
+def _parse_count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kMGT])(i?)B|B)?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def _parse_size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    number, unit, binary = match.groups(default="")
+    return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
+
+
+_WORDS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def _parse_switch(text: str) -> bool:
+    try:
+        return _WORDS[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def _choice(*names: str) -> Kind:
+    def parse(text: str, folder: Path) -> str:
+        if text not in names:
+            raise ValueError(text)
+        return text
+
+    return Kind(" or ".join(names), parse)
+
+
+_PORT_RULE = f"port {DEFAULT_PORT} if none is given"
+URL = Kind(f"tcp://HOST:PORT, {_PORT_RULE}", lambda text, _: _parse_url(text, lowest_port=1))
+LISTEN_URL = Kind(
+    f"tcp://ADDRESS:PORT, {_PORT_RULE}, 0 for any", lambda text, _: _parse_url(text, lowest_port=0)
+)
+SECONDS = Kind("a number of seconds above 0", lambda text, _: _parse_seconds(text))
+COUNT = Kind("a whole number above 0", lambda text, _: _parse_count(text))
+SIZE = Kind("a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
+SWITCH = Kind("1 or 0", lambda text, _: _parse_switch(text))
+PATH = Kind("a path", lambda text, folder: Path(os.path.abspath(folder / Path(text).expanduser())))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table; `flag` is empty where a flag would only be clutter."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    commands: tuple[Command, ...]
+    flag: str
+    default_text: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return PREFIX + self.name.upper()
+
+
+def _columns(
+    kind: Kind, meaning: str, commands: tuple[Command, ...], flag: str = "", default_text: str = ""
+) -> dict[str, object]:
+    return {
+        "kind": kind,
+        "meaning": meaning,
+        "commands": commands,
+        "flag": flag,
+        "default_text": default_text,
+    }
+
+
+def _setting(
+    default: V,
+    kind: Kind,
+    meaning: str,
+    commands: tuple[Command, ...],
+    flag: str = "",
+    default_text: str = "",
+) -> V:
+    return field(default=default, metadata=_columns(kind, meaning, commands, flag, default_text))
+
+
+def _user_folder(variable: str, below_home: str) -> Path:
+    """Source: XDG Base Directory Specification 0.8, which also says to ignore a relative value."""
+    folder = os.environ.get(variable, "")
+    return (Path(folder) if os.path.isabs(folder) else Path.home() / below_home) / "avec"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings with their values; immutable. A field's metadata is its row in the table."""
+
+    destination: str | None = _setting(
+        None, URL, "where to compute", ("run", "doctor"), "--on", "none: say --on or --local"
+    )
+    numerics: Literal["strict", "fast"] = _setting(
+        "strict", _choice("strict", "fast"), "strict is IEEE float32; fast lets the accelerator use TF32, "
+        "wrong by up to 3e-3", ("run",), "--numerics",
+    )  # fmt: skip
+    verbose: bool = _setting(
+        False, SWITCH, "print a summary of the forwarded calls on stderr at exit", ("run",), "-v/--verbose"
+    )
+    report: Path | None = _setting(
+        None, PATH, "write the forwarded calls' profile to this JSON file at exit", ("run",), "--report"
+    )
+    trace: Path | None = _setting(
+        None,
+        PATH,
+        "write a Chrome/Perfetto trace of the forwarded calls to this file at exit",
+        ("run",),
+        "--trace",
+    )
+    disable: bool = _setting(False, SWITCH, "run the program without interception", ("run",))
+    connect_timeout_s: float = _setting(
+        5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor"), "--connect-timeout"
+    )
+    heartbeat_s: float = _setting(
+        0.5, SECONDS, "after this much silence a connection is asked for a sign of life", ("run", "serve")
+    )
+    heartbeat_misses: int = _setting(
+        3,
+        COUNT,
+        "heartbeats in a row without an answer after which the peer counts as gone",
+        ("run", "serve"),
+    )
+    listen: str = _setting(
+        f"tcp://127.0.0.1:{DEFAULT_PORT}", LISTEN_URL, "the address to serve on", ("serve",), "--listen"
+    )
+    idle_host_timeout_s: float = _setting(
+        60.0,
+        SECONDS,
+        "a host that says nothing for this long loses its session",
+        ("serve",),
+        "--idle-host-timeout",
+    )
+    max_sessions: int = _setting(
+        16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"
+    )
+    cudnn_workspace_mb: int = _setting(
+        1024, COUNT, "MiB of scratch memory that cuDNN may take for one convolution; unbounded it took "
+        "35 GB for one OpenPose net", ("serve",), "--cudnn-workspace",
+    )  # fmt: skip
+    drain_timeout_s: float = _setting(
+        10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"
+    )
+    cache_dir: Path = field(
+        default_factory=lambda: _user_folder("XDG_CACHE_HOME", ".cache"),
+        metadata=_columns(
+            PATH, "the folder of the model cache and of logs", ("run", "serve"), "--cache-dir",
+            "$XDG_CACHE_HOME/avec, else ~/.cache/avec",
+        ),
+    )  # fmt: skip
+    cache_limit_nbytes: int = _setting(
+        20_000_000_000, SIZE, "the model cache's bound; the least recently used models go first", ("serve",),
+        "--cache-limit", "20GB",
+    )  # fmt: skip
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", _choice("debug", "info", "warning", "error"),
+        "the least severe line of the destination's log", ("serve",), "--log-level",
+    )  # fmt: skip
+
+
+def _row(of: Field[object]) -> Setting:
+    columns = dict(of.metadata)
+    columns["default_text"] = columns["default_text"] or (
+        "none" if of.default is None else written(of.default)
+    )
+    return Setting(of.name, **columns)
+
+
+def written(value: object) -> str:
+    """Write a setting's value as a flag, a variable or a table shows it; parsing it gives the value back."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+TABLE: tuple[Setting, ...] = tuple(_row(each) for each in fields(Settings))
+_BY_NAME = {each.name: each for each in TABLE}
+
+
+def load(
+    flags: Mapping[str, str | None] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Collect the settings from flags, variables, files and defaults.
+
+    Args:
+        flags: setting name → what the command line said, None where it said nothing.
+        environ: the variables; those of the process when None.
+        folder: where the search for avec.toml begins and what relative paths refer to; the current one if None.
+
+    Raises:
+        ConfigurationError: an unknown name or a value that is not allowed; the text names its source.
+    """
+    environ = os.environ if environ is None else environ
+    folder = Path.cwd() if folder is None else folder
+    values: dict[str, Value] = {}
+    for path in _files(environ, folder):
+        values.update(_read_file(path))
+    values.update(_read_environ(environ, folder))
+    for name, text in (flags or {}).items():
+        if text is not None:
+            setting = _BY_NAME[name]
+            values[name] = _parse(setting, text, folder, setting.flag.rpartition("/")[2] or name)
+    return Settings(**values)  # type: ignore[arg-type]  # each value was parsed by its own field's kind
+
+
+def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Copy an environment so that a process in it arrives at these settings, in whatever folder it runs."""
+    variables = {name: text for name, text in environ.items() if not name.startswith(PREFIX)}
+    variables[FILE_VARIABLE] = os.devnull  # what the files said is in the variables now
+    for setting, of in zip(TABLE, fields(Settings), strict=True):
+        value = getattr(settings, setting.name)
+        if value != of.default:
+            variables[setting.variable] = written(value)
+    return variables
+
+
+def for_command(command: Command) -> Iterator[Setting]:
+    """The settings that have a flag of this command, in the table's order."""
+    return (each for each in TABLE if each.flag and command in each.commands)
+
+
+def _files(environ: Mapping[str, str], folder: Path) -> list[Path]:
+    """The files to read, the weakest first."""
+    if named := environ.get(FILE_VARIABLE):
+        return [folder / named]
+    users = _user_folder("XDG_CONFIG_HOME", ".config") / FILE_NAME
+    nearest = next(
+        (each / FILE_NAME for each in (folder, *folder.parents) if (each / FILE_NAME).is_file()), None
+    )
+    return [each for each in (users, nearest) if each is not None and each.is_file()]
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, Value]]:
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigurationError(f"cannot read the settings in {path}: {exc}") from exc
+    for name, value in content.items():
+        source = f"{path}: {name}"
+        if name not in _BY_NAME:
+            raise _unknown(source, name, list(_BY_NAME))
+        text = written(value) if isinstance(value, str | int | float) else repr(value)
+        yield name, _parse(_BY_NAME[name], text, path.parent, source)
+
+
+def _read_environ(environ: Mapping[str, str], folder: Path) -> Iterator[tuple[str, Value]]:
+    by_variable = {each.variable: each for each in TABLE}
+    for variable in sorted(environ):
+        text = environ[variable]
+        if not variable.startswith(PREFIX) or variable == FILE_VARIABLE or not text:
+            continue
+        if variable not in by_variable:
+            raise _unknown(variable, variable, [*by_variable, FILE_VARIABLE])
+        setting = by_variable[variable]
+        yield setting.name, _parse(setting, text, folder, variable)
+
+
+def _parse(setting: Setting, text: str, folder: Path, source: str) -> Value:
+    try:
+        return setting.kind.parse(text.strip(), folder)
+    except ValueError as exc:
+        raise ConfigurationError(f"{source} is {text!r}; allowed is {setting.kind.allowed}") from exc
+
+
+def _unknown(source: str, name: str, known: list[str]) -> ConfigurationError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    return ConfigurationError(f"{source}: no such setting; {hint}")
+
+
+def markdown() -> str:
+    """The table as the page docs/settings.md, written by `python -m avec.config > docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "A value comes from the first of: a flag, an `AVEC_*` variable, `avec.toml` (the nearest one from the",
+        "current folder upward, then `$XDG_CONFIG_HOME/avec/avec.toml` or `~/.config/avec/avec.toml`), the",
+        "default. `AVEC_CONFIG` names one file to read in place of that search. `avec.toml` is flat:",
+        '`destination = "tcp://box"`. This page is written by `python -m avec.config`.',
+        "",
+        "| in avec.toml | variable | flag | of | default | accepts | meaning |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in TABLE:
+        flag = " ".join(f"`{part}`" for part in each.flag.split("/") if part) or "–"
+        names = f"`{each.name}` | `{each.variable}` | {flag} | {', '.join(each.commands)}"
+        lines.append(f"| {names} | {each.default_text} | {each.kind.allowed} | {each.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
