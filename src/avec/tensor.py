@@ -53,5 +53,11 @@ def spec_of(array: Array) -> TensorSpec:
 
 
 def bytes_view(array: Array) -> memoryview:
-    """View a C-contiguous array's memory as bytes, without a copy."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    """View a C-contiguous array's memory as bytes, without a copy.
+
+    Raises:
+        ValueError: it is not contiguous.
+    """
+    if not array.flags.c_contiguous:
+        raise ValueError(f"an array with strides {array.strides} is not contiguous; use numpy.ascontiguousarray")
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,132 @@
+"""A protocol connection over a transport: thread-safe sending, receiving with heartbeat. Used by both ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from avec.communication.link import Link
+from avec.communication.transport import Transport
+from avec.errors import ProtocolError, SessionLost
+from avec.protocol.codec import Allocate, Buffer, Frame, allocate_array
+from avec.protocol.connection import Connection, Role
+from avec.protocol.messages import Message, Ping, Pong
+from avec.tensor import Array
+
+clock_ns = time.monotonic_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """After `interval_s` of silence a Ping goes out; after `misses` silent intervals the peer counts as lost."""
+
+    interval_s: float
+    misses: int
+
+
+class Channel:
+    """One connection in use. Any thread may send; one thread receives."""
+
+    def __init__(
+        self, transport: Transport, role: Role, heartbeat: Heartbeat, allocate: Allocate = allocate_array
+    ) -> None:
+        self.link = Link()
+        self._transport = transport
+        self._connection = Connection(role, allocate)
+        self._heartbeat = heartbeat
+        self._sending = threading.Lock()
+        transport.set_tick(heartbeat.interval_s)
+
+    @property
+    def peer(self) -> str:
+        """The other end's address, for messages."""
+        return self._transport.peer
+
+    def encode(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> list[Buffer]:
+        """Encode a frame for `send_encoded`; errors in the message show here."""
+        return self._connection.send(message, number, arrays)
+
+    def send(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> None:
+        """Send one frame, blocking while the network is full.
+
+        Raises:
+            SessionLost: the peer or the network is gone.
+        """
+        self.send_encoded(self._connection.send(message, number, arrays))
+
+    def send_encoded(self, buffers: Sequence[Buffer]) -> None:
+        """Send one or more encoded frames in one gathering write."""
+        try:
+            with self._sending:
+                self._transport.send(buffers)
+        except OSError as exc:
+            raise SessionLost(f"sending to {self.peer} failed: {exc}") from exc
+
+    def receive(self) -> Frame:
+        """Receive the next frame that is not part of the heartbeat.
+
+        Raises:
+            SessionLost: the peer closed, was silent too long, or the network failed.
+            ProtocolError: the peer sent what the protocol does not allow.
+        """
+        while True:
+            frame = self._receive_frame()
+            match frame.message:
+                case Ping() as ping:
+                    self._answer(ping)
+                case Pong() as pong:
+                    self.link.observe(pong, clock_ns())
+                case _:
+                    return frame
+
+    def measure(self) -> None:
+        """Ask for one round-trip sample; `receive` takes the answer."""
+        self._send_if_free(lambda: Ping(clock_ns()))
+
+    def abort(self) -> None:
+        """End the connection at once, from any thread; blocked calls raise SessionLost."""
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Release the descriptor; no thread may be sending or receiving."""
+        self._transport.close()
+
+    def _receive_frame(self) -> Frame:
+        silent = 0
+        while True:
+            try:
+                nbytes = self._transport.receive_into(self._connection.buffer())
+            except TimeoutError as exc:
+                silent += 1
+                if silent >= self._heartbeat.misses:
+                    seconds = silent * self._heartbeat.interval_s
+                    raise SessionLost(f"nothing came from {self.peer} for {seconds:.1f} s; the link is cut") from exc
+                self.measure()
+                continue
+            except OSError as exc:
+                raise SessionLost(f"the connection to {self.peer} broke: {exc}") from exc
+            if nbytes == 0:
+                whole = self._connection.end_of_stream()
+                raise SessionLost(f"{self.peer} closed the connection{'' if whole else ' in the middle of a message'}")
+            silent = 0
+            if (frame := self._connection.advance(nbytes)) is not None:
+                return frame
+
+    def _answer(self, ping: Ping) -> None:
+        received_ns = clock_ns()
+        self._send_if_free(lambda: Pong(ping.sent_ns, received_ns, clock_ns()))
+
+    def _send_if_free(self, make: Callable[[], Message]) -> None:
+        # Never wait here. Both receiving threads waiting to send, with both windows full, would be a deadlock; and a
+        # send under way shows the peer as well as a heartbeat that this end lives.
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self._transport.writable():
+                self._transport.send(self._connection.send(make()))
+        except (OSError, ProtocolError):
+            self._transport.abort()  # the receiving side finds the connection broken and says so
+        finally:
+            self._sending.release()

@@ -1,0 +1,61 @@
+"""What every transport does: ordered bytes both ways, and nothing about their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from avec.protocol.codec import Buffer
+
+
+class Transport(Protocol):
+    """One connection. One thread sends and one receives; `abort` may come from any thread and wakes both.
+
+    All methods raise ConnectionError when the peer or the network is gone.
+    """
+
+    @property
+    def peer(self) -> str:
+        """The other end's address, for messages."""
+
+    def fileno(self) -> int:
+        """The descriptor, for selectors and for passing to another process."""
+
+    def set_tick(self, seconds: float) -> None:
+        """Make `receive_into` raise TimeoutError after so much silence; 0 means never."""
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send all buffers, blocking while the peer's window is full. They must not change meanwhile."""
+
+    def writable(self) -> bool:
+        """Whether a small frame could be sent now without blocking."""
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Receive 1…len(buffer) bytes; 0 means that the peer closed.
+
+        Raises:
+            TimeoutError: nothing came for a tick.
+        """
+
+    def abort(self) -> None:
+        """End both directions at once; blocked calls return."""
+
+    def close(self) -> None:
+        """Release the descriptor. The connection lives on if another process holds it too."""
+
+
+class Listener(Protocol):
+    """Accepts connections of one scheme."""
+
+    @property
+    def url(self) -> str:
+        """The URL that hosts use, with the port that was really bound."""
+
+    def fileno(self) -> int:
+        """The descriptor, for selectors."""
+
+    def accept(self) -> Transport:
+        """Accept one connection; blocks."""
+
+    def close(self) -> None:
+        """Stop listening."""
