@@ -1,8 +1,8 @@
 """AVEC runs the accelerator part of an unmodified deep-learning program on another machine.
 
-`avec run app.py` needs nothing from here. `intercept` and `release` do the same from within a program that cannot
-be started that way, such as a notebook. Names are resolved at first use: importing this module must cost nothing,
-because under `avec run` every Python process that imports an intercepted library runs it.
+`avec run app.py` needs nothing from here. `intercept` and `release` do the same from within a program that
+cannot be started that way, such as a notebook. Names are resolved at first use: importing this module must cost
+nothing, because under `avec run` every Python process that imports an intercepted library runs it.
 """
 
 from __future__ import annotations

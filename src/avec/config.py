@@ -24,6 +24,7 @@ from avec.errors import ConfigurationError
 DEFAULT_PORT = 7700  # where `avec serve` listens unless told otherwise
 FILE_NAME = "avec.toml"
 FILE_VARIABLE = "AVEC_CONFIG"  # names the one file to read in place of the search; an empty file means none
+LAUNCH_VARIABLE = "AVEC_LAUNCH_PID"  # `avec run` tells its program's process from that one's children by it
 PREFIX = "AVEC_"
 SCHEMES = ("tcp",)
 
@@ -107,9 +108,7 @@ def _choice(*names: str) -> Kind:
 
 _PORT_RULE = f"port {DEFAULT_PORT} if none is given"
 URL = Kind(f"tcp://HOST:PORT, {_PORT_RULE}", lambda text, _: _parse_url(text, lowest_port=1))
-LISTEN_URL = Kind(
-    f"tcp://ADDRESS:PORT, {_PORT_RULE}, 0 for any", lambda text, _: _parse_url(text, lowest_port=0)
-)
+LISTEN_URL = Kind(f"tcp://ADDRESS:PORT, {_PORT_RULE}, 0 for any", lambda text, _: _parse_url(text, lowest_port=0))
 SECONDS = Kind("a number of seconds above 0", lambda text, _: _parse_seconds(text))
 COUNT = Kind("a whole number above 0", lambda text, _: _parse_count(text))
 SIZE = Kind("a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
@@ -239,9 +238,7 @@ class Settings:
 
 def _row(of: Field[object]) -> Setting:
     columns = dict(of.metadata)
-    columns["default_text"] = columns["default_text"] or (
-        "none" if of.default is None else written(of.default)
-    )
+    columns["default_text"] = columns["default_text"] or ("none" if of.default is None else written(of.default))
     return Setting(of.name, **columns)
 
 
@@ -266,7 +263,7 @@ def load(
     Args:
         flags: setting name → what the command line said, None where it said nothing.
         environ: the variables; those of the process when None.
-        folder: where the search for avec.toml begins and what relative paths refer to; the current one if None.
+        folder: where the search for avec.toml begins and what relative paths refer to; by default the current.
 
     Raises:
         ConfigurationError: an unknown name or a value that is not allowed; the text names its source.
@@ -305,9 +302,7 @@ def _files(environ: Mapping[str, str], folder: Path) -> list[Path]:
     if named := environ.get(FILE_VARIABLE):
         return [folder / named]
     users = _user_folder("XDG_CONFIG_HOME", ".config") / FILE_NAME
-    nearest = next(
-        (each / FILE_NAME for each in (folder, *folder.parents) if (each / FILE_NAME).is_file()), None
-    )
+    nearest = next((each / FILE_NAME for each in (folder, *folder.parents) if (each / FILE_NAME).is_file()), None)
     return [each for each in (users, nearest) if each is not None and each.is_file()]
 
 
@@ -328,7 +323,7 @@ def _read_environ(environ: Mapping[str, str], folder: Path) -> Iterator[tuple[st
     by_variable = {each.variable: each for each in TABLE}
     for variable in sorted(environ):
         text = environ[variable]
-        if not variable.startswith(PREFIX) or variable == FILE_VARIABLE or not text:
+        if not variable.startswith(PREFIX) or variable in (FILE_VARIABLE, LAUNCH_VARIABLE) or not text:
             continue
         if variable not in by_variable:
             raise _unknown(variable, variable, [*by_variable, FILE_VARIABLE])
@@ -354,8 +349,8 @@ def markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "A value comes from the first of: a flag, an `AVEC_*` variable, `avec.toml` (the nearest one from the",
-        "current folder upward, then `$XDG_CONFIG_HOME/avec/avec.toml` or `~/.config/avec/avec.toml`), the",
+        "A value comes from the first of: a flag, an `AVEC_*` variable, `avec.toml` (the nearest one from",
+        "the current folder upward, then `$XDG_CONFIG_HOME/avec/avec.toml` or `~/.config/avec/avec.toml`), the",
         "default. `AVEC_CONFIG` names one file to read in place of that search. `avec.toml` is flat:",
         '`destination = "tcp://box"`. This page is written by `python -m avec.config`.',
         "",
