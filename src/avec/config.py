@@ -37,6 +37,7 @@ V = TypeVar("V")
 class Kind:
     """How one sort of value is written; `parse` raises ValueError for anything but what `allowed` says."""
 
+    metavar: str  # what stands for a value in `--help`; empty for a switch
     allowed: str
     parse: Callable[[str, Path], Value]
 
@@ -103,17 +104,19 @@ def _choice(*names: str) -> Kind:
             raise ValueError(text)
         return text
 
-    return Kind(" or ".join(names), parse)
+    return Kind("|".join(names), " or ".join(names), parse)
 
 
 _PORT_RULE = f"port {DEFAULT_PORT} if none is given"
-URL = Kind(f"tcp://HOST:PORT, {_PORT_RULE}", lambda text, _: _parse_url(text, lowest_port=1))
-LISTEN_URL = Kind(f"tcp://ADDRESS:PORT, {_PORT_RULE}, 0 for any", lambda text, _: _parse_url(text, lowest_port=0))
-SECONDS = Kind("a number of seconds above 0", lambda text, _: _parse_seconds(text))
-COUNT = Kind("a whole number above 0", lambda text, _: _parse_count(text))
-SIZE = Kind("a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
-SWITCH = Kind("1 or 0", lambda text, _: _parse_switch(text))
-PATH = Kind("a path", lambda text, folder: Path(os.path.abspath(folder / Path(text).expanduser())))
+URL = Kind("URL", f"tcp://HOST:PORT, {_PORT_RULE}", lambda text, _: _parse_url(text, lowest_port=1))
+LISTEN_URL = Kind(
+    "URL", f"tcp://ADDRESS:PORT, {_PORT_RULE}, 0 for any", lambda text, _: _parse_url(text, lowest_port=0)
+)
+SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_seconds(text))
+COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
+SIZE = Kind("SIZE", "a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
+SWITCH = Kind("", "1 or 0", lambda text, _: _parse_switch(text))
+PATH = Kind("PATH", "a path", lambda text, folder: Path(os.path.abspath(folder / Path(text).expanduser())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +169,7 @@ def _user_folder(variable: str, below_home: str) -> Path:
 class Settings:
     """All settings with their values; immutable. A field's metadata is its row in the table."""
 
-    destination: str | None = _setting(
-        None, URL, "where to compute", ("run", "doctor"), "--on", "none: say --on or --local"
-    )
+    destination: str | None = _setting(None, URL, "where to compute", ("run", "doctor"), "--on")
     numerics: Literal["strict", "fast"] = _setting(
         "strict", _choice("strict", "fast"), "strict is IEEE float32; fast lets the accelerator use TF32, "
         "wrong by up to 3e-3", ("run",), "--numerics",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from avec import config
@@ -22,10 +22,16 @@ def intercepted(settings: config.Settings, environ: Mapping[str, str]) -> dict[s
 def plain(settings: config.Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Copy an environment for a process that is not to be intercepted, though this one may be."""
     variables = config.environment(settings, environ)
-    variables.pop("PYTHONPATH", None)
-    if others := _others(environ):
-        variables["PYTHONPATH"] = os.pathsep.join(others)
+    stand_aside(variables)
     return variables
+
+
+def stand_aside(environ: MutableMapping[str, str]) -> None:
+    """Keep interception from the processes that will be started in this environment."""
+    others = _others(environ)
+    environ.pop("PYTHONPATH", None)
+    if others:
+        environ["PYTHONPATH"] = os.pathsep.join(others)
 
 
 def _others(environ: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,212 @@
+"""The command `avec`: parse, call, print. What it does is done elsewhere; its options come from the table of settings.
+
+Errors are one line on stderr and an exit status, never a traceback. `avec run` writes nothing to stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import rich_click as click
+
+from avec import __version__, config
+from avec.errors import AvecError, ConfigurationError, DestinationError
+
+if TYPE_CHECKING:
+    from avec.interception.doctor import Diagnosis
+    from avec.protocol.messages import AcceleratorInfo
+
+USAGE = 2  # as click and Python have it
+UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
+FOUND_FAULTS = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+_STATUSES = """\
+Exit statuses of avec's own; every other is the program's:
+
+2 wrong usage or a wrong setting
+
+69 the destination cannot be reached, or could not be started
+
+78 a process of the program could not be intercepted
+
+126 the program cannot be executed
+
+127 the program was not found
+
+130 interrupted before the program began
+"""
+
+
+class RunCommand(click.RichCommand):
+    """A command whose options end where the program begins, be that a path, `-m` or `-c`, as Python's own do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `--` before the program."""
+        return super().parse_args(ctx, _separated(args, _value_options(self)))
+
+
+def _value_options(command: click.Command) -> set[str]:
+    options = (each for each in command.params if isinstance(each, click.Option) and not each.is_flag)
+    return {name for each in options for name in each.opts}
+
+
+def _separated(args: Sequence[str], value_options: set[str]) -> list[str]:
+    place = 0
+    while place < len(args):
+        word = args[place]
+        if word == "--" or not word.startswith("-"):
+            break
+        if word.startswith(("-m", "-c")):
+            return [*args[:place], "--", *args[place:]]
+        place += 2 if word in value_options else 1
+    return list(args)
+
+
+def _settings_options(command: config.Command) -> Callable[[click.Command], click.Command]:
+    """Give a command the options that the table of settings has for it."""
+
+    def add(to: click.Command) -> click.Command:
+        to.params[:0] = [_option(each) for each in config.for_command(command)]
+        return to
+
+    return add
+
+
+def _option(setting: config.Setting) -> click.Option:
+    return click.RichOption(
+        [*setting.flag.split("/"), setting.name],
+        is_flag=setting.kind is config.SWITCH,
+        metavar=setting.kind.metavar or None,
+        help=f"{setting.meaning} (default {setting.default_text}; {setting.variable})",
+    )
+
+
+def _load(flags: dict[str, object]) -> config.Settings:
+    """The settings, from what click made of the flags: None or False where one was not given."""
+    texts = {name: config.written(value) for name, value in flags.items() if value is not None and value is not False}
+    return config.load(texts)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="avec", message="%(prog)s %(version)s")
+def avec() -> None:
+    """Run the accelerator part of an unmodified deep-learning program on another machine."""
+
+
+@_settings_options("run")
+@avec.command(
+    cls=RunCommand,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS]",
+    epilog=_STATUSES,
+)
+@click.option("--local", is_flag=True, help="compute on this machine, at a destination started for this program")
+@click.option("--no-check", is_flag=True, help="do not ask the destination for a sign of life first")
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARGS]...")
+def run(program: tuple[str, ...], local: bool, no_check: bool, **flags: object) -> None:
+    """Run a program whose deep-learning calls compute at a destination.
+
+    PROGRAM is `app.py`, a folder or .pyz with a `__main__.py`, `-m MODULE`, `-c CODE`, or any command. All that
+    follows it is the program's own.
+    """
+    if local and flags["destination"]:
+        raise click.UsageError("--local and --on exclude each other")
+    from avec.interception import launch
+
+    launch.run(program, _load(flags), local=local, check=not no_check)
+
+
+@_settings_options("serve")
+@avec.command()
+@click.option("--lifeline", type=int, metavar="PID", hidden=True, help="end when this process and all sessions have")
+def serve(lifeline: int | None, **flags: object) -> None:
+    """Offer this machine's accelerator to hosts, until SIGTERM or Ctrl-C."""
+    settings = _load(flags)
+    from avec.interception import environment, release
+
+    release()  # a program under `avec run` may start a destination, which must use the real libraries
+    environment.stand_aside(os.environ)
+    try:
+        from avec.destination import server
+    except ModuleNotFoundError as exc:
+        raise DestinationError(f"cannot serve: {exc}; pip install 'avec[destination]'") from exc
+    sys.exit(server.serve(settings.listen, settings, _announce, lifeline))
+
+
+def _announce(url: str, accelerator: AcceleratorInfo, formats: Sequence[str]) -> None:
+    memory = f"{accelerator.memory_nbytes / 2**30:.0f} GiB"
+    print(f"avec: serving {url} · {accelerator.name} · {memory} · formats {', '.join(formats)}", flush=True)
+
+
+@_settings_options("doctor")
+@avec.command()
+@click.argument("program", required=False, type=click.Path(path_type=Path))
+def doctor(program: Path | None, **flags: object) -> None:
+    """Say what of a program would be intercepted, where it would compute, and what stands against it.
+
+    The exit status is 1 when something does.
+    """
+    settings = _load(flags)
+    from avec.interception import release
+    from avec.interception.doctor import examine
+
+    release()
+    diagnosis = examine(program, settings)
+    _show(diagnosis)
+    sys.exit(0 if diagnosis.fine else FOUND_FAULTS)
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from avec.interception.doctor import UNREACHED
+
+    console = Console(highlight=False)
+    libraries = Table("library", "installed", "interception", "tested with", "not covered", title="Libraries")
+    for library in diagnosis.libraries:
+        row = (library.module, library.installed, library.interception, library.tested, library.not_covered)
+        libraries.add_row(*row, style="" if library.fine else "red")
+    checks = Table("", "looked at", "found", title="Checks")
+    for check in diagnosis.checks:
+        checks.add_row("ok" if check.fine else "[red]no[/]", check.subject, check.finding)
+    if diagnosis.libraries:
+        console.print(libraries)
+    else:
+        console.print("The program imports no library that AVEC intercepts, nor any other that it knows.")
+    console.print(checks)
+    console.print(UNREACHED)
+
+
+def main() -> NoReturn:
+    """The entry point of the command `avec`."""
+    sys.exit(_status(sys.argv[1:]))
+
+
+def _status(args: Sequence[str]) -> int:
+    try:
+        result = avec.main(list(args), prog_name="avec", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except click.ClickException as exc:
+        return _fail(f"{exc.format_message()}{_see(exc)}", USAGE)
+    except ConfigurationError as exc:
+        return _fail(str(exc), USAGE)
+    except AvecError as exc:
+        return _fail(str(exc), getattr(exc, "status", UNAVAILABLE))
+    return result if isinstance(result, int) else 0
+
+
+def _see(exc: click.ClickException) -> str:
+    context = getattr(exc, "ctx", None)
+    return f" (see {context.command_path} --help)" if context is not None else ""
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"avec: {text}", file=sys.stderr)
+    return status
