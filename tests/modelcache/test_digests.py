@@ -28,9 +28,7 @@ def test_digest_is_sha256_over_the_sha256_of_each_chunk(make: Callable[..., byte
 
 
 @pytest.mark.parametrize("nbytes", SIZES)
-def test_a_file_and_its_bytes_have_the_same_manifest(
-    tmp_path: Path, make: Callable[..., bytes], nbytes: int
-) -> None:
+def test_a_file_and_its_bytes_have_the_same_manifest(tmp_path: Path, make: Callable[..., bytes], nbytes: int) -> None:
     path = tmp_path / "model"
     path.write_bytes(make(nbytes))
     assert manifest_of_file(path) == manifest_of_bytes(make(nbytes))
@@ -75,9 +73,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(manifest: Manifest) -> No
         manifest.check()
 
 
-def test_a_file_that_is_written_while_being_read_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_written_while_being_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model"
     path.write_bytes(b"first half")
     read = digests.hash_file
