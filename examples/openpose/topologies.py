@@ -47,9 +47,7 @@ class _Network:
     _channels: dict[str, int] = field(default_factory=lambda: {"image": 3})
     _scale: int = 1
 
-    def _append(
-        self, name: str, type: str, bottoms: tuple[str, ...], top: str, outputs: int, kernel: int
-    ) -> None:
+    def _append(self, name: str, type: str, bottoms: tuple[str, ...], top: str, outputs: int, kernel: int) -> None:
         inputs = sum(self._channels[bottom] for bottom in bottoms)
         self._channels[top] = outputs or inputs
         self.layers.append(Layer(name, type, bottoms, top, inputs, outputs or inputs, kernel, self._scale))

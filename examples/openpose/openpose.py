@@ -1,0 +1,212 @@
+"""Find people in pictures and clips with an OpenPose network on Caffe, and draw their skeletons.
+
+    python openpose.py [--model MODEL] [--output FOLDER] [picture, folder or clip ...]
+
+A plain pycaffe program: the network is a `caffe.Net`, everything else is OpenCV and numpy.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+from frames import Frame, InputError, Source, list_sources, read_frames
+from grouping import Array
+from models import MODELS, Model, Resolution
+from results import OutputError, Results
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from estimation import Estimator
+
+BUNDLED_MEDIA = Path(__file__).parent / "media"
+MAX_SCALES = 4  # the fifth would have no size
+USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A part of the picture that holds one hand or face; in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a usage error in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"openpose: {message}\n")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = OneLineParser(prog="openpose", description="Find people in pictures and clips, and draw their skeletons.")
+    add = parser.add_argument
+    add("inputs", nargs="*", type=Path, help="pictures, folders and clips (default: the bundled ones)")
+    add("--model", choices=MODELS, default="pose_mini", help="network (default: %(default)s)")
+    add("--weights", type=Path, help="a .caffemodel for the network instead of its own")
+    add("--net-resolution", type=_resolution, metavar="WxH", help="network input (default: 656x368)")
+    add("--scales", type=int, default=1, help="sizes of the picture to average over (default: 1)")
+    add("--box", type=_box, action="append", metavar="X,Y,W,H", help="where a hand or face is; may be repeated")
+    add("--output", type=Path, default=Path("out"), metavar="DIR", help="folder for results (default: out)")
+    add("--write-json", action="store_true", help="write keypoints in OpenPose's format")
+    add("--no-render", action="store_true", help="draw no skeletons")
+    add("--limit", type=int, metavar="N", help="stop after N frames")
+    add("--cpu", action="store_true", help="run Caffe on the CPU")
+    options = parser.parse_args(arguments)
+    if not 1 <= options.scales <= MAX_SCALES:
+        parser.error(f"argument --scales: {options.scales} is not in 1..{MAX_SCALES}")
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"argument --limit: {options.limit} is not a positive number")
+    if options.box and MODELS[options.model].skeleton.fields:
+        parser.error(f"argument --box: {options.model} finds people in the whole picture; use hand or face")
+    return options
+
+
+def _resolution(text: str) -> Resolution:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) % 8 == int(height) % 8 == 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in multiples of 8, such as 656x368")
+    if not (int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is an empty picture")
+    return Resolution(int(width), int(height))
+
+
+def _box(text: str) -> Box:
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers) or "0" in numbers[2:]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,WIDTH,HEIGHT in pixels")
+    return Box(*map(int, numbers))
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has come to so far."""
+
+    frames: int = 0
+    people: int = 0
+    seconds: float = 0.0
+    problems: int = 0
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+def main() -> int:
+    options = parse_arguments()
+    model = MODELS[options.model]
+    results = Results(options.output, model, not options.no_render, options.write_json)
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        sources = list_sources(options.inputs or [BUNDLED_MEDIA])
+        results.prepare_folder()
+        estimator = _load(model, options, messages)
+        tally = run(estimator, sources, results, options, messages)
+    except (InputError, OutputError) as error:
+        messages.print(f"openpose: {error}", markup=False)
+        return FAILED
+    except KeyboardInterrupt:
+        messages.print("openpose: interrupted")
+        return INTERRUPTED
+    _print_summary(tally, results)
+    return FAILED if tally.problems else 0
+
+
+def _load(model: Model, options: argparse.Namespace, messages: Console) -> "Estimator":
+    """Load Caffe and the network. Caffe takes its time, so a mistyped argument has been answered before."""
+    if options.weights is not None and not options.weights.is_file():
+        raise InputError(f"{options.weights}: no such file of weights")
+    try:
+        from estimation import Estimator
+    except ImportError as error:
+        raise InputError(f"Caffe's Python module cannot be imported: {error}") from error
+    if options.weights is None and model.topology is not None:
+        messages.print(f"openpose: {model.name} runs with random weights: good for timing, finds nobody")
+    resolution = options.net_resolution or model.resolution
+    try:
+        prototxt, caffemodel = model.prototxt(resolution), options.weights or model.caffemodel()
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot keep {model.name}'s files: {error.strerror}") from error
+    return Estimator(prototxt, caffemodel, model.skeleton, resolution, options.scales, not options.cpu)
+
+
+def run(
+    estimator: "Estimator",
+    sources: list[Source],
+    results: Results,
+    options: argparse.Namespace,
+    messages: Console,
+) -> Tally:
+    """Take every frame through the network; a source that breaks is reported, and the next one goes on."""
+    tally = Tally()
+    claimed = sum(source.frame_count for source in sources)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} frames/s"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=messages) as progress:
+        bar = progress.add_task("starting", total=min(claimed, options.limit or claimed), rate=0.0)
+        begun = time.perf_counter()
+        for source in sources:
+            progress.update(bar, description=source.path.name)
+            try:
+                for found in _process(estimator, source, results, options.box):
+                    tally.frames += 1
+                    tally.people += found
+                    tally.seconds = time.perf_counter() - begun
+                    progress.update(bar, advance=1, rate=tally.frames_per_second)
+                    if tally.frames == options.limit:
+                        return tally
+            except InputError as error:
+                tally.problems += 1
+                messages.print(f"openpose: {error}", markup=False)
+    return tally
+
+
+def _process(estimator: "Estimator", source: Source, results: Results, boxes: list[Box] | None) -> Iterator[int]:
+    """Find the people in each frame of a source, write the results, and give their number."""
+    with results.open(source) as source_results:
+        for frame in read_frames(source):
+            keypoints = _find(estimator, frame, boxes)
+            source_results.write(frame, keypoints)
+            yield len(keypoints)
+
+
+def _find(estimator: "Estimator", frame: Frame, boxes: list[Box] | None) -> Array:
+    if boxes is None:
+        return estimator.find(estimator.infer(estimator.prepare(frame.image)))
+    found = []
+    for box in boxes:
+        part = frame.image[box.y : box.y + box.height, box.x : box.x + box.width]
+        if not part.size:
+            height, width = frame.image.shape[:2]
+            raise InputError(f"box {box.x},{box.y},{box.width},{box.height} is outside of {width}x{height}")
+        keypoints = estimator.find(estimator.infer(estimator.prepare(part)))
+        keypoints[..., :2] += np.where(keypoints[..., 2:] > 0, (box.x, box.y), 0)
+        found.append(keypoints)
+    return np.concatenate(found)
+
+
+def _print_summary(tally: Tally, results: Results) -> None:
+    print(f"{tally.people} found in {tally.frames} frames, {tally.frames_per_second:.1f} frames per second")
+    if results.pictures:
+        print(f"pictures   {len(results.pictures)} in {results.folder}/")
+    for clip in results.clips:
+        print(f"clip       {clip}")
+    if results.keypoint_files:
+        print(f"keypoints  {results.keypoint_files} files in {results.folder}/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

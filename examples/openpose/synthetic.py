@@ -1,0 +1,149 @@
+"""Renders the bundled clip and pictures, and the truth about the people in them.
+
+    python synthetic.py [--output FOLDER]
+
+Everything is drawn from fixed seeds, so the same command gives the same pictures. The truth is
+truth.json: for each picture, and each frame of the clip, the joints of the people in it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from stick_people import Array, Person, background, draw_person, random_body, random_pose, truth, walking_pose
+
+MEDIA = Path(__file__).parent / "media"
+CLIP_NAME = "people"
+CLIP_SIZE = (656, 368)
+CLIP_FRAMES = 60
+CLIP_FPS = 15
+CLIP_SEED = 11
+FRAMES_PER_TURN = 20  # of the walk: two steps
+TURN_LENGTH = 0.75  # of the body height, that a walk goes forward in a turn
+FEWEST_JOINTS = 4  # in the picture, for a person to count
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True, slots=True)
+class Walker:
+    """Someone who crosses the clip: where the walk is at frame 0, and where it leads."""
+
+    height: float
+    yaw: float
+    start_x: float
+    foot_y: float
+    seed: int
+
+    def at(self, frame: int) -> Person:
+        turns = frame / FRAMES_PER_TURN
+        forward = np.sin(np.radians(self.yaw)) * TURN_LENGTH * self.height * turns
+        pose = walking_pose(self.yaw, turns)
+        body = random_body(np.random.default_rng(self.seed))
+        return Person(body, pose, self.height, self.start_x + float(forward), self.foot_y)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A still: its size, and the height and place of each person in it as parts of the size."""
+
+    width: int
+    height: int
+    seed: int
+    people: tuple[tuple[float, float, float], ...]  # (body height, feet's x, feet's y)
+
+
+WALKERS = (
+    Walker(height=270, yaw=50, start_x=90, foot_y=352, seed=5),
+    Walker(height=235, yaw=-55, start_x=600, foot_y=318, seed=3),
+    Walker(height=215, yaw=40, start_x=-150, foot_y=300, seed=8),
+)
+PICTURES = (
+    Picture(640, 480, 21, ((0.80, 0.35, 0.93), (0.75, 0.70, 0.90))),
+    Picture(800, 600, 22, ((0.82, 0.50, 0.95),)),
+    Picture(480, 640, 23, ((0.62, 0.50, 0.85),)),
+    Picture(1024, 576, 24, ((0.85, 0.18, 0.95), (0.78, 0.50, 0.92), (0.80, 0.82, 0.94))),
+    Picture(500, 375, 25, ((0.78, 0.30, 0.92), (0.80, 0.72, 0.93))),
+    Picture(720, 720, 26, ((0.72, 0.28, 0.90), (0.70, 0.70, 0.88))),
+)
+
+
+def clip_frames() -> Iterator[tuple[Array, list[Person]]]:
+    """Render the clip's frames, the people further from the viewer first."""
+    width, height = CLIP_SIZE
+    scene = background(np.random.default_rng(CLIP_SEED), height, width, roughness=0.5)
+    for frame in range(CLIP_FRAMES):
+        people = sorted((walker.at(frame) for walker in WALKERS), key=lambda person: person.foot_y)
+        yield _draw(scene.copy(), people), people
+
+
+def render_picture(picture: Picture) -> tuple[Array, list[Person]]:
+    rng = np.random.default_rng(picture.seed)
+    scene = background(rng, picture.height, picture.width, roughness=0.8)
+    people = []
+    for body_height, foot_x, foot_y in picture.people:
+        body, pose = random_body(rng), random_pose(rng, yaw=rng.uniform(-50, 50))
+        place = (body_height * picture.height, foot_x * picture.width, foot_y * picture.height)
+        people.append(Person(body, pose, *place))
+    people.sort(key=lambda person: person.foot_y)
+    return _draw(scene, people), people
+
+
+def _draw(scene: Array, people: list[Person]) -> Array:
+    for person in people:
+        draw_person(scene, person)
+    return scene
+
+
+def _to_bytes(image: Array) -> np.ndarray:
+    return (image.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _truth_record(image: Array, people: list[Person]) -> list[dict[str, object]]:
+    records = []
+    for person in people:
+        joints = truth(person, image)
+        if joints[:, 2].sum() >= FEWEST_JOINTS:
+            # Tenths of a pixel: x, y, visible for each joint in turn.
+            numbers = [round(float(number), 1) for number in joints.ravel()]
+            records.append({"height": round(person.height, 1), "joints": numbers})
+    return records
+
+
+def render_media(folder: Path) -> None:
+    """Write the clip, the pictures and truth.json into a folder.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    records: dict[str, object] = {}
+    clip_path = folder / f"{CLIP_NAME}.mp4"
+    clip = cv2.VideoWriter(str(clip_path), cv2.VideoWriter.fourcc(*"mp4v"), CLIP_FPS, CLIP_SIZE)
+    if not clip.isOpened():
+        raise OSError(f"cannot write {clip_path}: OpenCV opens no mp4 writer for it")
+    for index, (image, people) in enumerate(clip_frames()):
+        clip.write(_to_bytes(image))
+        records[f"{CLIP_NAME}_{index:012d}"] = _truth_record(image, people)
+    clip.release()
+    for number, picture in enumerate(PICTURES, start=1):
+        image, people = render_picture(picture)
+        name = f"picture_{number}"
+        records[name] = _truth_record(image, people)
+        _, jpeg = cv2.imencode(".jpg", _to_bytes(image), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        (folder / f"{name}.jpg").write_bytes(jpeg.tobytes())
+    lines = (f"{json.dumps(stem)}: {json.dumps(record)}" for stem, record in records.items())
+    (folder / "truth.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Render the bundled clip and pictures.")
+    parser.add_argument("--output", type=Path, default=MEDIA, help="folder to write to (default: media)")
+    render_media(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Random weights for the generated topologies, written as a .caffemodel: good for timing, not for finding people.
+
+The values are drawn as He et al. scale them, so that activations neither vanish nor overflow on the way
+through; the layers that make maps are kept small, so that the maps stay under every threshold and
+post-processing does not drown in noise. The files are kept in the user's cache folder.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import topologies
+
+# Field numbers of Caffe's protocol buffer messages.
+NET_NAME, NET_LAYER = 1, 100
+LAYER_NAME, LAYER_TYPE, LAYER_BOTTOM, LAYER_TOP, LAYER_BLOBS = 1, 2, 3, 4, 7
+BLOB_DATA, BLOB_SHAPE = 5, 7
+SHAPE_DIM = 1
+LENGTH_DELIMITED = 2  # the wire type of strings, messages and packed arrays
+
+MAPS_STD = 0.0003  # of the convolutions that no activation follows: those that make maps
+BIAS_STD = 0.01
+PRELU_SLOPE = 0.25
+
+
+def random_caffemodel(name: str, seed: int = 0) -> Path:
+    """Return the path of a .caffemodel with random weights for a topology; write it on first use.
+
+    Raises:
+        ValueError: the topology is unknown.
+        OSError: the cache folder cannot be written.
+    """
+    layers = topologies.layers(name)
+    path = cache_folder() / f"{name}-random-{seed}.caffemodel"
+    if not path.exists():
+        _write_atomically(path, _model_chunks(name, layers, np.random.default_rng(seed)))
+    return path
+
+
+def generated_prototxt(name: str, height: int, width: int) -> Path:
+    """Return the path of a file with a topology's prototxt for this input size; write it on first use.
+
+    Raises:
+        ValueError: the topology is unknown.
+        OSError: the cache folder cannot be written.
+    """
+    text = topologies.prototxt(name, height, width).encode()
+    path = cache_folder() / f"{name}-{width}x{height}.prototxt"
+    if not path.exists() or path.read_bytes() != text:
+        _write_atomically(path, [text])
+    return path
+
+
+def cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "openpose-example"
+
+
+def _write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file that appears under its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.writelines(chunks)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _model_chunks(name: str, layers: list[topologies.Layer], rng: np.random.Generator) -> Iterator[bytes]:
+    yield _field(NET_NAME, name.encode())
+    activated = {layer.top for layer in layers if layer.type in ("ReLU", "PReLU")}
+    for layer in layers:
+        texts = [(LAYER_NAME, layer.name), (LAYER_TYPE, layer.type)]
+        texts += [(LAYER_BOTTOM, bottom) for bottom in layer.bottoms] + [(LAYER_TOP, layer.top)]
+        message = b"".join(_field(number, text.encode()) for number, text in texts)
+        for values in _random_parameters(layer, layer.top in activated, rng):
+            message += _field(LAYER_BLOBS, _blob(values))
+        yield _field(NET_LAYER, message)
+
+
+def _random_parameters(layer: topologies.Layer, activated: bool, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    match layer.type:
+        case "Convolution":
+            kernel_shape, bias_shape = layer.parameter_shapes
+            fan_in = math.prod(kernel_shape[1:])
+            std = math.sqrt(2 / fan_in) if activated else MAPS_STD
+            yield rng.standard_normal(kernel_shape, np.float32) * np.float32(std)
+            yield rng.standard_normal(bias_shape, np.float32) * np.float32(min(std, BIAS_STD))
+        case "PReLU":
+            (shape,) = layer.parameter_shapes
+            yield np.full(shape, PRELU_SLOPE, np.float32)
+
+
+def _blob(values: np.ndarray) -> bytes:
+    dims = b"".join(_varint(extent) for extent in values.shape)
+    data = values.astype("<f4", copy=False).tobytes()
+    return _field(BLOB_SHAPE, _field(SHAPE_DIM, dims)) + _field(BLOB_DATA, data)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
