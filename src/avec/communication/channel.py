@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,14 +36,18 @@ class Channel:
         self.link = Link()
         self._transport = transport
         self._connection = Connection(role, allocate)
-        self._heartbeat = heartbeat
         self._sending = threading.Lock()
-        transport.set_tick(heartbeat.interval_s)
+        self.set_heartbeat(heartbeat)
 
     @property
     def peer(self) -> str:
         """The other end's address, for messages."""
         return self._transport.peer
+
+    def set_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Change how long silence is borne."""
+        self._heartbeat = heartbeat
+        self._transport.set_tick(heartbeat.interval_s)
 
     def encode(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> list[Buffer]:
         """Encode a frame for `send_encoded`; errors in the message show here."""
@@ -84,6 +89,19 @@ class Channel:
     def measure(self) -> None:
         """Ask for one round-trip sample; `receive` takes the answer."""
         self._send_if_free(lambda: Ping(clock_ns()))
+
+    def readable(self) -> bool:
+        """Whether something has arrived that `receive` would take."""
+        return self._transport.readable()
+
+    def discard(self, timeout_s: float) -> None:
+        """Read and throw away what still comes, until the peer closes: closing first would reset the connection and
+        lose the last message that was sent to it (RFC 9293 §3.6.1)."""
+        self._transport.set_tick(timeout_s)
+        waste = memoryview(bytearray(64 * 1024))
+        with contextlib.suppress(OSError):  # TimeoutError is one: enough was waited
+            while self._transport.receive_into(waste):
+                pass
 
     def abort(self) -> None:
         """End the connection at once, from any thread; blocked calls raise SessionLost."""

@@ -54,15 +54,21 @@ class TcpTransport:
             waiting = _rest(waiting, sent)
 
     def writable(self) -> bool:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLOUT)
-        return bool(poll.poll(0))
+        return self._ready(select.POLLOUT)
+
+    def readable(self) -> bool:
+        return self._ready(select.POLLIN)
 
     def receive_into(self, buffer: memoryview) -> int:
         try:
             return self._socket.recv_into(buffer)
         except BlockingIOError as exc:  # SO_RCVTIMEO ran out
             raise TimeoutError(f"nothing came from {self._peer}") from exc
+
+    def _ready(self, event: int) -> bool:
+        poll = select.poll()  # select() itself cannot take descriptors above 1023
+        poll.register(self._socket, event)
+        return bool(poll.poll(0))
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):  # the peer may have ended it first

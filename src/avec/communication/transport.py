@@ -30,6 +30,9 @@ class Transport(Protocol):
     def writable(self) -> bool:
         """Whether a small frame could be sent now without blocking."""
 
+    def readable(self) -> bool:
+        """Whether `receive_into` would return at once."""
+
     def receive_into(self, buffer: memoryview) -> int:
         """Receive 1…len(buffer) bytes; 0 means that the peer closed.
 

@@ -40,7 +40,6 @@ _PAYLOAD_LIMITS = {
     messages.Load: CALL_PAYLOAD_LIMIT,
     messages.Run: CALL_PAYLOAD_LIMIT,
     messages.Result: CALL_PAYLOAD_LIMIT,
-    messages.Status: META_LIMIT,
 }
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS = [msgspec.msgpack.Decoder(message) for message in messages.TYPES]

@@ -45,8 +45,11 @@ class AcceleratorInfo(msgspec.Struct, frozen=True, array_like=True):
     memory_nbytes: int
 
 
-class Hello(Message, frozen=True):
-    """host → destination, first on every connection: who I am and what this connection is for."""
+class Hello(Message, frozen=True, forbid_unknown_fields=False):
+    """host → destination, first on every connection: who I am and what this connection is for.
+
+    Later versions may only append fields, so that any version understands enough to refuse another.
+    """
 
     oldest: int
     newest: int
@@ -57,20 +60,20 @@ class Hello(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """destination → host: the session is open; these are its limits."""
+    """destination → host: the connection is open; a session's has an accelerator and limits."""
 
     version: int
     session: str
     software: str
-    accelerator: AcceleratorInfo
-    formats: tuple[str, ...]  # of the executors here
-    credit_calls: int  # unanswered calls that the host may have under way
-    credit_nbytes: int  # payload bytes in them; a single larger call is allowed when none is under way
+    accelerator: AcceleratorInfo | None = None
+    formats: tuple[str, ...] = ()  # of the executors here
+    credit_calls: int = 0  # unanswered calls that the host may have under way
+    credit_nbytes: int = 0  # tensor bytes in them; a single larger call is allowed when none is under way
     sessions: int = 0  # others that share the accelerator now
 
 
-class Refused(Message, frozen=True):
-    """destination → host, instead of Welcome; the connection ends."""
+class Refused(Message, frozen=True, forbid_unknown_fields=False):
+    """destination → host, instead of Welcome; the connection ends. Like Hello it may only grow."""
 
     error: ErrorRecord
 
@@ -167,11 +170,12 @@ class Goodbye(Message, frozen=True):
     """host → destination: the session is over; forget it at once."""
 
 
-class Status(Parts, frozen=True):
+class Status(Message, frozen=True):
     """destination → host on a status connection: what the destination is doing."""
 
     accelerators: tuple[AcceleratorInfo, ...] = ()
     formats: tuple[str, ...] = ()
+    software: str = ""
     sessions: int = 0
     models: int = 0
     models_nbytes: int = 0

@@ -14,6 +14,10 @@ from typing import Protocol
 from avec.tensor import Array
 
 
+# Model format → where its executor is. Imported by the zygote, once.
+EXECUTORS = {"caffe": "avec.destination.executors.caffe:CaffeExecutor"}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a call gave: the format's own body, arrays in host memory, and how many operators were launched.

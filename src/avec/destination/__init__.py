@@ -1,0 +1,1 @@
+"""The strong machine's side: a server that accepts hosts, and a worker process for each session."""

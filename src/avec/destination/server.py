@@ -1,0 +1,316 @@
+"""The process that hosts connect to: it greets them, has the zygote fork a worker for each, and drains on SIGTERM.
+
+One thread, one selector: strangers cost a few kilobytes until they have said hello, and nothing of theirs is parsed
+here but that. Tensors never pass through this process. Not here: sessions (`session`), forking (`zygote`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, Self
+
+import msgspec
+
+from avec import __version__, config
+from avec.communication import listen
+from avec.communication.transport import Listener, Transport
+from avec.config import Settings
+from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromZygote, Ready
+from avec.errors import AvecError, DestinationDraining, DestinationError, ProtocolError, pack
+from avec.modelcache import ModelCache
+from avec.protocol.codec import allocate_array
+from avec.protocol.connection import Connection
+from avec.protocol.messages import AcceleratorInfo, Hello, Message, Refused, Status
+
+HELLO_TIMEOUT_S = 5.0  # for a stranger to say hello
+STRANGER_COUNT_LIMIT = 64  # connections that have not said hello yet
+UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
+ZYGOTE_TIMEOUT_S = 120.0  # importing torch from a cold disk
+
+log = logging.getLogger("avec.destination")
+
+
+class Stranger:
+    """A connection whose hello has not arrived."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.connection = Connection("destination", allocate_array)
+        self.deadline_s = time.monotonic() + HELLO_TIMEOUT_S
+
+    def receive(self) -> Hello | None:
+        """Take what has arrived; give the hello once it is complete.
+
+        Raises:
+            AvecError: what arrived is no acceptable hello.
+            OSError: the connection broke.
+        """
+        nbytes = self.transport.receive_into(self.connection.buffer())
+        if not nbytes:
+            raise ConnectionError("closed before its hello")
+        frame = self.connection.advance(nbytes)
+        if frame is None:
+            return None
+        if not isinstance(frame.message, Hello):
+            raise ProtocolError(f"{type(frame.message).__name__} in place of a hello")
+        return frame.message
+
+    def answer(self, message: Message) -> None:
+        """Send one last message; a stranger that does not take it is no loss."""
+        with contextlib.suppress(OSError):
+            self.transport.send(self.connection.send(message))
+
+
+def serve(
+    url: str,
+    settings: Settings,
+    on_ready: Callable[[str, AcceleratorInfo, tuple[str, ...]], None],
+    lifeline_pid: int | None = None,
+) -> int:
+    """Serve hosts until SIGTERM or SIGINT; blocks. To be called from the main thread.
+
+    Args:
+        url: where to listen, `tcp://address:port`.
+        on_ready: called once with the bound URL, the accelerator and the formats, when hosts may come.
+        lifeline_pid: a process; when it is gone and no session is left, the server ends.
+
+    Returns:
+        The process's exit status.
+
+    Raises:
+        ConfigurationError: the address cannot be listened at.
+        CacheUnavailable: the cache folder cannot be used.
+        DestinationError: the zygote did not start.
+    """
+    cache = ModelCache(settings.cache_dir / "models", settings.cache_limit_nbytes)
+    with contextlib.closing(listen(url)) as listener, _started_zygote(settings) as zygote:
+        with Server(listener, zygote, cache, settings, lifeline_pid) as server:
+            return server.run(on_ready)
+
+
+@contextlib.contextmanager
+def _started_zygote(settings: Settings) -> Iterator[socket.socket]:
+    """Start the zygote; give the socket that it is commanded over. It ends when that is closed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environ = config.environment(settings, os.environ)
+    environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would not survive the fork; torch has its own
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "avec.destination.zygote", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        try:
+            yield ours
+        finally:
+            ours.close()
+            process.wait()
+
+
+class Server:
+    """Owns the listening socket and the selector; everything happens in `run`."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        zygote: socket.socket,
+        cache: ModelCache,
+        settings: Settings,
+        lifeline_pid: int | None,
+    ) -> None:
+        self._listener = listener
+        self._zygote = zygote
+        self._cache = cache
+        self._settings = settings
+        self._lifeline_pid = lifeline_pid
+        self._lifeline: int | None = None
+        self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
+        self._strangers: dict[int, Stranger] = {}
+        self._workers = {"session": 0, "upload": 0}
+        self._sessions_so_far = 0
+        self._ends_s: float | None = None  # draining: when patience ends
+        self._selector = selectors.DefaultSelector()
+        self._wakeup, self._alarm = os.pipe()
+
+    def __enter__(self) -> Self:
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._alarm, False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: None)  # the wake-up descriptor carries the news
+        signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        signal.set_wakeup_fd(-1)
+        for stranger in self._strangers.values():
+            stranger.transport.close()
+        self._selector.close()
+        for descriptor in (self._wakeup, self._alarm, self._lifeline):
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def run(self, on_ready: Callable[[str, AcceleratorInfo, tuple[str, ...]], None]) -> int:
+        """Serve until told to stop and drained."""
+        self._watch(self._wakeup, self._take_signal)
+        self._watch(self._zygote.fileno(), self._hear_zygote)
+        self._await_zygote()
+        self._watch(self._listener.fileno(), self._accept)
+        self._watch_lifeline()
+        on_ready(self._listener.url, self._ready.accelerator, self._ready.formats)
+        while not self._finished():
+            for key, _ in self._selector.select(self._patience_s()):
+                key.data()
+            self._drop_silent_strangers()
+        return 0
+
+    def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+    def _await_zygote(self) -> None:
+        deadline_s = time.monotonic() + ZYGOTE_TIMEOUT_S
+        while not self._ready.formats and self._ends_s is None:
+            if time.monotonic() > deadline_s:
+                raise DestinationError(f"the zygote was not ready after {ZYGOTE_TIMEOUT_S:.0f} s")
+            for key, _ in self._selector.select(1.0):
+                key.data()
+
+    def _watch_lifeline(self) -> None:
+        if self._lifeline_pid is None:
+            return
+        try:
+            self._lifeline = os.pidfd_open(self._lifeline_pid)
+        except ProcessLookupError:
+            self._drain("the application is gone")
+        else:
+            self._watch(self._lifeline, self._lose_lifeline)
+
+    def _lose_lifeline(self) -> None:
+        assert self._lifeline is not None
+        self._selector.unregister(self._lifeline)
+        self._stop_listening()
+        # Children of the application may still compute: no deadline, the last session's end is the end.
+        self._ends_s = float("inf")
+
+    def _finished(self) -> bool:
+        if self._ends_s is None:
+            return False
+        return not self._workers["session"] or time.monotonic() > self._ends_s
+
+    def _patience_s(self) -> float | None:
+        deadlines_s = [stranger.deadline_s for stranger in self._strangers.values()]
+        if self._ends_s is not None and self._ends_s != float("inf"):
+            deadlines_s.append(self._ends_s)
+        return max(0.0, min(deadlines_s) - time.monotonic()) if deadlines_s else None
+
+    def _take_signal(self) -> None:
+        numbers = os.read(self._wakeup, 64)
+        name = signal.Signals(numbers[-1]).name
+        if self._ends_s is not None and self._ends_s != float("inf"):
+            log.info("%s again: ending at once", name)
+            self._ends_s = 0.0
+        else:
+            self._drain(name)
+
+    def _drain(self, reason: str) -> None:
+        """Take no more hosts, tell those here, give what is under way its time."""
+        log.info("draining: %s", reason)
+        self._stop_listening()
+        self._ends_s = time.monotonic() + self._settings.drain_timeout_s
+        self._zygote.send(msgspec.json.encode(Drain()))
+
+    def _stop_listening(self) -> None:
+        with contextlib.suppress(KeyError):  # not yet, or no longer
+            self._selector.unregister(self._listener.fileno())
+
+    def _hear_zygote(self) -> None:
+        data = self._zygote.recv(DATAGRAM_NBYTES)
+        if not data:
+            raise DestinationError("the zygote ended; its log is above")
+        match msgspec.json.decode(data, type=FromZygote):
+            case Ready() as ready:
+                self._ready = ready
+            case Ended(session, purpose, status):
+                self._workers[purpose] -= 1
+                how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+                log.log(logging.WARNING if status else logging.INFO, "%s %s ended: %s", purpose, session, how)
+
+    def _accept(self) -> None:
+        transport = self._listener.accept()
+        if len(self._strangers) >= STRANGER_COUNT_LIMIT:
+            log.warning("%s turned away: %d connections have not said hello", transport.peer, len(self._strangers))
+            transport.close()
+            return
+        descriptor = transport.fileno()
+        self._strangers[descriptor] = Stranger(transport)
+        self._watch(descriptor, lambda: self._hear_stranger(descriptor))
+
+    def _hear_stranger(self, descriptor: int) -> None:
+        stranger = self._strangers[descriptor]
+        try:
+            hello = stranger.receive()
+            if hello is None:
+                return
+            self._greet(stranger, hello)
+        except AvecError as exc:
+            log.warning("%s refused: %s", stranger.transport.peer, exc)
+            stranger.answer(Refused(pack(exc)))
+        except OSError as exc:
+            log.debug("%s left: %s", stranger.transport.peer, exc)
+        self._drop(descriptor)
+
+    def _greet(self, stranger: Stranger, hello: Hello) -> None:
+        if hello.purpose == "status":
+            stranger.answer(self._status())
+            return
+        self._check_room(hello.purpose)
+        self._sessions_so_far += 1
+        session = str(self._sessions_so_far)
+        others = self._workers["session"]
+        assignment = Assignment(hello.purpose, session, hello.program, hello.numerics, others)
+        socket.send_fds(self._zygote, [msgspec.json.encode(assignment)], [stranger.transport.fileno()])
+        self._workers[hello.purpose] += 1
+        log.info("%s %s: %s from %s", hello.purpose, session, hello.program or "a host", stranger.transport.peer)
+
+    def _check_room(self, purpose: Literal["session", "upload"]) -> None:
+        if self._ends_s is not None:
+            raise DestinationDraining(f"{self._listener.url} is shutting down and takes no more hosts")
+        limit = self._settings.max_sessions if purpose == "session" else UPLOAD_COUNT_LIMIT
+        if self._workers[purpose] >= limit:
+            raise DestinationError(
+                f"{self._listener.url} is full: it serves {self._workers[purpose]} {purpose}s, which is its limit "
+                f"(--max-sessions {self._settings.max_sessions}); try again later or elsewhere"
+            )
+
+    def _status(self) -> Status:
+        usage = self._cache.usage()
+        return Status(
+            accelerators=(self._ready.accelerator,),
+            formats=self._ready.formats,
+            software=f"avec {__version__}",
+            sessions=self._workers["session"],
+            models=usage.models,
+            models_nbytes=usage.models_nbytes,
+        )
+
+    def _drop_silent_strangers(self) -> None:
+        now_s = time.monotonic()
+        for descriptor, stranger in list(self._strangers.items()):
+            if stranger.deadline_s < now_s:
+                log.warning("%s said no hello in %.0f s", stranger.transport.peer, HELLO_TIMEOUT_S)
+                self._drop(descriptor)
+
+    def _drop(self, descriptor: int) -> None:
+        """Let go of a connection here; a worker that took it over holds it by a descriptor of its own."""
+        self._selector.unregister(descriptor)
+        self._strangers.pop(descriptor).transport.close()

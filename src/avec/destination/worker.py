@@ -1,0 +1,99 @@
+"""The process that serves one connection and owns its accelerator context; forked from the zygote.
+
+Whatever happens here ends with this process: its host sees a closed connection, nobody else sees anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from avec import __version__
+from avec.communication.channel import Channel, Heartbeat
+from avec.communication.tcp import adopt
+from avec.destination.accelerators import Accelerator
+from avec.destination.buffers import BufferPool
+from avec.destination.executors import Executor
+from avec.destination.orders import Assignment
+from avec.destination.session import CREDIT_CALLS, CREDIT_NBYTES, IDLE_BUFFERS_NBYTES, Session
+from avec.destination.uploads import Uploads
+from avec.errors import AvecError, SessionLost, pack
+from avec.modelcache import ModelCache
+from avec.protocol.codec import Allocate
+from avec.protocol.messages import VERSION, Refused, Welcome
+
+if TYPE_CHECKING:
+    from avec.config import Settings
+
+ExecutorFactory = Callable[[Accelerator], Executor]
+
+log = logging.getLogger("avec.destination")
+
+
+def work(descriptor: int, assignment: Assignment, factories: Mapping[str, ExecutorFactory], settings: Settings) -> int:
+    """Serve one connection to its end.
+
+    Returns:
+        The process's exit status: 0 when the host left or was lost, 1 when it was refused or broke the protocol.
+    """
+    try:
+        cache = ModelCache(settings.cache_dir / "models", settings.cache_limit_nbytes)
+        if assignment.purpose == "upload":
+            _serve_uploads(descriptor, assignment, cache, settings)
+        else:
+            _serve_session(descriptor, assignment, cache, factories, settings)
+    except SessionLost as exc:
+        log.info("session %s: %s", assignment.session, exc)
+    except AvecError as exc:
+        log.warning("session %s: %s", assignment.session, exc)
+        return 1
+    return 0
+
+
+def _serve_uploads(descriptor: int, assignment: Assignment, cache: ModelCache, settings: Settings) -> None:
+    uploads = Uploads(cache)
+    channel = _open(descriptor, settings, uploads.allocate)
+    channel.send(Welcome(version=VERSION, session=assignment.session, software=f"avec {__version__}"))
+    uploads.serve(channel)
+
+
+def _serve_session(
+    descriptor: int,
+    assignment: Assignment,
+    cache: ModelCache,
+    factories: Mapping[str, ExecutorFactory],
+    settings: Settings,
+) -> None:
+    accelerator = Accelerator(assignment.numerics, settings.cudnn_workspace_mb)
+    pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
+    channel = _open(descriptor, settings, lambda number, message, index, spec: pool.take(spec))
+    try:
+        accelerator.warm_up()
+        executors = {name: factory(accelerator) for name, factory in factories.items()}
+    except Exception as exc:  # no context, no memory: the host is told why, with type and traceback
+        channel.send(Refused(pack(exc)))
+        raise
+    # The receiving thread finds that the host is gone; nothing is left to do then, however long a call would take.
+    session = Session(channel, pool, cache, executors, on_lost=lambda: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
+    session.serve(
+        Welcome(
+            version=VERSION,
+            session=assignment.session,
+            software=f"avec {__version__}",
+            accelerator=accelerator.info,
+            formats=tuple(executors),
+            credit_calls=CREDIT_CALLS,
+            credit_nbytes=CREDIT_NBYTES,
+            sessions=assignment.sessions,
+        )
+    )
+
+
+def _open(descriptor: int, settings: Settings, allocate: Allocate) -> Channel:
+    # A host may hold its interpreter lock for long, so it gets far more patience than it has with us.
+    misses = max(1, round(settings.idle_host_timeout_s / settings.heartbeat_s))
+    return Channel(adopt(descriptor), "destination", Heartbeat(settings.heartbeat_s, misses), allocate)

@@ -1,0 +1,164 @@
+"""A process that has imported everything a worker needs and forks one for each connection.
+
+Forking takes 18 ms where importing torch takes 2 s. It has one thread and no accelerator context, because neither
+survives a fork; the server passes connections to it over a socket. Started as `python -m avec.destination.zygote FD`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib import import_module
+
+import msgspec
+
+from avec import config
+from avec.config import Settings
+from avec.destination.accelerators import Accelerator
+from avec.destination.executors import EXECUTORS
+from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Ready
+from avec.destination.worker import ExecutorFactory, work
+from avec.protocol.messages import AcceleratorInfo
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+LOG_FORMAT = "avec: %(asctime)s %(levelname)s %(message)s"
+
+
+def run(control: socket.socket, settings: Settings) -> None:
+    """Fork workers as the server asks; ends when the server does, and takes the workers along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the server alone decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    factories = _factories()
+    control.send(msgspec.json.encode(Ready(_probe(settings), tuple(factories))))
+    gc.freeze()  # what is here now is shared with all workers; their collectors need not touch it
+    _Zygote(control, factories, settings).run()
+
+
+class _Zygote:
+    def __init__(self, control: socket.socket, factories: Mapping[str, ExecutorFactory], settings: Settings) -> None:
+        self._control = control
+        self._factories = factories
+        self._settings = settings
+        self._workers: dict[int, Assignment] = {}
+        self._wakeup, self._alarm = os.pipe()
+
+    def run(self) -> None:
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._alarm, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self._wakeup:
+                    os.read(self._wakeup, DATAGRAM_NBYTES)
+                    self._reap()
+                elif not self._obey():
+                    self._signal_all(signal.SIGKILL)
+                    return
+
+    def _obey(self) -> bool:
+        """Carry out one order of the server; False when the server is gone."""
+        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=1)
+        if not data:
+            return False
+        match msgspec.json.decode(data, type=FromServer):
+            case Drain():
+                self._signal_all(signal.SIGTERM)
+            case Assignment() as assignment:
+                self._fork(assignment, descriptors[0])
+        return True
+
+    def _fork(self, assignment: Assignment, descriptor: int) -> None:
+        pid = os.fork()
+        if pid:
+            self._workers[pid] = assignment
+            os.close(descriptor)
+            return
+        status = 1
+        try:
+            self._leave_zygote()
+            status = work(descriptor, assignment, self._factories, self._settings)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _leave_zygote(self) -> None:
+        _die_with_parent()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.close(self._wakeup)
+        os.close(self._alarm)
+        self._control.close()
+
+    def _reap(self) -> None:
+        while self._workers:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            if (assignment := self._workers.pop(pid, None)) is not None:
+                ended = Ended(assignment.session, assignment.purpose, os.waitstatus_to_exitcode(status))
+                self._control.send(msgspec.json.encode(ended))
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in self._workers:
+            os.kill(pid, number)
+
+
+def _factories() -> dict[str, ExecutorFactory]:
+    """Import the executors, so that forked workers have them at once."""
+    factories: dict[str, ExecutorFactory] = {}
+    for name, place in EXECUTORS.items():
+        module, _, attribute = place.partition(":")
+        factories[name] = getattr(import_module(module), attribute)
+    return factories
+
+
+def _probe(settings: Settings) -> AcceleratorInfo:
+    """Look at the accelerator from a child: a process that has made its context must not fork."""
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            info = Accelerator("strict", settings.cudnn_workspace_mb).info
+            os.write(writable, msgspec.json.encode(info))
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with os.fdopen(readable, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    return msgspec.json.decode(data, type=AcceleratorInfo)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the zygote is gone, even by kill -9 (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main() -> None:
+    """Entry point of the zygote's own process."""
+    settings = config.load()
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    _die_with_parent()
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        run(control, settings)
+
+
+if __name__ == "__main__":
+    main()

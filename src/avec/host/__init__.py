@@ -1,0 +1,1 @@
+"""The weak device's side: sessions with destinations."""

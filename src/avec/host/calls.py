@@ -1,0 +1,196 @@
+"""One call under way, and the credit that bounds how many there are. Used by `host.session` and by front-ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from avec.errors import AvecError
+from avec.profiling import ExecutionCycle
+from avec.protocol.messages import Timings
+from avec.tensor import Array
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the destination answered."""
+
+    body: bytes = b""
+    arrays: tuple[Array, ...] = ()
+    missing: tuple[tuple[int, int], ...] = ()  # chunks, when the call was an Offer
+
+
+@dataclass(slots=True)
+class Progress:
+    """Clock readings of a call on its way, and its bytes: what its execution cycle is made from."""
+
+    began_ns: int
+    encoded_ns: int = 0
+    ended_ns: int = 0  # the answer's last byte is here
+    wire_nbytes_up: int = 0
+    wire_nbytes_down: int = 0
+    offset_ns: int = 0  # the destination's clock minus this one's
+    timings: Timings | None = None
+
+    def stages_ns(self, delivered_ns: int) -> tuple[int, int, int, int, int, int]:
+        """Split the time up to delivery into profiling.STAGES; only the link's two shares rest on the clock offset."""
+        encode_ns = self.encoded_ns - self.began_ns
+        decode_ns = max(0, delivered_ns - self.ended_ns)
+        away_ns = self.ended_ns - self.encoded_ns
+        if self.timings is None:
+            return encode_ns, away_ns, 0, 0, 0, decode_ns
+        link_ns = max(0, away_ns - self.timings.queue_ns - self.timings.compute_ns)
+        send_ns = self.timings.received_ns - self.offset_ns - self.encoded_ns
+        send_ns = min(max(0, send_ns), link_ns)
+        return encode_ns, send_ns, self.timings.queue_ns, self.timings.compute_ns, link_ns - send_ns, decode_ns
+
+
+class Call:
+    """A numbered call. `wait` gives its reply; any thread may wait, also several times."""
+
+    def __init__(
+        self,
+        number: int,
+        handle: int,
+        name: str,
+        nbytes: int,
+        progress: Progress,
+        into: Sequence[Array | None],
+        on_wait: Callable[[Call], None],
+        record: Callable[[ExecutionCycle], None],
+    ) -> None:
+        self.number = number
+        self.handle = handle
+        self.name = name
+        self.nbytes = nbytes  # of the tensors that went along
+        self.progress = progress
+        self.into = into
+        self.site = where_called()
+        self._on_wait = on_wait
+        self._record_cycle = record
+        self._sent = threading.Event()
+        self._done = threading.Event()
+        self._reply = Reply()
+        self._error: AvecError | None = None
+        self._awaited = False
+        self._unrecorded = threading.Lock()
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is here, so that `wait` would not block."""
+        return self._done.is_set()
+
+    def wait_sent(self) -> None:
+        """Block until the call's tensors were handed to the network, so that they may change again."""
+        self._sent.wait()
+
+    def wait(self) -> Reply:
+        """Block until the answer is here.
+
+        Raises:
+            AvecError: this call failed, or an earlier one on the same handle that nobody has waited for.
+        """
+        self._awaited = True
+        self._done.wait()
+        self._record()
+        self._on_wait(self)
+        if self._error is not None:
+            raise self._error
+        return self._reply
+
+    def mark_sent(self) -> None:
+        """Take note that the network has the call's bytes."""
+        self._sent.set()
+
+    def succeed(self, reply: Reply) -> None:
+        """End with a reply; `progress` is complete."""
+        self._reply = reply
+        self._end()
+
+    def fail(self, error: AvecError) -> None:
+        """End with an error, which says where the application made this call."""
+        error.add_note(f"The failing call was {self.name}, made at {self.site}.")
+        self._error = error
+        self._end()
+
+    @property
+    def error(self) -> AvecError | None:
+        """What the call failed with, if it did."""
+        return self._error
+
+    def _end(self) -> None:
+        self._done.set()
+        self._sent.set()
+        if not self._awaited:
+            self._record()
+
+    def _record(self) -> None:
+        # A waiting thread records, so that its wake-up counts; where nobody waits, the thread that ended the call does.
+        if self._error is not None or not self._unrecorded.acquire(blocking=False):
+            return
+        progress = self.progress
+        self._record_cycle(
+            ExecutionCycle(
+                call=self.number,
+                name=self.name,
+                site=self.site,
+                began_ns=progress.began_ns,
+                stages_ns=progress.stages_ns(time.monotonic_ns()),
+                tensor_nbytes_up=self.nbytes,
+                tensor_nbytes_down=sum(array.nbytes for array in self._reply.arrays),
+                wire_nbytes_up=progress.wire_nbytes_up,
+                wire_nbytes_down=progress.wire_nbytes_down,
+                kernels=progress.timings.kernels if progress.timings else 0,
+            )
+        )
+
+
+class Credit:
+    """How many calls and tensor bytes may be unanswered, so that the destination never has to stop reading."""
+
+    def __init__(self, calls: int, nbytes: int) -> None:
+        self._calls = calls
+        self._nbytes = nbytes
+        self._taken_calls = 0
+        self._taken_nbytes = 0
+        self._open = False
+        self._changed = threading.Condition()
+
+    def take(self, nbytes: int) -> None:
+        """Block until a call of this size fits; one larger than the whole credit waits until it is alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open or self._fits(nbytes))
+            self._taken_calls += 1
+            self._taken_nbytes += nbytes
+
+    def give_back(self, nbytes: int) -> None:
+        """Return what an answered call took."""
+        with self._changed:
+            self._taken_calls -= 1
+            self._taken_nbytes -= nbytes
+            self._changed.notify()
+
+    def open(self) -> None:
+        """Let everybody pass: the session is lost, and whoever comes will be told."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def _fits(self, nbytes: int) -> bool:
+        if self._taken_calls == 0:
+            return True
+        return self._taken_calls < self._calls and self._taken_nbytes + nbytes <= self._nbytes
+
+
+def where_called() -> str:
+    """The innermost place in the application, "app.py:12", past AVEC's own frames."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

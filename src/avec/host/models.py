@@ -1,0 +1,119 @@
+"""Gets model bytes to a destination, each model once: offered by digest, uploaded only where it is missing.
+
+An upload has a connection of its own, so that gigabytes never delay a call. Not here: what is in a model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from avec.communication.channel import Channel
+from avec.errors import InvalidModel, ProtocolError, unpack
+from avec.host.greeting import greet
+from avec.modelcache import DigestMemo, Manifest, manifest_of_bytes
+from avec.protocol.codec import CHUNK_NBYTES
+from avec.protocol.messages import Chunk, Failed, Goodbye, Message, Offer, Stored, Want
+from avec.tensor import Array
+
+if TYPE_CHECKING:
+    from avec.config import Settings
+    from avec.host.session import Session
+
+Source = Path | bytes
+M = TypeVar("M", bound=Message)
+PROGRESS_NBYTES = 16 << 20  # smaller uploads are over before a bar could be read
+
+
+def provide(session: Session, source: Source, settings: Settings) -> str:
+    """Make sure that the destination has a model; blocks while it is uploaded.
+
+    Args:
+        source: the model's file, or its bytes.
+
+    Returns:
+        The digest to name it by in `Session.load` and `Session.run`.
+
+    Raises:
+        OSError: the file cannot be read.
+        CacheUnavailable: the destination has no room for it.
+        SessionLost: the connection broke; the chunks that arrived are kept, so that the next try goes on there.
+    """
+    manifest = manifest_of_bytes(source) if isinstance(source, bytes) else _memo(settings).manifest_of(source)
+    chunks = np.frombuffer(manifest.chunks, np.uint8)
+    if session.offer(manifest.digest, manifest.nbytes, chunks).wait().missing:
+        _upload(session, source, manifest, settings)
+    return manifest.digest
+
+
+def _memo(settings: Settings) -> DigestMemo:
+    return DigestMemo(settings.cache_dir / "digests")
+
+
+def _upload(session: Session, source: Source, manifest: Manifest, settings: Settings) -> None:
+    channel, _ = greet(session.url, settings, "upload")
+    try:
+        chunk_digests = np.frombuffer(manifest.chunks, np.uint8)
+        channel.send(Offer(digest=manifest.digest, nbytes=manifest.nbytes), 1, [chunk_digests])
+        want = _expect(channel, Want)
+        indices = [index for start, stop in want.missing for index in range(start, stop)]
+        with _progress(source, sum(manifest.chunk_nbytes(index) for index in indices)) as advance:
+            for index, array in _chunks(source, manifest, indices):
+                if channel.readable():  # nothing is due before the last chunk but a refusal
+                    break
+                channel.send(Chunk(digest=manifest.digest, index=index), arrays=[array])
+                session.recorder.uploaded_nbytes += array.nbytes
+                advance(array.nbytes)
+        _expect(channel, Stored)
+        channel.send(Goodbye())
+    finally:
+        channel.close()
+
+
+def _expect(channel: Channel, kind: type[M]) -> M:
+    message = channel.receive().message
+    if isinstance(message, Failed):
+        raise unpack(message.error)
+    if not isinstance(message, kind):
+        raise ProtocolError(f"{channel.peer} answered {type(message).__name__} to an upload")
+    return message
+
+
+def _chunks(source: Source, manifest: Manifest, indices: Sequence[int]) -> Iterator[tuple[int, Array]]:
+    """Give the chunks one at a time, never more than one in memory; each is valid until the next is asked for."""
+    if isinstance(source, bytes):
+        whole = np.frombuffer(source, np.uint8)
+        for index in indices:
+            yield index, whole[index * CHUNK_NBYTES :][: manifest.chunk_nbytes(index)]
+        return
+    buffer = np.empty(CHUNK_NBYTES, np.uint8)
+    with open(source, "rb", buffering=0) as file:
+        for index in indices:
+            chunk = buffer[: manifest.chunk_nbytes(index)]
+            file.seek(index * CHUNK_NBYTES)
+            if file.readinto(chunk.data) != chunk.nbytes:
+                raise InvalidModel(
+                    f"{source} became shorter while it was being uploaded; try again when it is complete"
+                )
+            yield index, chunk
+
+
+@contextmanager
+def _progress(source: Source, nbytes: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr where a person may be looking; give the function that moves it."""
+    if nbytes < PROGRESS_NBYTES or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    name = "model" if isinstance(source, bytes) else source.name
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn(f"avec: uploading {name}"), *columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("upload", total=nbytes)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,331 @@
+"""The host's side of a session: calls go out numbered and unwaited-for, answers come back in the background.
+
+One thread sends and one receives, so that an interrupt of the application never tears a frame. Thread-safe.
+Not here: what a call means (front-ends) and how models get to the destination (`host.models`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from avec.communication.channel import clock_ns
+from avec.errors import AvecError, DestinationDraining, ProtocolError, SessionLost, unpack
+from avec.host.calls import Call, Credit, Progress, Reply
+from avec.host.greeting import greet
+from avec.profiling import Origin, Recorder
+from avec.protocol.codec import Buffer, Frame
+from avec.protocol.messages import (
+    AcceleratorInfo,
+    Draining,
+    Failed,
+    Goodbye,
+    Load,
+    Message,
+    Offer,
+    Release,
+    Result,
+    Run,
+    Status,
+    Timings,
+    Want,
+    Welcome,
+)
+from avec.tensor import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from avec.config import Settings
+
+BATCH_LIMIT = 64  # frames that one gathering write may join
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """Encoded frames on their way to the sending thread, and the call that they are."""
+
+    buffers: Sequence[Buffer]
+    call: Call | None
+
+
+class Session:
+    """One host's use of one destination. A context manager; it ends with `close`, `forget` or the peer's end."""
+
+    def __init__(self, url: str, settings: Settings, program: str = "") -> None:
+        """Open a session; blocks until the destination's worker is ready.
+
+        Args:
+            url: the destination.
+            program: the application's name, for the destination's log.
+
+        Raises:
+            DestinationUnreachable: nobody answered, or not in time.
+            DestinationError: the destination refused; the text says why.
+        """
+        self.url = url
+        self.recorder = Recorder()
+        self._calls: dict[int, Call] = {}
+        self._failed: dict[int, list[Call]] = {}  # by handle, in order: failures that no wait has raised yet
+        self._numbers = itertools.count(1)
+        self._handles = itertools.count(1)
+        self._outbox: queue.SimpleQueue[_Outgoing | int | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._lost: str | None = None
+        self._draining: str | None = None
+        self._closing = False
+        self._channel, welcome = greet(url, settings, "session", program, self._allocate)
+        if not isinstance(welcome, Welcome) or welcome.accelerator is None:
+            raise ProtocolError(f"{url} answered {type(welcome).__name__} to the request for a session")
+        self.welcome = welcome
+        self.accelerator = welcome.accelerator
+        self._credit = Credit(self.welcome.credit_calls, self.welcome.credit_nbytes)
+        self._numerics = settings.numerics
+        self._channel.measure()
+        self._threads = [
+            threading.Thread(target=self._send_all, name="avec-send", daemon=True),
+            threading.Thread(target=self._receive_all, name="avec-receive", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def new_handle(self) -> int:
+        """Number a thing that will live at the destination."""
+        return next(self._handles)
+
+    def load(
+        self,
+        handle: int,
+        format: str,
+        body: bytes,
+        arrays: Sequence[Array] = (),
+        files: Mapping[str, str] | None = None,
+    ) -> Call:
+        """Have an executor make what `handle` will name; files are role → digest of models already offered."""
+        message = Load(handle=handle, format=format, files=dict(files or {}), body=body)
+        return self._call(message, handle, f"{format}.load", arrays, ())
+
+    def run(
+        self,
+        handle: int,
+        name: str,
+        body: bytes,
+        arrays: Sequence[Array] = (),
+        files: Mapping[str, str] | None = None,
+        into: Sequence[Array | None] = (),
+    ) -> Call:
+        """Make a call on a handle, without waiting for it.
+
+        Args:
+            name: what the call is called in profiles, "caffe.forward".
+            body: the format's request.
+            arrays: C-contiguous tensors that go along; they must not change until `Call.wait_sent` returns.
+            into: where to receive the result's tensors, by place; one that does not fit its tensor, or None, is
+                passed over and new memory taken. Nobody may read or write it until the call is waited for.
+
+        Raises:
+            SessionLost, DestinationDraining: the destination takes no calls any more.
+        """
+        return self._call(Run(handle=handle, files=dict(files or {}), body=body), handle, name, arrays, into)
+
+    def offer(self, digest: str, nbytes: int, chunk_digests: Array) -> Call:
+        """Ask which chunks of a model are missing; the reply's `missing` says it. See `host.models`."""
+        return self._call(Offer(digest=digest, nbytes=nbytes), 0, "offer", (chunk_digests,), ())
+
+    def release(self, handle: int) -> None:
+        """Say that a handle is no longer used. Never blocks and may be called from a destructor."""
+        self._outbox.put(handle)
+
+    def undelivered(self) -> list[AvecError]:
+        """The failures that no wait has raised; for a last word when the application ends."""
+        with self._lock:
+            return [call.error for calls in self._failed.values() for call in calls if call.error]
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Say goodbye, stop the threads, release the connection, within `timeout_s`; twice is harmless."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._lost is None:
+            self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
+        self._outbox.put(None)
+        sender, receiver = self._threads
+        sender.join(timeout_s)
+        self._channel.abort()
+        receiver.join(timeout_s)
+        sender.join(timeout_s)
+        self._channel.close()
+        self._note_origin()
+
+    def forget(self) -> None:
+        """Let go of the connection in a forked child without ending it for the parent."""
+        self._closing = True
+        self._lost = "the session belongs to the parent process"
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _call(
+        self, message: Message, handle: int, name: str, arrays: Sequence[Array], into: Sequence[Array | None]
+    ) -> Call:
+        progress = Progress(began_ns=clock_ns())
+        nbytes = sum(array.nbytes for array in arrays)
+        self._check_usable()
+        self._credit.take(nbytes)
+        with self._lock:
+            number = next(self._numbers)
+            try:
+                buffers = self._channel.encode(message, number, arrays)
+            except (ValueError, ProtocolError):
+                self._credit.give_back(nbytes)
+                raise
+            progress.wire_nbytes_up = len(buffers[0]) + nbytes
+            progress.encoded_ns = clock_ns()
+            call = Call(number, handle, name, nbytes, progress, into, self._raise_late, self.recorder.add)
+            self._calls[number] = call
+            self._outbox.put(_Outgoing(buffers, call))
+        if self._lost is not None:  # between the check and the registration: nobody else would end this call
+            self._end_calls()
+        return call
+
+    def _check_usable(self) -> None:
+        if self._draining is not None:
+            raise DestinationDraining(f"{self.url} takes no more calls: {self._draining}")
+        if self._lost is not None:
+            raise SessionLost(f"the session with {self.url} is lost: {self._lost}")
+
+    def _raise_late(self, waited: Call) -> None:
+        """Raise the earliest failure on this call's handle, up to this call, that no wait has raised yet."""
+        with self._lock:
+            failed = self._failed.get(waited.handle, [])
+            if not failed or failed[0].number > waited.number:
+                return
+            error = failed.pop(0).error
+        if error is not None:
+            raise error
+
+    def _allocate(self, number: int, message: Message, index: int, spec: TensorSpec) -> Array:
+        call = self._calls.get(number)
+        target = call.into[index] if call is not None and index < len(call.into) else None
+        if target is not None and target.dtype == spec.dtype and target.shape == spec.shape:
+            return target
+        return np.empty(spec.shape, spec.dtype)
+
+    def _send_all(self) -> None:
+        try:
+            while (first := self._outbox.get()) is not None:
+                batch, ended = self._gather(first)
+                self._channel.send_encoded([buffer for each in batch for buffer in each.buffers])
+                for each in batch:
+                    if each.call is not None:
+                        each.call.mark_sent()
+                if ended:
+                    return
+        except SessionLost as exc:
+            self._lose(str(exc))
+
+    def _gather(self, first: _Outgoing | int) -> tuple[list[_Outgoing], bool]:
+        """Collect what else waits, so that many small frames cost one system call."""
+        batch = [self._outgoing(first)]
+        while len(batch) < BATCH_LIMIT:
+            try:
+                item = self._outbox.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                return batch, True
+            batch.append(self._outgoing(item))
+        return batch, False
+
+    def _outgoing(self, item: _Outgoing | int) -> _Outgoing:
+        if isinstance(item, int):
+            return _Outgoing(self._channel.encode(Release(handles=(item,))), None)
+        return item
+
+    def _receive_all(self) -> None:
+        try:
+            while True:
+                self._take(self._channel.receive())
+        except (SessionLost, ProtocolError) as exc:
+            self._lose(str(exc))
+
+    def _take(self, frame: Frame) -> None:
+        match frame.message:
+            case Result() as result:
+                call = self._answered(frame, result.timings)
+                call.succeed(Reply(result.body, frame.arrays))
+            case Want() as want:
+                call = self._answered(frame, None)
+                call.succeed(Reply(missing=want.missing))
+            case Failed() as failed:
+                call = self._answered(frame, failed.timings)
+                with self._lock:
+                    self._failed.setdefault(call.handle, []).append(call)
+                call.fail(unpack(failed.error))
+            case Draining() as draining:
+                self._draining = draining.reason
+                # Whatever was queued before it is still carried out and answered.
+                self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
+            case _:
+                raise ProtocolError(f"{type(frame.message).__name__} is not expected in a session")
+
+    def _answered(self, frame: Frame, timings: Timings | None) -> Call:
+        ended_ns = clock_ns()
+        with self._lock:
+            call = self._calls.pop(frame.number, None)
+        if call is None:
+            raise ProtocolError(f"an answer to call {frame.number}, which is not under way")
+        self._credit.give_back(call.nbytes)
+        progress = call.progress
+        progress.ended_ns, progress.timings, progress.wire_nbytes_down = ended_ns, timings, frame.nbytes
+        progress.offset_ns = self._channel.link.offset_ns
+        return call
+
+    def _lose(self, reason: str) -> None:
+        if self._lost is None:
+            self._lost = self._draining or reason
+        self._channel.abort()  # wakes the other thread
+        self._end_calls()
+        self._credit.open()
+
+    def _end_calls(self) -> None:
+        with self._lock:
+            calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call.fail(SessionLost(f"the session with {self.url} was lost during {call.name}: {self._lost}"))
+
+    def _note_origin(self) -> None:
+        self.recorder.origin = Origin(
+            self.url,
+            describe(self.accelerator),
+            self._numerics,
+            self._channel.link.round_trip_ns / 1e6,
+            self.welcome.software,
+        )
+
+
+def describe(accelerator: AcceleratorInfo) -> str:
+    """Write an accelerator for a person: "NVIDIA H200 (cuda, 140 GiB)"."""
+    return f"{accelerator.name} ({accelerator.kind}, {accelerator.memory_nbytes / 2**30:.0f} GiB)"
+
+
+def probe(url: str, settings: Settings) -> Status:
+    """Ask a destination what it is and does, without opening a session.
+
+    Raises:
+        DestinationUnreachable: nobody answered in time.
+        ProtocolMismatch: it speaks another version.
+    """
+    channel, answer = greet(url, settings, "status")
+    channel.close()
+    if not isinstance(answer, Status):
+        raise ProtocolError(f"{url} answered {type(answer).__name__} to the request for its status")
+    return answer
