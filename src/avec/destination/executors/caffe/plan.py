@@ -1,0 +1,258 @@
+"""What a net does in one forward pass, worked out once for each set of shapes: a list of ready steps.
+
+A step takes the list of blobs and replaces what its layer produces. Between two changes of shape a forward pass is
+nothing but calling the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from avec.destination.executors.caffe.layers import LAYER_TYPES
+from avec.destination.executors.caffe.layers.layer import Layer, Operation, Shape
+from avec.errors import AcceleratorOutOfMemory, InvalidArgument, RemoteError
+from avec.tensor import RANK_LIMIT
+
+Step: TypeAlias = Callable[[list[Tensor | None]], None]
+
+COUNT_LIMIT = 2**31 - 1  # values in one blob: Caffe counts them in an int
+
+
+@dataclass(slots=True)
+class Range:
+    """The steps of consecutive layers, what they read from outside, and how many operators they launch."""
+
+    steps: list[Step]
+    reads: list[int]  # blobs that no step of the range produces first
+    kernels: int | None = None  # known after the first pass
+
+
+class Plan:
+    """The shapes of a net's blobs and the steps that fit them."""
+
+    def __init__(self, layers: Sequence[Layer], shapes: list[Shape], device: torch.device) -> None:
+        """Plan for `layers`; `shapes` is this plan's own from now on and holds what Input layers give."""
+        self.shapes = shapes
+        self._layers = layers
+        self._device = device
+        self._shared = _shared_blobs(layers)
+        self._prepared: list[tuple[Shape, ...] | None] = [None] * len(layers)
+        self._tops: list[tuple[Shape, ...]] = [()] * len(layers)
+        self._steps: list[Step] = [_nothing] * len(layers)
+        self._ranges: dict[tuple[int, int], Range] = {}
+        self._stale = True
+
+    def set_shape(self, index: int, shape: Shape) -> None:
+        """Change one blob's shape; the layers after it follow at the next `propagate`."""
+        check_shape(f"blob {index}", shape)
+        if self.shapes[index] != shape:
+            self.shapes[index] = shape
+            self._stale = True
+
+    def propagate(self, start: int, end: int) -> bool:
+        """Let shapes flow through layers start…end (inclusive). Returns whether anything could have changed.
+
+        Raises:
+            InvalidArgument: a layer cannot take its bottoms' shapes.
+        """
+        if not self._stale:
+            return False
+        for index in range(start, end + 1):
+            self.propagate_one(index)
+        self._stale = not (start == 0 and end == len(self._layers) - 1)
+        return True
+
+    def propagate_one(self, index: int) -> None:
+        layer = self._layers[index]
+        if not layer.bottoms:
+            return
+        bottoms = tuple(self.shapes[place] for place in layer.bottoms)
+        if self._prepared[index] != bottoms:
+            self._prepared[index] = None
+            self._tops[index] = self._infer(layer, bottoms)
+            self._steps[index] = self._step(layer, bottoms)
+            self._prepared[index] = bottoms
+            self._ranges.clear()
+        for place, shape in zip(layer.tops, self._tops[index], strict=True):
+            self.shapes[place] = shape
+
+    def _infer(self, layer: Layer, bottoms: tuple[Shape, ...]) -> tuple[Shape, ...]:
+        """Run the layer on tensors without memory and look at what comes out."""
+        meta = torch.device("meta")
+        kind = LAYER_TYPES[layer.type]
+        try:
+            operation = kind.prepare(layer, bottoms, meta)
+            tensors = [torch.empty(shape, device=meta) for shape in bottoms]
+            tensors += [torch.empty_like(parameter, device=meta) for parameter in layer.parameters]
+            with torch.inference_mode():
+                found = operation(*tensors)
+        except RuntimeError as exc:
+            if isinstance(exc, torch.OutOfMemoryError):
+                raise
+            reason = str(exc).split("\n", 1)[0]
+            raise InvalidArgument(
+                f"layer {layer.name!r} ({layer.type}) cannot take bottoms of shapes {_listed(bottoms)}: {reason}"
+            ) from exc
+        tops = tuple(tuple(top.shape) for top in ((found,) if isinstance(found, Tensor) else found))
+        for shape in tops:
+            check_shape(f"layer {layer.name!r} ({layer.type}): a top", shape)
+        return tops
+
+    def _step(self, layer: Layer, bottoms: tuple[Shape, ...]) -> Step:
+        operation = LAYER_TYPES[layer.type].prepare(layer, bottoms, self._device)
+        if len(layer.tops) != 1:
+            return _several_tops(operation, layer)
+        if layer.in_place and layer.tops[0] in self._shared:
+            return _written_through(operation, layer)
+        return _one_bottom(operation, layer) if len(layer.bottoms) == 1 else _several_bottoms(operation, layer)
+
+    def range(self, start: int, end: int) -> Range:
+        """The steps of layers start…end, inclusive."""
+        found = self._ranges.get((start, end))
+        if found is None:
+            found = self._ranges[start, end] = Range(self._steps[start : end + 1], self._reads(start, end))
+        return found
+
+    def _reads(self, start: int, end: int) -> list[int]:
+        produced: set[int] = set()
+        reads: dict[int, None] = {}
+        for layer in self._layers[start : end + 1]:
+            reads.update(dict.fromkeys(place for place in layer.bottoms if place not in produced))
+            if layer.bottoms:
+                produced.update(layer.tops)
+        return list(reads)
+
+    def run(self, start: int, end: int, blobs: list[Tensor | None]) -> int:
+        """Run layers start…end on `blobs`, in which all that the range reads is there.
+
+        Returns:
+            How many operators were launched.
+
+        Raises:
+            AcceleratorOutOfMemory, RemoteError: naming the layer.
+        """
+        found = self.range(start, end)
+        if found.kernels is None:
+            with _Counter() as counter:
+                self._run(found.steps, start, blobs)
+            found.kernels = counter.kernels
+        else:
+            self._run(found.steps, start, blobs)
+        return found.kernels
+
+    def _run(self, steps: list[Step], start: int, blobs: list[Tensor | None]) -> None:
+        done = 0
+        try:
+            with torch.inference_mode():
+                for step in steps:
+                    step(blobs)
+                    done += 1
+        except (RuntimeError, MemoryError) as exc:
+            self._convert(exc, self._layers[start + done])
+
+    def _convert(self, exc: RuntimeError | MemoryError, layer: Layer) -> None:
+        shapes = _listed(self.shapes[place] for place in (*layer.bottoms, *layer.tops))
+        where = f"layer {layer.name!r} ({layer.type}), blobs of shapes {shapes}"
+        reason = str(exc).split("\n", 1)[0]
+        if is_out_of_memory(exc):
+            raise AcceleratorOutOfMemory(
+                f"{where}: {reason}; use a smaller input or batch, or another destination"
+            ) from exc
+        raise RemoteError(f"{where}: {type(exc).__name__}: {reason}") from exc
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Whether torch could not allocate; on the CPU it says so only in the text."""
+    return isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(exc)
+
+
+def check_shape(what: str, shape: Shape) -> None:
+    """Raise InvalidArgument for a shape that Caffe would not take. Source: Blob::Reshape."""
+    if len(shape) > RANK_LIMIT:
+        raise InvalidArgument(f"{what} has {len(shape)} axes; the limit is {RANK_LIMIT}")
+    if any(dimension < 0 for dimension in shape):
+        raise InvalidArgument(f"{what} has a negative dimension: {shape}")
+    if math.prod(shape) > COUNT_LIMIT:
+        raise InvalidArgument(f"{what} of shape {shape} has {math.prod(shape)} values; the limit is {COUNT_LIMIT}")
+
+
+def _shared_blobs(layers: Sequence[Layer]) -> set[int]:
+    """Blobs whose memory another blob has as well: what is written into them must not move elsewhere."""
+    sharing = [layer for layer in layers if LAYER_TYPES[layer.type].shares_memory(layer)]
+    return {place for layer in sharing for place in (*layer.bottoms, *layer.tops)}
+
+
+def _listed(shapes: Any) -> str:
+    return ", ".join(str(shape) for shape in shapes)
+
+
+def _nothing(blobs: list[Tensor | None]) -> None:
+    """The step of a layer without bottoms."""
+
+
+def _one_bottom(operation: Operation, layer: Layer) -> Step:
+    (bottom,), (top,), parameters = layer.bottoms, layer.tops, tuple(layer.parameters)
+    compute = cast(Callable[..., Tensor], operation)
+
+    def step(blobs: list[Tensor | None]) -> None:
+        blobs[top] = compute(blobs[bottom], *parameters)
+
+    return step
+
+
+def _several_bottoms(operation: Operation, layer: Layer) -> Step:
+    bottoms, (top,), parameters = layer.bottoms, layer.tops, tuple(layer.parameters)
+    compute = cast(Callable[..., Tensor], operation)
+
+    def step(blobs: list[Tensor | None]) -> None:
+        blobs[top] = compute(*[blobs[place] for place in bottoms], *parameters)
+
+    return step
+
+
+def _written_through(operation: Operation, layer: Layer) -> Step:
+    """In-place computation on memory that another blob shares: that one has to see it too."""
+    bottoms, (top,), parameters = layer.bottoms, layer.tops, tuple(layer.parameters)
+    compute = cast(Callable[..., Tensor], operation)
+
+    def step(blobs: list[Tensor | None]) -> None:
+        memory = cast(Tensor, blobs[top])
+        result = compute(*[blobs[place] for place in bottoms], *parameters)
+        if result is not memory:
+            memory.copy_(result)
+
+    return step
+
+
+def _several_tops(operation: Operation, layer: Layer) -> Step:
+    bottoms, tops, parameters = layer.bottoms, layer.tops, tuple(layer.parameters)
+    compute = cast(Callable[..., Sequence[Tensor]], operation)
+
+    def step(blobs: list[Tensor | None]) -> None:
+        results = compute(*[blobs[place] for place in bottoms], *parameters)
+        for place, result in zip(tops, results, strict=True):
+            blobs[place] = result
+
+    return step
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operators that compute; views and bare allocations launch nothing."""
+
+    _ALLOCATIONS = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and func.overloadpacket.__name__ not in self._ALLOCATIONS:
+            self.kernels += 1
+        return func(*args, **(kwargs or {}))
