@@ -1,0 +1,40 @@
+# Every target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11 or later.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.PHONY: help demo test check format bench goldens clean
+
+help:            ## Show the targets
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+demo: $(READY)   ## Find people in the bundled clip and pictures, computing at a destination of this machine
+	$(BIN)/avec run --local -v --report out/report.json examples/openpose/openpose.py --output out
+
+test: $(READY)   ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Check format, lint, types and import layers
+	$(BIN)/ruff format --check src tests examples benchmarks scripts
+	$(BIN)/ruff check src tests examples benchmarks scripts
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Rewrite the sources in the project's format
+	$(BIN)/ruff format src tests examples benchmarks scripts
+	$(BIN)/ruff check --fix src tests examples benchmarks scripts
+
+bench: $(READY)  ## Measure the execution cycle of OpenPose's COCO net on loopback; writes benchmarks/results
+	$(BIN)/python benchmarks/openpose_cycle.py
+
+goldens:         ## Make the golden files anew with real Caffe (root, and Debian 11's archive)
+	scripts/caffe_goldens/make.sh
+
+clean:           ## Remove what the targets made
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@mkdir -p out && touch $(READY)
