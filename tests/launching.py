@@ -1,0 +1,58 @@
+"""Runs programs plainly and under AVEC, in environments that differ in nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import avec
+
+APPS = Path(__file__).parent / "apps"
+SELF = str(APPS / "selfdescribing.py")
+PLAIN = (sys.executable,)
+AVEC = (sys.executable, "-m", "avec")
+NOWHERE = ("--no-check", "--on", "tcp://127.0.0.1:1")  # nothing listens there, and nothing has to
+UNDER_AVEC = (*AVEC, "run", *NOWHERE)
+TIMEOUT_S = 60.0
+
+Outcome = tuple[int, str, str]  # status, stdout, stderr
+
+
+def environ(**changes: str) -> dict[str, str]:
+    """An environment without any setting of AVEC, in which `python -m avec` is this very avec."""
+    variables = {name: text for name, text in os.environ.items() if not name.startswith("AVEC_")}
+    variables["PYTHONPATH"] = str(Path(avec.__file__).parent.parent)
+    return {**variables, **changes}
+
+
+def execute(
+    *command: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None, stdin: str = ""
+) -> Outcome:
+    """Run a command line to its end."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environ() if variables is None else variables,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def both_ways(
+    *args: str,
+    options: Sequence[str] = NOWHERE,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    stdin: str = "",
+) -> tuple[Outcome, Outcome]:
+    """Run `python ARGS` and `avec run OPTIONS ARGS`."""
+    plainly = execute(*PLAIN, *args, cwd=cwd, variables=variables, stdin=stdin)
+    under_avec = execute(*AVEC, "run", *options, *args, cwd=cwd, variables=variables, stdin=stdin)
+    return plainly, under_avec
