@@ -43,9 +43,9 @@ class RepeatedScalar(MutableSequence[Any]):
     def _own(self) -> list[Scalar]:
         """The values as a list of our own, before a change."""
         self._changed()
-        if isinstance(self._items, np.ndarray):
-            self._items = self._items.tolist()
-        return self._items
+        items = self._items.tolist() if isinstance(self._items, np.ndarray) else self._items
+        self._items = items
+        return items
 
     def as_array(self) -> npt.NDArray[Any]:
         """The values as a numpy array; without a copy when they came from a file or an array."""

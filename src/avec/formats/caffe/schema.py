@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from avec.formats.caffe.table import TABLE
 
 Scalar: TypeAlias = int | float | bool | str | bytes
-Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Plain: TypeAlias = "dict[str, PlainValue]"
 PlainValue: TypeAlias = "Scalar | Floats | Plain | list[Scalar] | list[Plain]"
 
@@ -28,10 +28,7 @@ INTEGER_RANGES = {
     "uint64": (0, 2**64 - 1),
 }
 ZEROS: dict[str, Scalar] = {"float": 0.0, "double": 0.0, "bool": False, "string": "", "bytes": b""}
-ARRAY_DTYPES: dict[str, np.dtype[np.float32] | np.dtype[np.float64]] = {
-    "float": np.dtype("<f4"),
-    "double": np.dtype("<f8"),
-}
+ARRAY_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"float": np.dtype("<f4"), "double": np.dtype("<f8")}
 
 
 @dataclass(frozen=True, slots=True)

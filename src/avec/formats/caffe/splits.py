@@ -26,7 +26,7 @@ def insert_splits(net: Message, source: str) -> Message:
     result.ClearField("layer")
     given: Counter[Top] = Counter()  # how many copies of a top have found their reader
     for index, old in enumerate(net.layer):
-        layer = result.layer.add()  # type: ignore[attr-defined]
+        layer = result.layer.add()
         layer.CopyFrom(old)
         for place, blob in enumerate(old.bottom):
             top = sources[index, place]

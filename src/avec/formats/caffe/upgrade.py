@@ -129,7 +129,7 @@ def _upgrade_input(net: Message, source: str) -> None:
 def _insert_input_layer(net: Message, shapes: list[list[int]]) -> None:
     layer = message_class("LayerParameter")(name="input", type="Input", top=net.input)
     for shape in shapes[: len(net.input)]:
-        layer.input_param.shape.add(dim=shape)  # type: ignore[attr-defined]
+        layer.input_param.shape.add(dim=shape)
     net.layer.insert(0, layer)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 import numpy as np
 
@@ -136,7 +136,7 @@ class _Reader:
         return np.frombuffer(self._view[first:stop], dtype), stop
 
     def _unpacked_floats(
-        self, dtype: np.dtype[np.float32] | np.dtype[np.float64], start: int, position: int, end: int, what: str
+        self, dtype: np.dtype[np.floating[Any]], start: int, position: int, end: int, what: str
     ) -> tuple[Floats, int]:
         """Read a run of values that each carry the tag at `start`, as files before packed fields have them."""
         tag = bytes(self._view[start:position])

@@ -113,7 +113,7 @@ def _copy_own_blobs(layer: Layer, source: str) -> None:
     """A layer's definition may hold its parameters, as a caffemodel's does."""
     if len(layer.definition.blobs):
         own = message_class("NetParameter")()
-        own.layer.add().CopyFrom(layer.definition)  # type: ignore[attr-defined]
+        own.layer.add().CopyFrom(layer.definition)
         copy_weights([layer], own, source)
 
 

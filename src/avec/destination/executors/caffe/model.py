@@ -54,7 +54,8 @@ class CaffeModel:
 
     def _carry_out(self, request: Request, arrays: Sequence[Array], files: Mapping[str, Path]) -> Answer:
         self._synchronise(request, arrays)
-        kernels, results = 0, ()
+        kernels = 0
+        results: tuple[Array, ...] = ()
         match request:
             case Forward():
                 kernels = self._forward(request.start, request.end)
@@ -161,7 +162,7 @@ class CaffeModel:
                 return tensor
             if math.prod(shape) * 4 <= tensor.untyped_storage().nbytes() and tensor.storage_offset() == 0:
                 with torch.inference_mode():
-                    return torch.as_strided(tensor, shape, torch.empty(shape, device="meta").stride())
+                    return torch.as_strided(tensor, shape, _strides(shape))
         with torch.inference_mode():
             return torch.zeros(shape, device=self._accelerator.device)
 
@@ -187,6 +188,10 @@ def _decode(body: bytes) -> Request:
         return _REQUESTS.decode(body)
     except msgspec.MsgspecError as exc:
         raise InvalidArgument(f"a request to a Caffe net cannot be understood: {exc}") from exc
+
+
+def _strides(shape: Shape) -> Shape:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _borrow(array: Array) -> Tensor:

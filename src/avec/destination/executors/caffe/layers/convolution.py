@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Operation, ParameterSpec, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, Operation, ParameterSpec, Prepared, Shape
 
 _CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
@@ -90,7 +90,7 @@ def deconvolution_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[Par
     return _parameters(layer, (g.channels, g.outputs // g.groups, *g.kernel))
 
 
-def convolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def convolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     g = geometry(layer, bottoms)
     _check_channels(layer, g.channels, layer.parameters[0].shape[1] * g.groups)
     convolve = _CONVOLUTIONS[len(g.kernel)]
@@ -98,10 +98,14 @@ def convolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) ->
     def operation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return convolve(x, weight, bias, g.stride, g.pad, g.dilation, g.groups)
 
-    return _for_each_bottom(_over_leading_axes(operation, g.axis), len(bottoms), bool(len(layer.parameters) - 1))
+    size = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(bottoms[0][g.axis + 1 :], g.kernel, g.stride, g.pad, g.dilation, strict=True)
+    ]
+    return _prepared(layer, operation, g, bottoms, size)
 
 
-def deconvolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def deconvolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     g = geometry(layer, bottoms)
     _check_channels(layer, g.channels, layer.parameters[0].shape[0])
     convolve = _TRANSPOSED[len(g.kernel)]
@@ -109,7 +113,20 @@ def deconvolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
     def operation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return convolve(x, weight, bias, g.stride, g.pad, 0, g.groups, g.dilation)
 
-    return _for_each_bottom(_over_leading_axes(operation, g.axis), len(bottoms), bool(len(layer.parameters) - 1))
+    size = [
+        s * (n - 1) + d * (k - 1) + 1 - 2 * p
+        for n, k, s, p, d in zip(bottoms[0][g.axis + 1 :], g.kernel, g.stride, g.pad, g.dilation, strict=True)
+    ]
+    return _prepared(layer, operation, g, bottoms, size)
+
+
+def _prepared(
+    layer: Layer, operation: Callable[..., Tensor], g: Geometry, bottoms: Sequence[Shape], size: list[int]
+) -> Prepared:
+    layer.require(min(size) > 0, f"kernel {g.kernel} with pad {g.pad} leaves nothing of a bottom of shape {bottoms[0]}")
+    top = (*bottoms[0][: g.axis], g.outputs, *size)
+    flattened = _over_leading_axes(operation, g.axis)
+    return Prepared(_for_each_bottom(flattened, len(bottoms)), [top] * len(bottoms))
 
 
 def _check_channels(layer: Layer, given: int, expected: int) -> None:
@@ -129,7 +146,7 @@ def _over_leading_axes(operation: Callable[..., Tensor], axis: int) -> Callable[
     return flattened
 
 
-def _for_each_bottom(operation: Callable[..., Tensor], count: int, bias: bool) -> Operation:
+def _for_each_bottom(operation: Callable[..., Tensor], count: int) -> Operation:
     if count == 1:
         return operation
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Operation, ParameterSpec, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, ParameterSpec, Prepared, Shape
 
 
 def inner_product_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[ParameterSpec]:
@@ -23,7 +23,7 @@ def inner_product_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[Par
     return found
 
 
-def inner_product(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def inner_product(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Multiply all from `axis` on with a matrix. Source: caffe/src/caffe/layers/inner_product_layer.cpp."""
     setting = layer.setting("inner_product_param")
     shape, transposed = bottoms[0], setting.transpose
@@ -37,13 +37,13 @@ def inner_product(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
     def operation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x.view(flat), weight.t() if transposed else weight, bias).view(result)
 
-    return operation
+    return Prepared(operation, [result])
 
 
-def softmax(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def softmax(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     axis = layer.axis(layer.setting("softmax_param").axis, bottoms[0])
 
     def operation(x: Tensor) -> Tensor:
         return torch.softmax(x, axis)
 
-    return operation
+    return Prepared(operation, bottoms)

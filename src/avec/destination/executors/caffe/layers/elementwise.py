@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Operation, ParameterSpec, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, Operation, ParameterSpec, Prepared, Shape
 from avec.formats.caffe.message import Message, message_class
 
 
@@ -17,7 +17,7 @@ def constant_filler(value: float) -> Message:
     return message_class("FillerParameter")(type="constant", value=value)
 
 
-def relu(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def relu(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     slope = layer.setting("relu_param").negative_slope
     if slope:
         leaky = F.leaky_relu_ if layer.in_place else F.leaky_relu
@@ -25,16 +25,16 @@ def relu(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operat
         def operation(x: Tensor) -> Tensor:
             return leaky(x, slope)
 
-        return operation
-    return torch.relu_ if layer.in_place else torch.relu
+        return Prepared(operation, bottoms)
+    return Prepared(torch.relu_ if layer.in_place else torch.relu, bottoms)
 
 
-def sigmoid(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
-    return torch.sigmoid_ if layer.in_place else torch.sigmoid
+def sigmoid(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
+    return Prepared(torch.sigmoid_ if layer.in_place else torch.sigmoid, bottoms)
 
 
-def tanh(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
-    return torch.tanh_ if layer.in_place else torch.tanh
+def tanh(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
+    return Prepared(torch.tanh_ if layer.in_place else torch.tanh, bottoms)
 
 
 def prelu_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[ParameterSpec]:
@@ -44,7 +44,7 @@ def prelu_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[ParameterSp
     return [ParameterSpec(() if setting.channel_shared else (bottoms[0][1],), filler)]
 
 
-def prelu(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def prelu(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     slopes = layer.parameters[0].numel()
     layer.require(len(bottoms[0]) >= 2, f"the bottom must have 2 axes or more, not shape {bottoms[0]}")
     layer.require(slopes in (1, bottoms[0][1]), f"the bottom has {bottoms[0][1]} channels; there are {slopes} slopes")
@@ -52,22 +52,22 @@ def prelu(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Opera
     def operation(x: Tensor, slope: Tensor) -> Tensor:
         return torch.prelu(x, slope.reshape(-1))
 
-    return operation
+    return Prepared(operation, bottoms)
 
 
-def dropout(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def dropout(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     ratio = layer.setting("dropout_param").dropout_ratio
     if layer.training:
 
         def drop(x: Tensor) -> Tensor:
             return torch.dropout(x, ratio, True)
 
-        return drop
+        return Prepared(drop, bottoms)
 
     def keep(x: Tensor) -> Tensor:
         return x if layer.in_place else x.clone()
 
-    return keep
+    return Prepared(keep, bottoms)
 
 
 def batch_norm_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[ParameterSpec]:
@@ -76,7 +76,7 @@ def batch_norm_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[Parame
     return [ParameterSpec(shape, constant_filler(0.0)) for shape in ((channels,), (channels,), (1,))]
 
 
-def batch_norm(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def batch_norm(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Normalise each channel; the third parameter is the factor that the first two are to be divided by."""
     setting = layer.setting("batch_norm_param")
     channels = layer.parameters[0].shape[0]
@@ -86,8 +86,8 @@ def batch_norm(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> 
     )
     stored = setting.use_global_stats if setting.HasField("use_global_stats") else not layer.training
     if stored:
-        return _normalise_by_stored_statistics(setting.eps)
-    return _normalise_by_batch_statistics(setting.eps, setting.moving_average_fraction)
+        return Prepared(_normalise_by_stored_statistics(setting.eps), bottoms)
+    return Prepared(_normalise_by_batch_statistics(setting.eps, setting.moving_average_fraction), bottoms)
 
 
 def _normalise_by_stored_statistics(eps: float) -> Operation:
@@ -139,7 +139,7 @@ def _learned_shape(layer: Layer, shape: Shape) -> Shape:
     return shape[axis:end]
 
 
-def scale(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def scale(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Multiply by the second bottom or a learned scale, from `axis` on; then add a learned bias."""
     setting = layer.setting("scale_param")
     shape = bottoms[0]
@@ -157,10 +157,10 @@ def scale(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Opera
     def without_bias(x: Tensor, factor: Tensor) -> Tensor:
         return x * factor.view(spread)
 
-    return with_bias if setting.bias_term else without_bias
+    return Prepared(with_bias if setting.bias_term else without_bias, bottoms[:1])
 
 
-def eltwise(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def eltwise(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     setting = layer.setting("eltwise_param")
     coefficients = list(setting.coeff)
     for other in bottoms[1:]:
@@ -171,13 +171,13 @@ def eltwise(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Ope
     )
     layer.require(not (coefficients and setting.operation == setting.PROD), "coefficients are for SUM, not for PROD")
     if setting.operation == setting.SUM:
-        return _weighted_sum(coefficients)
+        return Prepared(_weighted_sum(coefficients), bottoms[:1])
     combine = torch.mul if setting.operation == setting.PROD else torch.maximum
 
     def operation(*tensors: Tensor) -> Tensor:
         return reduce(combine, tensors)
 
-    return operation
+    return Prepared(operation, bottoms[:1])
 
 
 def _weighted_sum(coefficients: list[float]) -> Operation:

@@ -1,15 +1,16 @@
 """What a layer is to the functions that carry it out, and what such a function must look like.
 
 A layer type is two small functions. `parameters` says which learnable arrays a layer has. `prepare` works out all that
-is fixed while shapes stay the same, and returns the operation: tensors in (bottoms, then parameters), tensors out.
-Operations are plain differentiable torch; shapes are inferred by running the same operation on meta tensors.
+is fixed while shapes stay the same: the shapes of the tops, and the operation (tensors in: bottoms, then parameters;
+tensors out). Operations are plain differentiable torch. Shapes are computed and not inferred on meta tensors, whose
+first use costs a worker 0.7 s and 40 MB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -67,7 +68,14 @@ class Layer:
         return index % len(shape)
 
 
-Prepare: TypeAlias = Callable[[Layer, Sequence[Shape], torch.device], Operation]
+class Prepared(NamedTuple):
+    """A layer made ready for its bottoms' shapes."""
+
+    operation: Operation
+    tops: Sequence[Shape]
+
+
+Prepare: TypeAlias = Callable[[Layer, Sequence[Shape], torch.device], Prepared]
 Parameters: TypeAlias = Callable[[Layer, Sequence[Shape]], list[ParameterSpec]]
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Operation, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, Operation, Prepared, Shape
 
 LOWEST = float(np.finfo(np.float32).min)  # what Caffe's MAX starts from, and gives for a window outside the image
 
@@ -79,17 +79,17 @@ def _pooled(size: int, kernel: int, stride: int, pad: int, padded: bool, floor: 
     return count - 1 if padded and (count - 1) * stride >= size + pad else count
 
 
-def pooling(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def pooling(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     setting = layer.setting("pooling_param")
     found = windows(layer, bottoms[0])
     if setting.pool == setting.STOCHASTIC:
         layer.unsupported("pool: STOCHASTIC")
     if setting.pool == setting.AVE:
         layer.require(len(layer.tops) == 1, "a second top (the mask) is for MAX pooling")
-        return _average(found, device)
-    if len(layer.tops) == 2:
-        return _maximum_with_mask(found)
-    return _maximum(found)
+        operation = _average(found, device)
+    else:
+        operation = _maximum_with_mask(found) if len(layer.tops) == 2 else _maximum(found)
+    return Prepared(operation, [(*bottoms[0][:2], *found.pooled)] * len(layer.tops))
 
 
 def _maximum(w: Windows) -> Operation:
@@ -147,7 +147,7 @@ def _surround(x: Tensor, w: Windows, value: float) -> Tensor:
     return F.pad(x, (w.pad[1], w.overhang[1], w.pad[0], w.overhang[0]), value=value)
 
 
-def lrn(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def lrn(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Local response normalisation. Source: caffe/src/caffe/layers/lrn_layer.cpp."""
     setting = layer.setting("lrn_param")
     size, alpha, beta, k = setting.local_size, setting.alpha, setting.beta, setting.k
@@ -164,4 +164,5 @@ def lrn(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operati
         mean = F.avg_pool2d((x * x).view(n, 1, c, h * w), (size, 1), 1, (reach, 0)).view(n, c, h, w)
         return x * (mean * alpha + k).pow(-beta)
 
-    return within_channel if setting.norm_region == setting.WITHIN_CHANNEL else across_channels
+    within = setting.norm_region == setting.WITHIN_CHANNEL
+    return Prepared(within_channel if within else across_channels, bottoms)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Operation, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, Prepared, Shape
 
 
 def input_shapes(layer: Layer) -> list[Shape]:
@@ -23,23 +23,23 @@ def input_shapes(layer: Layer) -> list[Shape]:
     return shapes * len(layer.tops) if len(shapes) == 1 else shapes
 
 
-def given(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def given(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Input: its tops hold what the application wrote."""
 
     def operation() -> Sequence[Tensor]:
         return ()
 
-    return operation
+    return Prepared(operation, [])
 
 
-def split(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def split(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     layer.require(not layer.in_place, "in-place computation is not allowed")
     count = len(layer.tops)
 
     def operation(x: Tensor) -> Tensor | list[Tensor]:
         return [x] * count if count > 1 else x
 
-    return operation
+    return Prepared(operation, [bottoms[0]] * count)
 
 
 def _either_axis(layer: Layer, holder: str, old: str, shape: Shape) -> int:
@@ -51,7 +51,7 @@ def _either_axis(layer: Layer, holder: str, old: str, shape: Shape) -> int:
     return layer.axis(getattr(setting, old), shape)
 
 
-def concat(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def concat(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     axis = _either_axis(layer, "concat_param", "concat_dim", bottoms[0])
     for other in bottoms[1:]:
         same = len(other) == len(bottoms[0]) and all(
@@ -59,12 +59,17 @@ def concat(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Oper
         )
         layer.require(same, f"bottoms of shapes {bottoms[0]} and {other} differ beyond axis {axis}")
     if len(bottoms) == 1:
-        return _identity
+        return Prepared(_identity, bottoms)
+    joined = sum(shape[axis] for shape in bottoms)
 
     def operation(*tensors: Tensor) -> Tensor:
         return torch.cat(tensors, axis)
 
-    return operation
+    return Prepared(operation, [_with(bottoms[0], axis, joined)])
+
+
+def _with(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -83,7 +88,7 @@ def always(layer: Layer) -> bool:
     return True
 
 
-def slice_(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def slice_(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     axis = _either_axis(layer, "slice_param", "slice_dim", bottoms[0])
     total, tops = bottoms[0][axis], len(layer.tops)
     points = list(layer.setting("slice_param").slice_point)
@@ -99,15 +104,15 @@ def slice_(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Oper
         layer.require(total % tops == 0, f"{total} values on axis {axis} do not divide into {tops} tops")
         sizes = [total // tops] * tops
     if tops == 1:
-        return _identity
+        return Prepared(_identity, bottoms)
 
     def operation(x: Tensor) -> list[Tensor]:
         return [piece.clone(memory_format=torch.contiguous_format) for piece in torch.split(x, sizes, axis)]
 
-    return operation
+    return Prepared(operation, [_with(bottoms[0], axis, size) for size in sizes])
 
 
-def crop(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def crop(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Cut the first bottom to the second's size, from `axis` on."""
     setting = layer.setting("crop_param")
     shape, size = bottoms
@@ -129,24 +134,24 @@ def crop(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operat
     def operation(x: Tensor, reference: Tensor) -> Tensor:
         return x[cut].clone(memory_format=torch.contiguous_format)
 
-    return operation
+    return Prepared(operation, [(*shape[:axis], *size[axis : len(shape)])])
 
 
-def flatten(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def flatten(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     layer.require(not layer.in_place, "in-place computation is not allowed")
     setting, shape = layer.setting("flatten_param"), bottoms[0]
     start, end = layer.axis(setting.axis, shape), layer.axis(setting.end_axis, shape)
     return _view((*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
-def _view(shape: Shape) -> Operation:
+def _view(shape: Shape) -> Prepared:
     def operation(x: Tensor) -> Tensor:
         return x.view(shape)
 
-    return operation
+    return Prepared(operation, [shape])
 
 
-def reshape(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Operation:
+def reshape(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Give some axes another shape: 0 copies the axis, −1 is inferred. Source: …/layers/reshape_layer.cpp."""
     layer.require(not layer.in_place, "in-place computation is not allowed")
     setting, shape = layer.setting("reshape_param"), bottoms[0]
