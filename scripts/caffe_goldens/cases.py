@@ -1,0 +1,31 @@
+"""Write all golden cases as JSON, to be read beside real Caffe: `python cases.py > cases.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "openpose"))
+
+from layer_cases import layer_cases
+from net_cases import net_cases
+from refused_cases import refused_cases
+
+
+def main() -> None:
+    cases = layer_cases() + net_cases()
+    repeated = [key for key, count in Counter((case.group, case.name) for case in cases).items() if count > 1]
+    if repeated:
+        raise SystemExit(f"cases.py: names must be unique in their group: {repeated}")
+    document = {
+        "cases": [asdict(case) for case in cases],
+        "refused": [asdict(case) for case in refused_cases()],
+    }
+    json.dump(document, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()

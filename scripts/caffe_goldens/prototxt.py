@@ -1,0 +1,46 @@
+"""What a golden case is, and the few words of prototxt that the case lists are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One network to run through real Caffe, and what to keep of the run."""
+
+    group: str  # the file that the golden goes to
+    name: str
+    prototxt: str
+    seed: int
+    phase: str = "TEST"
+    level: int = 0
+    stages: tuple[str, ...] = ()
+    input_scale: float = 1.0
+    fill: bool = True  # parameters from the seed; else what the net's fillers give
+    weights: str = "caffemodel"  # "caffemodel": stored as Caffe saves them; "seeded": not stored; "v1": in V1 layers
+    samples: int = 0  # values kept of each blob, evenly spread; 0: all
+
+
+def layer(name: str, kind: str, bottoms: str, tops: str, body: str = "") -> str:
+    """Write one layer; bottoms and tops are words separated by spaces."""
+    bottom_lines = "".join(f'  bottom: "{blob}"\n' for blob in bottoms.split())
+    top_lines = "".join(f'  top: "{blob}"\n' for blob in tops.split())
+    body_line = f"  {body}\n" if body else ""
+    return f'layer {{\n  name: "{name}"\n  type: "{kind}"\n{bottom_lines}{top_lines}{body_line}}}\n'
+
+
+def input_layer(blob: str, shape: Sequence[int]) -> str:
+    return layer(blob, "Input", "", blob, f"input_param {{ shape {{ {dims(shape)} }} }}")
+
+
+def dims(shape: Sequence[int]) -> str:
+    return " ".join(f"dim: {size}" for size in shape)
+
+
+def inputs(**shapes: Sequence[int]) -> str:
+    """Write one Input layer for each blob."""
+    return "".join(input_layer(blob, shape) for blob, shape in shapes.items())
