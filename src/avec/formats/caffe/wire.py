@@ -291,7 +291,7 @@ def _encode_floats(field: Field, values: Floats, pieces: list[bytes | memoryview
     if not values.size:
         return
     if field.packed:
-        body = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+        body = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         pieces.append(_tag(field, BYTES) + _varint_bytes(len(body)))
         pieces.append(body)
         return

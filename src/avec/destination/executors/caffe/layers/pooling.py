@@ -150,7 +150,10 @@ def _surround(x: Tensor, w: Windows, value: float) -> Tensor:
 def lrn(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Local response normalisation. Source: caffe/src/caffe/layers/lrn_layer.cpp."""
     setting = layer.setting("lrn_param")
-    size, alpha, beta, k = setting.local_size, setting.alpha, setting.beta, setting.k
+    size: int = setting.local_size
+    alpha: float = setting.alpha
+    beta: float = setting.beta
+    k: float = setting.k
     layer.require(size % 2 == 1, f"local_size must be odd, not {size}")
     layer.require(len(bottoms[0]) == 4, f"the bottom must have 4 axes, not shape {bottoms[0]}")
     reach = (size - 1) // 2
