@@ -54,14 +54,24 @@ class Origin:
     software: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModelTransfer:
+    """One model made available at the destination: hashed if it was new, offered, and uploaded as far as missing."""
+
+    name: str
+    nbytes: int
+    uploaded_nbytes: int
+    seconds: float
+
+
 class Recorder:
-    """Keeps a process's execution cycles. Thread-safe."""
+    """Keeps a process's execution cycles and model transfers. Thread-safe."""
 
     def __init__(self) -> None:
         self._cycles: list[ExecutionCycle] = []
         self._dropped = 0
         self._lock = threading.Lock()
-        self.uploaded_nbytes = 0  # model bytes that went over the upload connections
+        self.transfers: list[ModelTransfer] = []
         self.origin: Origin | None = None
 
     def add(self, cycle: ExecutionCycle) -> None:
@@ -150,7 +160,7 @@ def write_report(path: Path, recorder: Recorder) -> None:
     report = {
         "origin": asdict(recorder.origin) if recorder.origin else None,
         "host": {"python": platform.python_version(), "platform": platform.platform()},
-        "uploaded_nbytes": recorder.uploaded_nbytes,
+        "transfers": [asdict(transfer) for transfer in recorder.transfers],
         "stages": STAGES,
         "profiles": [asdict(each) for each in profiles(recorder)],
         "cycles": [asdict(cycle) for cycle in recorder.cycles],

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from avec.communication.channel import Channel
+from avec.communication.channel import Channel, clock_ns
 from avec.errors import InvalidModel, ProtocolError, unpack
 from avec.host.greeting import greet
 from avec.modelcache import DigestMemo, Manifest, manifest_of_bytes
+from avec.profiling import ModelTransfer
 from avec.protocol.codec import CHUNK_NBYTES
 from avec.protocol.messages import Chunk, Failed, Goodbye, Message, Offer, Stored, Want
 from avec.tensor import Array
@@ -44,18 +45,28 @@ def provide(session: Session, source: Source, settings: Settings) -> str:
         CacheUnavailable: the destination has no room for it.
         SessionLost: the connection broke; the chunks that arrived are kept, so that the next try goes on there.
     """
+    began_ns = clock_ns()
     manifest = manifest_of_bytes(source) if isinstance(source, bytes) else _memo(settings).manifest_of(source)
     chunks = np.frombuffer(manifest.chunks, np.uint8)
+    uploaded_nbytes = 0
     if session.offer(manifest.digest, manifest.nbytes, chunks).wait().missing:
-        _upload(session, source, manifest, settings)
+        uploaded_nbytes = _upload(session, source, manifest, settings)
+    seconds = (clock_ns() - began_ns) / 1e9
+    session.recorder.transfers.append(ModelTransfer(_name(source), manifest.nbytes, uploaded_nbytes, seconds))
     return manifest.digest
+
+
+def _name(source: Source) -> str:
+    return "model" if isinstance(source, bytes) else source.name
 
 
 def _memo(settings: Settings) -> DigestMemo:
     return DigestMemo(settings.cache_dir / "digests")
 
 
-def _upload(session: Session, source: Source, manifest: Manifest, settings: Settings) -> None:
+def _upload(session: Session, source: Source, manifest: Manifest, settings: Settings) -> int:
+    """Send the chunks that are missing; give their bytes."""
+    uploaded_nbytes = 0
     channel, _ = greet(session.url, settings, "upload")
     try:
         chunk_digests = np.frombuffer(manifest.chunks, np.uint8)
@@ -67,12 +78,13 @@ def _upload(session: Session, source: Source, manifest: Manifest, settings: Sett
                 if channel.readable():  # nothing is due before the last chunk but a refusal
                     break
                 channel.send(Chunk(digest=manifest.digest, index=index), arrays=[array])
-                session.recorder.uploaded_nbytes += array.nbytes
+                uploaded_nbytes += array.nbytes
                 advance(array.nbytes)
         _expect(channel, Stored)
         channel.send(Goodbye())
     finally:
         channel.close()
+    return uploaded_nbytes
 
 
 def _expect(channel: Channel, kind: type[M]) -> M:
@@ -112,8 +124,9 @@ def _progress(source: Source, nbytes: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    name = "model" if isinstance(source, bytes) else source.name
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn(f"avec: uploading {name}"), *columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        TextColumn(f"avec: uploading {_name(source)}"), *columns, console=Console(stderr=True), transient=True
+    ) as bar:
         task = bar.add_task("upload", total=nbytes)
         yield lambda count: bar.advance(task, count)
