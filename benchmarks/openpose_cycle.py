@@ -173,7 +173,7 @@ def lines(results: dict) -> Iterator[str]:
     yield f"  cycle − compute       {overhead['p50']:.2f} ms (p95 {overhead['p95']:.2f})"
     yield "  stages                " + ", ".join(f"{name} {ms:.2f}" for name, ms in results["stages_ms_p50"].items())
     yield f"  bytes                 {results['equation_1_nbytes']:,} by Eq. 1, framing {results['framing_nbytes']}"
-    yield f"  cold start            {results['cold_load_s']:.2f} s, {results['cold_upload_gb_per_s']:.2f} GB/s with hashing"
+    yield f"  cold start            {results['cold_load_s']:.2f} s, {results['cold_upload_gb_per_s']:.2f} GB/s"
     yield f"  warm start            {results['warm_load_s']:.2f} s, {results['warm_uploaded_nbytes']} model bytes"
     peak, bound = results["host_peak_resident_mb"], results["host_memory_bound_mb"]
     yield f"  host memory           {peak:.0f} MB at its peak (bound {bound:.0f})"
