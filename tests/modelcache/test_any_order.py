@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+
 import shutil
 import tempfile
 from pathlib import Path
@@ -118,4 +119,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+# The same orders in each run: a check must not fail by chance. Raise max_examples to search for more.
+TestAnyOrder.settings = settings(
+    max_examples=80, stateful_step_count=30, deadline=None, derandomize=True, database=None
+)

@@ -131,7 +131,7 @@ def test_kill_9_at_any_moment_leaves_only_whole_models(tmp_path: Path, store: St
     path, limit = tmp_path / "cache", 2 * CHUNK_NBYTES + 300_000
     moment = random.Random(20)
     seen = 0
-    for round_ in range(12):
+    for round_ in range(8):
         with process(UPLOAD_FOREVER, path, limit, 1000 * round_):
             time.sleep(moment.uniform(0, 0.15))  # chooses the moment; nothing is waited for
         seen += whole_models(path)
@@ -145,7 +145,7 @@ def test_kill_9_at_any_moment_leaves_only_whole_models(tmp_path: Path, store: St
 CROWD = """
 chance = random.Random(int(sys.argv[3]))
 say('ready')
-for step in range(60):
+for step in range(40):
     data = data_of(chance.randrange(6), 100_000)
     digest = manifest_of_bytes(data).digest
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from avec.errors import CacheUnavailable, ConfigurationError, InvalidArgument
-from avec.modelcache import Manifest, ModelCache, Upload, manifest_of_bytes
+from avec.modelcache import Manifest, ModelCache, Upload, locks, manifest_of_bytes
 from avec.modelcache import store as store_module
+from avec.modelcache.folder import CacheFolder
 from avec.protocol.codec import CHUNK_NBYTES
 from avec.tensor import Array
 
@@ -318,3 +320,83 @@ def test_a_late_upload_cannot_publish_a_newer_unfinished_one(
                 late.finish()
             assert newer.missing == ((1, 3),)
     assert not is_held(cache, manifest.digest)
+
+
+def test_an_upload_of_a_model_removed_meanwhile_does_not_claim_to_have_stored_it(
+    cache: ModelCache, store: Store, tmp_path: Path
+) -> None:
+    manifest = store(cache, b"model")
+    with cache.upload(manifest) as upload:
+        model_file(tmp_path, manifest.digest).unlink()
+        with pytest.raises(CacheUnavailable, match="upload it again"):
+            upload.finish()
+
+
+def test_marks_of_an_earlier_upload_say_nothing_about_a_new_one(
+    cache: ModelCache, large: bytes, tmp_path: Path
+) -> None:
+    manifest = manifest_of_bytes(large)
+    with cache.upload(manifest) as earlier:
+        earlier.write(0, chunk(large, 0))
+        (partial,) = (tmp_path / "cache" / "partials").iterdir()
+        partial.unlink()  # as when a process dies after publishing, and the model goes
+        with cache.upload(manifest) as newer:
+            earlier.write(1, chunk(large, 1))
+            assert newer.missing == ((0, 3),)
+
+
+def test_a_new_model_is_not_removed_for_the_damage_of_the_old_one(
+    cache: ModelCache, store: Store, tmp_path: Path
+) -> None:
+    manifest = store(cache, b"model")
+    old = cache.pin(manifest.digest)
+    assert old is not None
+    with old:
+        model_file(tmp_path, manifest.digest).unlink()
+        store(cache, b"model")
+        CacheFolder(tmp_path / "cache", 1000).discard_model(manifest.digest, old.fileno())
+    assert content(cache, manifest.digest) == b"model"
+
+
+def test_a_model_removed_between_opening_and_locking_is_not_there(
+    cache: ModelCache, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = store(cache, b"model")
+    really = locks.fcntl.flock
+
+    def remove_first(descriptor: int, operation: int) -> None:
+        model_file(tmp_path, manifest.digest).unlink(missing_ok=True)
+        really(descriptor, operation)
+
+    monkeypatch.setattr(locks.fcntl, "flock", remove_first)
+    assert cache.pin(manifest.digest) is None
+
+
+def test_a_model_removed_while_being_verified_is_not_there(
+    cache: ModelCache, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = store(cache, b"model")
+    really = store_module.hash_file
+
+    def then_remove(path: Path, nbytes: int) -> Manifest:
+        found = really(path, nbytes)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(store_module, "hash_file", then_remove)
+    with pytest.raises(CacheUnavailable, match="removed meanwhile"):
+        cache.open(manifest.digest)
+
+
+def test_changes_wait_for_one_another_and_reading_waits_for_none(
+    cache: ModelCache, store: Store, tmp_path: Path
+) -> None:
+    digest = store(cache, b"model").digest
+    changing = threading.Thread(target=store, args=(cache, b"another"))
+    with locks.exclusive(tmp_path / "cache" / "lock"):
+        changing.start()
+        assert content(cache, digest) == b"model"
+        changing.join(0.2)
+        assert cache.usage().models == 1
+    changing.join()
+    assert cache.usage().models == 2

@@ -107,7 +107,7 @@ class CacheFolder:
             whole = open_shared(self.model(manifest.digest).data)
             if whole is not None:
                 return whole, None
-            self._sweep()
+            self._sweep()  # also of old marks for this model, which say nothing about new bytes
             data = open_shared(partial.data, os.O_RDWR)
             if data is None:
                 self._make_room(manifest)
@@ -121,10 +121,14 @@ class CacheFolder:
         return data, marks
 
     def publish(self, manifest: Manifest, data: int) -> None:
-        """Make a complete upload the model, at once for every process. `data` is its open descriptor.
+        """Make a complete upload the model, at once for every process; nothing to do when the model is there.
+
+        Args:
+            manifest: what was uploaded.
+            data: the open descriptor of its bytes.
 
         Raises:
-            CacheUnavailable: the upload was removed meanwhile.
+            CacheUnavailable: neither the model nor this upload is there any longer.
         """
         model, partial = self.model(manifest.digest), self.partial(manifest)
         with exclusive(self._lock):
@@ -248,8 +252,6 @@ def _free_nbytes(path: Path) -> int:
 
 
 def _create(partial: Entry, nbytes: int) -> int:
-    # A new file of marks: an uploader of a removed upload of the same name may still be writing into the old one.
-    partial.mark.unlink(missing_ok=True)
     data = create_shared(partial.data)
     try:
         os.ftruncate(data, nbytes)

@@ -108,8 +108,6 @@ class Upload:
         """
         while self._pending:
             self._pending.popleft().result()
-        if self._stored:
-            return
         if missing := self.missing:
             raise InvalidArgument(
                 f"model {self.manifest.digest} is not complete: chunks {missing} of {self.manifest.chunk_count} "
