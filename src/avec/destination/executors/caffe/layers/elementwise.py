@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import torch
@@ -171,25 +171,26 @@ def eltwise(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
     )
     layer.require(not (coefficients and setting.operation == setting.PROD), "coefficients are for SUM, not for PROD")
     if setting.operation == setting.SUM:
-        return Prepared(_weighted_sum(coefficients), bottoms[:1])
-    combine = torch.mul if setting.operation == setting.PROD else torch.maximum
-
-    def operation(*tensors: Tensor) -> Tensor:
-        return reduce(combine, tensors)
-
+        operation = _weighted_sum(coefficients or [1.0] * len(bottoms), layer.in_place)
+    else:
+        operation = _fold(torch.mul if setting.operation == setting.PROD else torch.maximum)
     return Prepared(operation, bottoms[:1])
 
 
-def _weighted_sum(coefficients: list[float]) -> Operation:
-    if all(coefficient == 1.0 for coefficient in coefficients):
+def _fold(combine: Callable[[Tensor, Tensor], Tensor]) -> Operation:
+    def operation(*tensors: Tensor) -> Tensor:
+        return reduce(combine, tensors)
 
-        def plain(*tensors: Tensor) -> Tensor:
-            return reduce(torch.add, tensors)
+    return operation
 
-        return plain
+
+def _weighted_sum(coefficients: list[float], in_place: bool) -> Operation:
+    """Add up; in place, Caffe clears the first bottom before it reads it, on the CPU and on the GPU alike."""
+    if not in_place and all(coefficient == 1.0 for coefficient in coefficients):
+        return _fold(torch.add)
 
     def weighted(*tensors: Tensor) -> Tensor:
-        total = tensors[0] * coefficients[0]
+        total = torch.zeros_like(tensors[0]) if in_place else tensors[0] * coefficients[0]
         for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
             total = torch.add(total, tensor, alpha=coefficient)
         return total
