@@ -83,6 +83,11 @@ class Recorder:
                 self._dropped += 1
 
     @property
+    def uploaded_nbytes(self) -> int:
+        """Model bytes that went over the upload connections."""
+        return sum(transfer.uploaded_nbytes for transfer in self.transfers)
+
+    @property
     def cycles(self) -> Sequence[ExecutionCycle]:
         """A copy of what was kept, in the order of completion."""
         with self._lock:
