@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import avec
@@ -56,3 +57,20 @@ def both_ways(
     plainly = execute(*PLAIN, *args, cwd=cwd, variables=variables, stdin=stdin)
     under_avec = execute(*AVEC, "run", *options, *args, cwd=cwd, variables=variables, stdin=stdin)
     return plainly, under_avec
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """Start a destination as a user does; give its URL, and end it as a user does."""
+    command = [*AVEC, "serve", "--listen", "tcp://127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ())
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("avec: serving tcp://127.0.0.1:"), line
+        try:
+            yield line.split()[2]
+        finally:
+            process.terminate()
+            assert process.wait(TIMEOUT_S) == 0
+            assert process.stdout.read() == ""

@@ -77,6 +77,7 @@ def session() -> Session:
         ConfigurationError: no destination is set, or a setting is wrong.
         DestinationError: the destination cannot be reached or refuses.
     """
+    prepare()
     with _active.lock:
         if _active.session is None:
             _active.session = _open()

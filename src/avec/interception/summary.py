@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from avec.profiling import STAGES, Profile, Recorder, profiles
+from collections.abc import Sequence
 
+from avec.profiling import STAGES, ModelTransfer, Origin, Profile, Recorder, profiles
+
+MODELS_SHOWN = 5  # so that the summary stays on one screen
 _HEAD = ("call", "count", "p50 ms", "p95 ms", *STAGES, "sent", "received")
 
 
 def summary(recorder: Recorder) -> str:
     """Say where the calls went and what one call of each kind cost; every line begins with `avec:`."""
     rows = [_row(each) for each in profiles(recorder)]
-    lines = _origin(recorder)
+    lines = [*_origin(recorder.origin), *_transfers(recorder.transfers)]
     if rows:
         lines += _table([_HEAD, *rows])
         lines.append("medians per call; the stages in milliseconds")
@@ -29,15 +32,22 @@ def size(nbytes: int) -> str:
     return f"{value:.3g} TB"
 
 
-def _origin(recorder: Recorder) -> list[str]:
-    if recorder.origin is None:
+def _origin(origin: Origin | None) -> list[str]:
+    if origin is None:
         return []
-    origin = recorder.origin
-    uploaded = f", {size(recorder.uploaded_nbytes)} of models uploaded" if recorder.uploaded_nbytes else ""
     return [
         f"computed at {origin.destination} on {origin.accelerator}, numerics {origin.numerics}, "
-        f"round trip {origin.round_trip_ms:.3g} ms{uploaded}"
+        f"round trip {origin.round_trip_ms:.3g} ms"
     ]
+
+
+def _transfers(transfers: Sequence[ModelTransfer]) -> list[str]:
+    lines = [
+        f"model {each.name}: {size(each.nbytes)}, {size(each.uploaded_nbytes)} uploaded in {each.seconds:.2f} s"
+        for each in transfers[:MODELS_SHOWN]
+    ]
+    more = len(transfers) - MODELS_SHOWN
+    return [*lines, f"and {more} models more"] if more > 0 else lines
 
 
 def _row(each: Profile) -> tuple[str, ...]:
