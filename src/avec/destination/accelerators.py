@@ -26,12 +26,10 @@ class Accelerator:
             cudnn_workspace_mb: MiB of scratch memory that cuDNN may take for one convolution.
         """
         self.numerics = numerics
-        # cuDNN reads it once, when it is loaded.
+        # cuDNN reads it when it is loaded. Source: PyTorch's notes on CUDA environment variables.
         os.environ.setdefault("CUDNN_CONV_WSCAP_DBG", str(cudnn_workspace_mb))
         self.device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-        fast = numerics == "fast"
-        torch.backends.cudnn.allow_tf32 = fast
-        torch.backends.cuda.matmul.allow_tf32 = fast
+        _allow_tf32(numerics == "fast")
         self.info = self._describe()
 
     def warm_up(self) -> None:
@@ -58,6 +56,18 @@ class Accelerator:
             properties = torch.cuda.get_device_properties(self.device)
             return AcceleratorInfo("cuda", properties.name, properties.total_memory)
         return AcceleratorInfo("cpu", _cpu_name(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Say for this process whether float32 may be rounded to TF32; torch allows it for convolutions by default."""
+    if hasattr(torch.backends.cudnn, "conv"):  # torch 2.9 and later, where the older names warn
+        precision = "tf32" if allowed else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.conv.fp32_precision = precision
+        torch.backends.cudnn.rnn.fp32_precision = precision
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _cpu_name() -> str:
