@@ -28,8 +28,8 @@ class Thresholds:
     peak: float = 0.1
     field: float = 0.05  # of the affinity along the limb, at each sample
     samples_above: float = 0.8  # share of a limb's samples that must reach it
-    parts: int = 4
-    person: float = 0.5  # mean of a person's peak and limb scores
+    parts: int = 5
+    person: float = 0.6  # mean of a person's peak and limb scores
 
 
 DEFAULT_THRESHOLDS = Thresholds()
@@ -49,7 +49,7 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Limbs between two peaks, the best first."""
+    """Limbs between two peaks, the surest first; the score is that of the affinity field alone."""
 
     start: Indices
     end: Indices
@@ -124,7 +124,7 @@ def _refine(heatmap: Array, rows: Indices, columns: Indices) -> Array:
 def score_limbs(
     peaks: Peaks, fields_CHW: Array, skeleton: Skeleton, thresholds: Thresholds = DEFAULT_THRESHOLDS
 ) -> Connections:
-    """Score every possible limb by the affinity field along it; keep the best one-to-one matching."""
+    """Score every possible limb by the affinity field along it; keep a one-to-one matching."""
     limb, start, end = _limb_candidates(peaks, skeleton)
     first_map = np.asarray(skeleton.fields, np.intp)[limb]
     span = peaks.xy[end] - peaks.xy[start]
@@ -138,8 +138,10 @@ def score_limbs(
     # A limb longer than half the picture is less likely the longer it is.
     score = along.mean(axis=1) + np.minimum(0.5 * fields_CHW.shape[1] * STRIDE / length - 1, 0)
     enough = (along > thresholds.field).mean(axis=1) >= thresholds.samples_above
+    # Between two limbs that exclude each other, the one between surer joints is the likelier.
+    certainty = score * np.sqrt(peaks.score[start] * peaks.score[end])
     likely = np.nonzero(enough & (score > 0))[0]
-    order = likely[np.argsort(-score[likely], kind="stable")]
+    order = likely[np.argsort(-certainty[likely], kind="stable")]
     kept = order[_one_to_one(limb[order], start[order], end[order])]
     return Connections(start[kept], end[kept], score[kept])
 
@@ -172,7 +174,7 @@ def _bilinear(maps_CHW: Array, channel: Indices, cells_xy: Array) -> Array:
 
 
 def _one_to_one(limb: Indices, start: Indices, end: Indices) -> list[int]:
-    """Pick greedily, best first, so that a peak is used at most once as either end of a limb."""
+    """Pick greedily, surest first, so that a peak is used at most once as either end of a limb."""
     used: set[tuple[int, int, bool]] = set()
     picked = []
     for index, (number, first, second) in enumerate(zip(limb.tolist(), start.tolist(), end.tolist(), strict=True)):
@@ -194,7 +196,7 @@ class _Person:
 def assemble(
     peaks: Peaks, connections: Connections, part_count: int, thresholds: Thresholds = DEFAULT_THRESHOLDS
 ) -> Array:
-    """Join the connections, best first, into people that have each part at most once."""
+    """Join the connections, surest first, into people that have each part at most once."""
     part = peaks.part.tolist()
     person_of = {peak: _Person({part[peak]: peak}) for peak in range(len(part))}
     for start, end, score in zip(

@@ -120,8 +120,8 @@ def walking_pose(yaw: float, phase: float) -> Pose:
     return Pose(
         yaw=yaw,
         arms={
-            "right": Arm(forward=-24 * swing, elbow=22 - 10 * swing),
-            "left": Arm(forward=24 * swing, elbow=22 + 10 * swing),
+            "right": Arm(spread=14, forward=-24 * swing, elbow=22 - 10 * swing),
+            "left": Arm(spread=14, forward=24 * swing, elbow=22 + 10 * swing),
         },
         legs={
             "right": Leg(forward=24 * swing, knee=8 + 42 * max(lift, 0)),

@@ -25,7 +25,7 @@ CLIP_SEED = 11
 FRAMES_PER_TURN = 20  # of the walk: two steps
 TURN_LENGTH = 0.75  # of the body height, that a walk goes forward in a turn
 FEWEST_JOINTS = 4  # in the picture, for a person to count
-JPEG_QUALITY = 85
+JPEG_QUALITY = 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Picture:
 
 
 WALKERS = (
-    Walker(height=270, yaw=50, start_x=90, foot_y=352, seed=5),
-    Walker(height=235, yaw=-55, start_x=600, foot_y=318, seed=3),
-    Walker(height=215, yaw=40, start_x=-150, foot_y=300, seed=8),
+    Walker(height=270, yaw=40, start_x=100, foot_y=352, seed=2),
+    Walker(height=240, yaw=-42, start_x=590, foot_y=322, seed=8),
+    Walker(height=215, yaw=38, start_x=-120, foot_y=300, seed=3),
 )
 PICTURES = (
-    Picture(640, 480, 21, ((0.80, 0.35, 0.93), (0.75, 0.70, 0.90))),
+    Picture(640, 480, 31, ((0.80, 0.35, 0.93), (0.75, 0.70, 0.90))),
     Picture(800, 600, 22, ((0.82, 0.50, 0.95),)),
     Picture(480, 640, 23, ((0.62, 0.50, 0.85),)),
     Picture(1024, 576, 24, ((0.85, 0.18, 0.95), (0.78, 0.50, 0.92), (0.80, 0.82, 0.94))),
@@ -82,7 +82,7 @@ def clip_frames() -> Iterator[tuple[Array, list[Person]]]:
 
 def render_picture(picture: Picture) -> tuple[Array, list[Person]]:
     rng = np.random.default_rng(picture.seed)
-    scene = background(rng, picture.height, picture.width, roughness=0.8)
+    scene = background(rng, picture.height, picture.width, roughness=0.6)
     people = []
     for body_height, foot_x, foot_y in picture.people:
         body, pose = random_body(rng), random_pose(rng, yaw=rng.uniform(-50, 50))
