@@ -7,6 +7,7 @@ Source: https://protobuf.dev/reference/python/python-generated
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from typing import Any, ClassVar, Self, TypeAlias, cast, overload
 
@@ -159,7 +160,7 @@ class Message:
     """One message. `message_class(name)` gives the class for a name; its enums' values are class attributes."""
 
     TYPE: ClassVar[MessageType]
-    __slots__ = ("_owner", "_values", "_views")
+    __slots__ = ("__weakref__", "_owner", "_values", "_views")
 
     _owner: Changed | None
     _values: dict[str, Any]  # what is set
@@ -211,10 +212,15 @@ class Message:
         return self._views[name]
 
     def _new_view(self, field: Field) -> Message | RepeatedScalar | RepeatedMessage:
+        owner = weakref.ref(self)  # a cycle would keep a mapped caffemodel until the next garbage collection
+
         def changed() -> None:
-            if field.name in self._views:
-                self._values[field.name] = self._views.pop(field.name)
-            self._touch()
+            message = owner()
+            if message is None:
+                return
+            if field.name in message._views:
+                message._values[field.name] = message._views.pop(field.name)
+            message._touch()
 
         if field.type != "message":
             return RepeatedScalar(field, changed)

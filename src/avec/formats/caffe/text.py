@@ -91,7 +91,7 @@ class _Reader:
             self._refuse(self._token, f"messages nest deeper than {NESTING_LIMIT} levels")
         plain: Plain = {}
         opened = self._token
-        while self._token.text != closing or self._token.kind == "string":
+        while self._token.text != closing:
             if self._token.kind == "end":
                 self._refuse(
                     self._token,

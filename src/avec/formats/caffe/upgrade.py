@@ -111,12 +111,11 @@ def _upgrade_input(net: Message, source: str) -> None:
 
     A caffemodel may hold `input` alone: then there is nothing to build and the fields are dropped.
     """
+    dims = list(net.input_dim)
     shapes = [list(shape.dim) for shape in net.input_shape]
-    if not shapes:
-        dims = list(net.input_dim)
-        shapes = [dims[at : at + 4] for at in range(0, len(dims), 4)]
-    if shapes:
-        if len(shapes) < len(net.input) or any(len(shape) < 4 for shape in shapes[: len(net.input)] if net.input_dim):
+    shapes = shapes or [dims[at : at + 4] for at in range(0, len(dims) - 3, 4)]
+    if shapes or dims:
+        if len(shapes) < len(net.input):
             raise InvalidModel(
                 f"{source}: {len(net.input)} inputs but shapes for {len(shapes)}: give each input "
                 "one input_shape, or four input_dim"

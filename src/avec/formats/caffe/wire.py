@@ -104,6 +104,8 @@ class _Reader:
             return self._packed(message, field, position, end, plain)
         else:
             value, position = self._scalar(field, position, end, f"{message.name}.{field.name}")
+            if field.enum is not None and value not in field.enum.names:
+                return position  # a value of a later version counts as an unknown field
         if field.repeated:
             cast("list[PlainValue]", plain.setdefault(field.name, [])).append(value)
         elif field.type == "message" and field.name in plain:

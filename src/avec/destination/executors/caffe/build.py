@@ -34,7 +34,8 @@ def build(
         AcceleratorOutOfMemory: there is no room for it.
     """
     network = read_network(prototxt, request)
-    saved = read_weights(weights, request.weights_source) if weights else message_class("NetParameter")()
+    weights_source = request.weights_source or "the caffemodel"
+    saved = read_weights(weights, weights_source) if weights else message_class("NetParameter")()
     try:
         plan = _Builder(network, saved, accelerator.device).build()
     except InvalidArgument as exc:
@@ -45,7 +46,7 @@ def build(
         raise AcceleratorOutOfMemory(f"{request.source}: no room for its parameters: {exc}") from exc
     for layer in network.layers:
         _copy_own_blobs(layer, request.source)
-    copy_weights(network.layers, saved, request.weights_source)
+    copy_weights(network.layers, saved, weights_source)
     return CaffeModel(network.blobs, network.layers, plan, accelerator), _describe(network, plan.shapes)
 
 
@@ -89,12 +90,18 @@ class _Builder:
         if declared is not None and declared.name in self._named:
             return self._share(layer, spec.shape, declared)
         if layer.name in self._saved:  # the caffemodel is about to overwrite it
-            tensor = torch.zeros(spec.shape, device=self._device)
+            tensor = torch.empty(spec.shape, device=self._device)
         else:
-            tensor = fill(spec.filler, spec.shape, self._generator).to(self._device)
+            tensor = self._filled(layer, spec)
         if declared is not None and declared.name:
             self._named[declared.name] = (layer, tensor)
         return tensor
+
+    def _filled(self, layer: Layer, spec: ParameterSpec) -> Tensor:
+        try:
+            return fill(spec.filler, spec.shape, self._generator).to(self._device)
+        except InvalidArgument as exc:
+            layer.refuse(str(exc))
 
     def _share(self, layer: Layer, shape: Shape, declared: Message) -> Tensor:
         """Use another layer's parameter of the same name. Source: Net::AppendParam."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from avec.destination.executors.caffe.layers.layer import Shape
-from avec.errors import InvalidModel
+from avec.errors import InvalidArgument
 from avec.formats.caffe.message import Message
 
 Fill: TypeAlias = Callable[[Message, Shape, torch.Generator], Tensor]
@@ -24,7 +24,7 @@ def fill(filler: Message, shape: Shape, generator: torch.Generator) -> Tensor:
     """Make a float32 tensor in host memory as a FillerParameter says.
 
     Raises:
-        InvalidModel: an unknown filler, or one that the shape does not suit.
+        InvalidArgument: an unknown filler, or one that the shape does not suit.
     """
     function = FILLERS.get(filler.type)
     if function is None:
@@ -35,7 +35,7 @@ def fill(filler: Message, shape: Shape, generator: torch.Generator) -> Tensor:
 
 
 def _refuse(filler: Message, reason: str) -> NoReturn:
-    raise InvalidModel(f"filler {filler.type!r}: {reason}")
+    raise InvalidArgument(f"filler {filler.type!r}: {reason}")
 
 
 def _constant(filler: Message, shape: Shape, generator: torch.Generator) -> Tensor:

@@ -172,6 +172,8 @@ def eltwise(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
     layer.require(not (coefficients and setting.operation == setting.PROD), "coefficients are for SUM, not for PROD")
     if setting.operation == setting.SUM:
         operation = _weighted_sum(coefficients or [1.0] * len(bottoms), layer.in_place)
+    elif setting.operation == setting.MAX and layer.in_place:
+        operation = _maximum_of_others
     else:
         operation = _fold(torch.mul if setting.operation == setting.PROD else torch.maximum)
     return Prepared(operation, bottoms[:1])
@@ -184,8 +186,15 @@ def _fold(combine: Callable[[Tensor, Tensor], Tensor]) -> Operation:
     return operation
 
 
+# In place, Caffe overwrites the first bottom before it reads it: with 0 for SUM, with −FLT_MAX for MAX (its CPU code
+# alone; its GPU code gives the true maximum). Source: caffe/src/caffe/layers/eltwise_layer.cpp, Forward_cpu.
+
+
+def _maximum_of_others(first: Tensor, *others: Tensor) -> Tensor:
+    return reduce(torch.maximum, others).clone()
+
+
 def _weighted_sum(coefficients: list[float], in_place: bool) -> Operation:
-    """Add up; in place, Caffe clears the first bottom before it reads it, on the CPU and on the GPU alike."""
     if not in_place and all(coefficient == 1.0 for coefficient in coefficients):
         return _fold(torch.add)
 
