@@ -48,8 +48,15 @@ def test_it_is_alone_in_its_folder() -> None:
     assert [each.name for each in BOOTSTRAP.iterdir() if each.name != "__pycache__"] == ["sitecustomize.py"]
 
 
-def test_it_can_be_read_by_old_pythons() -> None:
-    ast.parse(SOURCE.read_text(), feature_version=(3, 6))
+def test_it_keeps_to_what_old_pythons_read() -> None:
+    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Nonlocal, ast.AsyncFunctionDef, ast.MatMult)
+    for node in ast.walk(ast.parse(SOURCE.read_text(), feature_version=(3, 6))):
+        assert not isinstance(node, newer)
+        if isinstance(node, ast.FunctionDef):
+            assert node.returns is None
+            assert not node.args.kwonlyargs
+            assert all(each.annotation is None for each in node.args.args)
+    assert SOURCE.read_bytes().isascii()  # Python 2 wants a declaration otherwise
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", " on "])
