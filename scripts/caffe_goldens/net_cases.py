@@ -99,9 +99,9 @@ def _v1() -> Iterator[Case]:
     branches = (
         head
         + _old("split", "SPLIT", "data", "x y")
-        + _old("sigmoid", "SIGMOID", "x", "x")
-        + _old("tanh", "TANH", "y", "y")
-        + _old("concat", "CONCAT", "x y", "joined", "concat_param { concat_dim: 1 }")
+        + _old("sigmoid", "SIGMOID", "x", "sigmoid")
+        + _old("tanh", "TANH", "y", "tanh")
+        + _old("concat", "CONCAT", "sigmoid tanh", "joined", "concat_param { concat_dim: 1 }")
         + _old("norm", "LRN", "joined", "norm", "lrn_param { local_size: 3 alpha: 0.1 }")
         + _old("cut", "SLICE", "norm", "left right", "slice_param { slice_dim: 1 slice_point: 4 }")
         + _old("sum", "ELTWISE", "left right", "sum", "eltwise_param { operation: SUM coeff: 1 coeff: -1 }")
