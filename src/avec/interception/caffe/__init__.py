@@ -1,0 +1,28 @@
+"""What `import caffe` gives under AVEC: pycaffe's names, whose nets compute at a destination.
+
+Only numpy is needed on the host. Names that pycaffe has and this package has not yet say so when they are used.
+Source: caffe/python/caffe/__init__.py.
+"""
+
+from __future__ import annotations
+
+from .construction import TEST, TRAIN
+from .mode import layer_type_list, set_device, set_mode_cpu, set_mode_gpu
+from .pycaffe import Net
+
+__version__ = "1.0.0"  # of the Caffe whose behaviour this package has
+
+__all__ = ["TEST", "TRAIN", "Net", "layer_type_list", "set_device", "set_mode_cpu", "set_mode_gpu"]
+
+_NOT_YET = frozenset(
+    {"AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Detector", "Layer", "NCCL", "NesterovSolver", "NetSpec",
+     "RMSPropSolver", "SGDSolver", "Timer", "get_solver", "has_nccl", "init_log", "layers", "log", "params",
+     "set_multiprocess", "set_random_seed", "set_solver_count", "set_solver_rank", "solver_count", "solver_rank",
+     "to_proto"}
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name in _NOT_YET:
+        raise AttributeError(f"caffe.{name} is not there yet: AVEC's Caffe runs nets forward and does not train them")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,112 @@
+"""What pycaffe calls a Blob: data and diff of one array, a blob of the net or a parameter of a layer.
+
+Source: caffe/python/caffe/_caffe.cpp, the bindings of Blob<float>; caffe/include/caffe/blob.hpp.
+"""
+
+from __future__ import annotations
+
+import math
+
+from avec.errors import InvalidArgument
+from avec.protocol.caffe import BlobRef
+from avec.tensor import RANK_LIMIT
+
+from .memory import Floats, Memory, NetArray, Shape
+from .remote import RemoteNet
+
+LEGACY_AXES = 4  # num, channels, height, width
+COUNT_LIMIT = 2**31 - 1  # values: Caffe counts them in an int
+
+
+class Blob:
+    """An array of a net. It stays usable when the Net is gone."""
+
+    __slots__ = ("_array", "_diff", "_net")
+
+    def __init__(self, net: RemoteNet, array: NetArray) -> None:
+        self._net = net
+        self._array = array
+        self._diff: Memory | None = None
+
+    @property
+    def array(self) -> NetArray:
+        """What the rest of this package knows the blob by."""
+        return self._array
+
+    @property
+    def data(self) -> Floats:
+        """A float32 view of the contents. Looking at it blocks while they come from the destination.
+
+        Whatever is written into it counts for all later calls on the net; as in Caffe it cannot be assigned.
+        """
+        return self._net.view(self._array)
+
+    @property
+    def diff(self) -> Floats:
+        """A float32 view of the gradient; zeros until something is written, for nothing computes gradients yet."""
+        if self._diff is None:
+            ref = self._array.ref
+            self._diff = Memory(BlobRef(ref.index, ref.layer, diff=True), stale=False)
+        return self._diff.view(self._net.shape(self._array))
+
+    @property
+    def shape(self) -> Shape:
+        """The shape; blocks while one is being worked out at the destination."""
+        return self._net.shape(self._array)
+
+    @property
+    def count(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def num(self) -> int:
+        """The first of at most four axes."""
+        return self._legacy(0)
+
+    @property
+    def channels(self) -> int:
+        """The second of at most four axes; 1 when there is none."""
+        return self._legacy(1)
+
+    @property
+    def height(self) -> int:
+        """The third of at most four axes; 1 when there is none."""
+        return self._legacy(2)
+
+    @property
+    def width(self) -> int:
+        """The fourth axis; 1 when there is none."""
+        return self._legacy(3)
+
+    def reshape(self, *args: int, **kwargs: object) -> None:
+        """Change the shape of this blob alone; the rest of the net follows at Net.reshape() or forward().
+
+        Raises:
+            InvalidArgument: too many axes, a negative one, or too many values; Caffe aborts the process.
+        """
+        if kwargs:
+            raise RuntimeError("Blob.reshape takes no kwargs")
+        shape = tuple(_axis(each) for each in args)
+        if len(shape) > RANK_LIMIT or any(each < 0 for each in shape) or math.prod(shape) > COUNT_LIMIT:
+            raise InvalidArgument(
+                f"a blob cannot get the shape {shape}: at most {RANK_LIMIT} axes, none negative, and {COUNT_LIMIT} "
+                "values are allowed"
+            )
+        self._net.reshape_blob(self._array, shape)
+
+    def _legacy(self, axis: int) -> int:
+        shape = self.shape
+        if len(shape) > LEGACY_AXES:
+            raise InvalidArgument(
+                f"a blob of shape {shape} has no num, channels, height and width: it has more than {LEGACY_AXES} axes; "
+                "use its shape"
+            )
+        return shape[axis] if axis < len(shape) else 1
+
+
+def _axis(value: object) -> int:
+    """An axis as C++ takes it from Python: any integer, also numpy's, but no float and no text."""
+    if hasattr(value, "__index__"):
+        return int(value.__index__())
+    raise TypeError(f"No registered converter was able to produce a C++ rvalue of type int from {value!r}")

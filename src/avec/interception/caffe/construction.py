@@ -1,0 +1,87 @@
+"""How a caffe.Net comes to be: pycaffe's two ways to call its constructor, and the files that they name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from avec import config
+from avec.errors import UnsupportedOperation
+from avec.host.models import provide
+from avec.interception.active import session
+from avec.protocol.caffe import LoadNet
+
+from .remote import RemoteNet
+
+if TYPE_CHECKING:
+    from avec.host.session import Session
+
+FileName: TypeAlias = str | os.PathLike[str]
+
+TRAIN = 0
+TEST = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    network: str
+    weights: str | None
+    request: LoadNet
+
+
+def construct(*args: Any, **kwargs: Any) -> RemoteNet:
+    """Build the net that the constructor's arguments describe; see Net."""
+    given = _old_form(*args, **kwargs) if _is_old_form(args) else _new_form(*args, **kwargs)
+    prototxt = Path(given.network).read_bytes()
+    destination = session()
+    digest = None if given.weights is None else provide_weights(destination, given.weights)
+    return RemoteNet(destination, prototxt, given.request, digest)
+
+
+def existing(filename: FileName) -> str:
+    """A file's name, if it can be opened. Source: CheckFile in caffe/python/caffe/_caffe.cpp."""
+    name = os.fspath(filename)
+    try:
+        with open(name, "rb"):
+            return name
+    except OSError as exc:
+        raise RuntimeError(f"Could not open file {name}") from exc
+
+
+def provide_weights(destination: Session, weights: str) -> str:
+    """Bring a caffemodel to the destination, unless it is there; gives its digest."""
+    if weights.endswith(".h5"):  # as Net::CopyTrainedLayersFrom decides
+        raise UnsupportedOperation(f"{weights}: weights in HDF5 are not supported; convert them to a .caffemodel")
+    return provide(destination, Path(weights), config.load())
+
+
+def _is_old_form(args: Sequence[object]) -> bool:
+    return len(args) > 1 and isinstance(args[1], (str, os.PathLike))
+
+
+def _old_form(network_file: FileName, weights_file: FileName, phase: int) -> _Given:
+    return _new_form(network_file, phase, weights=weights_file)
+
+
+def _new_form(
+    network_file: FileName,
+    phase: int,
+    level: int = 0,
+    stages: Sequence[str] | None = None,
+    weights: FileName | None = None,
+) -> _Given:
+    if phase not in (TRAIN, TEST):
+        raise TypeError(f"the phase of a Net is caffe.TRAIN or caffe.TEST, not {phase!r}")
+    network = existing(network_file)
+    weights_name = None if weights is None else existing(weights)
+    request = LoadNet(
+        source=network,
+        weights_source=weights_name or "",
+        phase="TRAIN" if phase == TRAIN else "TEST",
+        level=level,
+        stages=tuple(stages or ()),
+    )
+    return _Given(network, weights_name, request)

@@ -1,0 +1,108 @@
+"""The host's memory of a net's arrays, and whether the application may be reading or writing it right now.
+
+As in Caffe the memory is flat: an array of another shape begins at the same place while it fits. Not here: moving
+contents between host and destination (`remote`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from avec.protocol.caffe import BlobRef
+from avec.tensor import bytes_view
+
+if TYPE_CHECKING:
+    from avec.host.calls import Call
+
+    from .remote import Issued
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Shape: TypeAlias = tuple[int, ...]
+
+
+class Lease:
+    """What every view of one piece of memory keeps alive: while it lives, the application can read and write there.
+
+    numpy makes an object that it sees through `__array_interface__` the base of the array, and of all views of it.
+    """
+
+    __slots__ = ("__array_interface__", "__weakref__", "_values")
+
+    def __init__(self, values: Floats) -> None:
+        self._values = values
+        self.__array_interface__ = values.__array_interface__
+
+
+class Memory:
+    """The contents of one array on the host. Blobs that share memory at the destination share it here."""
+
+    __slots__ = ("_lease", "_values", "coming", "digest", "looked_at", "origin", "stale", "touched", "upload")
+
+    def __init__(self, origin: BlobRef, stale: bool) -> None:
+        self._values: Floats = np.zeros(0, np.float32)
+        self._lease: Callable[[], Lease | None] = _no_lease
+        self.origin = origin  # the array at the destination that holds the newest contents
+        self.stale = stale  # the destination's contents are newer
+        self.touched = False  # a view was handed out since the contents were last sent
+        self.looked_at = True  # a view was handed out since the destination changed them; outputs begin as such
+        self.coming: Issued | None = None  # the request under way that brings the newest contents
+        self.upload: Call | None = None  # the last call that sends from here
+        self.digest = b""  # of a parameter as the destination has it
+
+    @property
+    def held(self) -> bool:
+        """Whether the application holds a view."""
+        return self._lease() is not None
+
+    def view(self, shape: Shape) -> Floats:
+        """Hand out a view to the application."""
+        values = self.values(shape)
+        lease = self._lease()
+        if lease is None:
+            lease = Lease(self._values)
+            self._lease = weakref.ref(lease)
+        return np.asarray(lease)[: values.size].reshape(shape)
+
+    def values(self, shape: Shape) -> Floats:
+        """The memory as it is, for sending and receiving; new zeros when it is too small, as Blob::Reshape does."""
+        count = math.prod(shape)
+        if count > self._values.size:
+            self._values = np.zeros(count, np.float32)
+            self._lease = _no_lease
+        return self._values[:count].reshape(shape)
+
+    def take_over(self, received: Floats) -> None:
+        """Make received values the contents; views that the application holds show them if they fit."""
+        if np.may_share_memory(received, self._values):
+            return
+        if self.held and received.size <= self._values.size:
+            self._values[: received.size] = received.reshape(-1)
+        else:
+            self._values = received.reshape(-1)
+            self._lease = _no_lease
+
+    def new_digest(self) -> bytes:
+        """Digest of the contents as they are now."""
+        return hashlib.sha256(bytes_view(self._values)).digest()
+
+
+def _no_lease() -> None:
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class NetArray:
+    """One array of a net as its layers see it: where it is at the destination, its shape, its memory on the host."""
+
+    ref: BlobRef
+    shape: Shape
+    memory: Memory
+    given: bool = False  # no layer produces it: contents and shape come from the application alone

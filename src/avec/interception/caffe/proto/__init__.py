@@ -1,0 +1,1 @@
+"""caffe.proto: the messages of Caffe's files, see caffe_pb2."""

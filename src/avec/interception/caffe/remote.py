@@ -1,0 +1,366 @@
+"""A net at the destination as the host keeps track of it: which side has the newer contents of each array.
+
+Requests are sent without waiting; each takes along what the application may have changed. The host waits only for
+what the application looks at. One net is used by one thread at a time, as in Caffe.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import numpy as np
+
+from avec.errors import AvecError, SessionLost
+from avec.protocol.caffe import (
+    WEIGHTS,
+    BlobRef,
+    CopyFrom,
+    Forward,
+    LoadNet,
+    NetDescription,
+    Read,
+    Request,
+    Reshape,
+    Reshaped,
+    Shapes,
+)
+
+from .dataflow import Flow, flow, given_blobs, sharing_groups
+from .memory import Floats, Memory, NetArray, Shape
+
+if TYPE_CHECKING:
+    from avec.host.calls import Call
+    from avec.host.session import Session
+
+FORMAT = "caffe"
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DESCRIPTIONS = msgspec.msgpack.Decoder(NetDescription)
+_SHAPES = msgspec.msgpack.Decoder(Shapes)
+_NO_SHAPES = _ENCODER.encode(Shapes())
+
+
+@dataclass(slots=True, eq=False)
+class Issued:
+    """A request under way: what it sent and what it brings."""
+
+    call: Call
+    sent: Sequence[NetArray]
+    wanted: Sequence[NetArray]
+
+
+class Results(Protocol):
+    """Views that are made when they are looked at, or at the latest before shapes change."""
+
+    def fix(self) -> None:
+        """Make them now."""
+
+
+class RemoteNet:
+    """Owns the handle of one net at the destination; it is released when nobody refers to this object any more."""
+
+    def __init__(self, session: Session, prototxt: bytes, request: LoadNet, weights_digest: str | None) -> None:
+        """Build the net at the destination; blocks until it is there.
+
+        Raises:
+            InvalidModel, UnsupportedOperation, AcceleratorOutOfMemory: the net cannot be built.
+            DestinationError: the destination failed.
+        """
+        self._session = session
+        self._process = os.getpid()
+        self._source = request.source
+        self._handle = session.new_handle()
+        weakref.finalize(self, session.release, self._handle).atexit = False
+        files = {} if weights_digest is None else {WEIGHTS: weights_digest}
+        network = np.frombuffer(prototxt, np.uint8)
+        reply = session.load(self._handle, FORMAT, _ENCODER.encode(request), [network], files).wait()
+        self.description = _DESCRIPTIONS.decode(reply.arrays[0].data)
+        self._training = request.phase == "TRAIN"
+        self._groups = sharing_groups(self.description)
+        self.blobs = _blob_arrays(self.description, self._groups)
+        self.parameters = _parameter_arrays(self.description)
+        self._flows: dict[tuple[int, int], Flow] = {}
+        self._issued: deque[Issued] = deque()
+        self._reshaped: dict[int, Shape] = {}  # not told yet
+        self._reshaping: Issued | None = None  # the last request under way that may change shapes
+        self._seen: dict[int, NetArray] = {}  # blobs that the application has looked at, by place
+        self._open_parameters: dict[BlobRef, NetArray] = {}  # parameters that the application may have changed
+        self._results: list[weakref.ref[Results]] = []
+
+    def view(self, array: NetArray) -> Floats:
+        """Hand out a view of an array's newest contents; blocks while they come from the destination."""
+        memory = array.memory
+        self._settle_shapes(array)
+        if memory.stale:
+            self._refresh(array)
+        if memory.upload is not None:
+            memory.upload.wait_sent()
+            memory.upload = None
+        memory.touched = memory.looked_at = True
+        if array.ref.layer >= 0:
+            self._open_parameters[array.ref] = array
+        elif not array.ref.diff:
+            self._seen[array.ref.index] = array
+        return memory.view(array.shape)
+
+    def shape(self, array: NetArray) -> Shape:
+        """An array's shape; blocks while a change of another blob's shape is under way that may change it."""
+        self._settle_shapes(array)
+        return array.shape
+
+    def reshape_blob(self, array: NetArray, shape: Shape) -> None:
+        """Change one blob's shape on the host; the destination hears of it with the next request."""
+        if self.shape(array) == shape:
+            return
+        self._fix_results()
+        if array.memory.stale:
+            self._refresh(array)
+        array.shape = shape
+        array.memory.touched = True
+        array.memory.values(shape)
+        self._seen[array.ref.index] = array
+        self._reshaped[array.ref.index] = shape
+
+    def reshape(self) -> None:
+        """Let the changed shapes reach all layers; does not wait."""
+        self._fix_results()
+        self._take_done()
+        self._reshaping = self._issue("caffe.reshape", Reshape(reshaped=self._take_reshaped()))
+
+    def forward(self, start: int, end: int, results: Iterable[NetArray], asked: Iterable[NetArray] = ()) -> None:
+        """Run layers start…end (inclusive); waits only where the application holds views of what changes.
+
+        Args:
+            results: what the application will probably look at, judged by what it did last time.
+            asked: what it certainly will look at.
+        """
+        self._take_done()
+        if self._reshaped:
+            self._fix_results()
+        flow = self._flow(start, end)
+        writes = [self.blobs[index] for index in flow.reads if _may_have_changed(self.blobs[index].memory)]
+        writes += self._changed_parameters(start, end)
+        held = any(array.memory.held for array in writes)
+        wanted, watched = self._expect(flow, results, asked)
+        request = Forward(
+            tuple(array.ref for array in writes),
+            self._take_reshaped(),
+            start,
+            end,
+            tuple(array.memory.origin for array in wanted),
+        )
+        issued = self._issue("caffe.forward", request, writes, wanted)
+        if request.reshaped:
+            self._reshaping = issued
+        if watched:
+            self._settle(issued)
+        elif held:
+            issued.call.wait_sent()
+
+    def watch(self, results: Results) -> None:
+        """Have results fixed before the shapes change that they have now."""
+        self._results = [each for each in self._results if each() is not None]
+        self._results.append(weakref.ref(results))
+
+    def _fix_results(self) -> None:
+        results, self._results = self._results, []
+        for each in results:
+            if (living := each()) is not None:
+                living.fix()
+
+    def copy_from(self, digest: str, source: str) -> None:
+        """Copy parameters from a model that the destination has into layers of the same name; waits."""
+        writes = self._changed_parameters(0, len(self.parameters))
+        request = CopyFrom(tuple(array.ref for array in writes), self._take_reshaped(), source)
+        held = [array for layer in self.parameters for array in layer if array.memory.held]
+        for layer in self.parameters:
+            for array in layer:
+                array.memory.stale = True
+        self._settle(self._issue("caffe.copy_from", request, writes, files={WEIGHTS: digest}))
+        if held:
+            self._read(held)
+
+    def _flow(self, start: int, end: int) -> Flow:
+        found = self._flows.get((start, end))
+        if found is None:
+            found = flow(self.description.layers, self._groups, start, end, self._training)
+            self._flows[start, end] = found
+        return found
+
+    def _changed_parameters(self, start: int, end: int) -> list[NetArray]:
+        """The parameters of layers start…end whose contents are no longer those of the destination."""
+        changed = []
+        for ref, array in tuple(self._open_parameters.items()):
+            memory = array.memory
+            if not start <= ref.layer <= end or memory.stale:
+                continue
+            digest = memory.new_digest()
+            if digest != memory.digest:
+                memory.digest = digest
+                changed.append(array)
+            memory.touched = False
+            if not memory.held:
+                del self._open_parameters[ref]
+        return changed
+
+    def _expect(
+        self, flow: Flow, results: Iterable[NetArray], asked: Iterable[NetArray]
+    ) -> tuple[list[NetArray], bool]:
+        """Mark what a range changes as stale. Say what to ask for, and whether a view is held of any of it."""
+        certain = {id(array.memory) for array in asked}
+        wanted: dict[int, NetArray] = {}
+        watched = False
+        candidates = {array.ref.index: array for array in (*results, *asked)} | self._seen
+        for index, array in candidates.items():
+            if index not in flow.changes:
+                continue
+            memory = array.memory
+            held = memory.held
+            watched = watched or held
+            if held or memory.looked_at or id(memory) in certain:
+                wanted[id(memory)] = array
+            memory.origin = BlobRef(flow.changes[index])
+            memory.stale, memory.touched, memory.coming = True, False, None
+        for array in wanted.values():
+            array.memory.looked_at = False
+        for layer in flow.changed_parameters:
+            for array in self.parameters[layer]:
+                array.memory.stale = True
+                if array.memory.held:
+                    wanted[id(array.memory)] = array
+                    watched = True
+        return list(wanted.values()), watched
+
+    def _issue(
+        self,
+        name: str,
+        request: Request,
+        writes: Sequence[NetArray] = (),
+        wanted: Sequence[NetArray] = (),
+        files: Mapping[str, str] | None = None,
+    ) -> Issued:
+        self._check_process()
+        contents = [array.memory.values(array.shape) for array in writes]
+        into = [array.memory.values(array.shape) if self._knows_shape(array) else None for array in wanted]
+        call = self._session.run(self._handle, name, _ENCODER.encode(request), contents, files, into)
+        issued = Issued(call, writes, wanted)
+        for array in writes:
+            array.memory.touched = False
+            array.memory.upload = call
+        for array in wanted:
+            array.memory.coming = issued
+        self._issued.append(issued)
+        return issued
+
+    def _knows_shape(self, array: NetArray) -> bool:
+        return array.given or (self._reshaping is None and not self._reshaped)
+
+    def _take_reshaped(self) -> tuple[Reshaped, ...]:
+        changes = tuple(Reshaped(index, shape) for index, shape in self._reshaped.items())
+        self._reshaped.clear()
+        return changes
+
+    def _settle_shapes(self, array: NetArray) -> None:
+        if self._reshaping is not None and not array.given:
+            self._settle(self._reshaping)
+
+    def _refresh(self, array: NetArray) -> None:
+        memory = array.memory
+        if memory.coming is not None:
+            self._settle(memory.coming)
+            return
+        layer = array.ref.layer
+        # A layer's weights are seldom looked at without its bias; one wait serves both.
+        others = [] if layer < 0 else [each for each in self.parameters[layer] if each.memory.stale]
+        self._read(others or [array])
+
+    def _read(self, arrays: Sequence[NetArray]) -> None:
+        request = Read(wanted=tuple(array.memory.origin for array in arrays), reshaped=self._take_reshaped())
+        self._settle(self._issue("caffe.read", request, wanted=arrays))
+
+    def _settle(self, issued: Issued) -> None:
+        """Wait for a request, and take in the answers up to it in their order."""
+        self._check_process()
+        while self._issued:
+            first = self._issued.popleft()
+            self._take_in(first)
+            if first is issued:
+                return
+
+    def _take_done(self) -> None:
+        """Take in the answers that are here; what has failed meanwhile is raised here."""
+        while self._issued and self._issued[0].call.done:
+            self._take_in(self._issued.popleft())
+
+    def _take_in(self, issued: Issued) -> None:
+        if self._reshaping is issued:
+            self._reshaping = None
+        try:
+            reply = issued.call.wait()
+        except AvecError:
+            self._undo(issued)
+            raise
+        if reply.body != _NO_SHAPES:
+            self._take_shapes(_SHAPES.decode(reply.body).shapes)
+        for array, received in zip(issued.wanted, reply.arrays, strict=True):
+            memory = array.memory
+            if memory.coming is issued:
+                memory.take_over(received)
+                memory.coming, memory.stale = None, False
+                if array.ref.layer >= 0:
+                    memory.digest = memory.new_digest()
+
+    def _undo(self, issued: Issued) -> None:
+        """A request failed: what it sent may not have arrived, what it should have brought does not come."""
+        for array in issued.sent:
+            array.memory.touched = True
+            if array.ref.layer >= 0:
+                array.memory.digest = b""
+                self._open_parameters[array.ref] = array
+        for array in issued.wanted:
+            if array.memory.coming is issued:
+                array.memory.coming = None
+
+    def _take_shapes(self, shapes: Sequence[Shape]) -> None:
+        for index, (array, shape) in enumerate(zip(self.blobs, shapes, strict=True)):
+            if array.shape != shape and not array.given and index not in self._reshaped:
+                array.shape = shape
+                array.memory.stale = array.memory.stale or not array.memory.touched
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise SessionLost(
+                f"the net of {self._source} belongs to process {self._process}, and this is its child {os.getpid()}; "
+                "make a caffe.Net in the process that uses it"
+            )
+
+
+def _may_have_changed(memory: Memory) -> bool:
+    return not memory.stale and (memory.touched or memory.held)
+
+
+def _blob_arrays(description: NetDescription, groups: Sequence[int]) -> list[NetArray]:
+    given = given_blobs(description)
+    arrays: list[NetArray] = []
+    for index, blob in enumerate(description.blobs):
+        group = groups[index]
+        # What the application is to give is zeros on both sides; the rest is whatever the net began with.
+        memory = Memory(BlobRef(index), index not in given) if group == index else arrays[group].memory
+        arrays.append(NetArray(BlobRef(index), blob.shape, memory, index in given))
+    return arrays
+
+
+def _parameter_arrays(description: NetDescription) -> list[list[NetArray]]:
+    return [
+        [
+            NetArray(ref := BlobRef(index, place), parameter.shape, Memory(ref, stale=True), given=True)
+            for index, parameter in enumerate(layer.parameters)
+        ]
+        for place, layer in enumerate(description.layers)
+    ]
