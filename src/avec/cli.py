@@ -5,9 +5,11 @@ Errors are one line on stderr and an exit status, never a traceback. `avec run` 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -131,10 +133,11 @@ def serve(lifeline: int | None, **flags: object) -> None:
 
     release()  # a program under `avec run` may start a destination, which must use the real libraries
     environment.stand_aside(os.environ)
-    try:
-        from avec.destination import server
-    except ModuleNotFoundError as exc:
-        raise DestinationError(f"cannot serve: {exc}; pip install 'avec[destination]'") from exc
+    if find_spec("torch") is None:
+        raise DestinationError("cannot serve: torch is not installed here; pip install 'avec[destination]'")
+    from avec.destination import LOG_FORMAT, server
+
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     sys.exit(server.serve(settings.listen, settings, _announce, lifeline))
 
 

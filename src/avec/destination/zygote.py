@@ -22,6 +22,7 @@ import msgspec
 
 from avec import config
 from avec.config import Settings
+from avec.destination import log
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import EXECUTORS
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Ready
@@ -29,7 +30,6 @@ from avec.destination.worker import ExecutorFactory, work
 from avec.protocol.messages import AcceleratorInfo
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-LOG_FORMAT = "avec: %(asctime)s %(levelname)s %(message)s"
 
 
 def run(control: socket.socket, settings: Settings) -> None:
@@ -154,7 +154,7 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Entry point of the zygote's own process."""
     settings = config.load()
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    log.start(settings.log_level)
     _die_with_parent()
     with socket.socket(fileno=int(sys.argv[1])) as control:
         run(control, settings)

@@ -6,6 +6,7 @@ Not here: what a call means (front-ends) and how models get to the destination (
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -93,6 +94,11 @@ class Session:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def usable(self) -> bool:
+        """Whether calls can still be made: not lost, not draining, not closed."""
+        return self._lost is None and self._draining is None and not self._closing
+
     def new_handle(self) -> int:
         """Number a thing that will live at the destination."""
         return next(self._handles)
@@ -150,7 +156,7 @@ class Session:
         if self._closing:
             return
         self._closing = True
-        if self._lost is None:
+        with contextlib.suppress(SessionLost):
             self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
         self._outbox.put(None)
         sender, receiver = self._threads
@@ -184,7 +190,7 @@ class Session:
             number = next(self._numbers)
             try:
                 buffers = self._channel.encode(message, number, arrays)
-            except (ValueError, ProtocolError):
+            except (ValueError, ProtocolError, SessionLost):
                 self._credit.give_back(nbytes)
                 raise
             progress.wire_nbytes_up = len(buffers[0]) + nbytes
@@ -216,7 +222,8 @@ class Session:
         call = self._calls.get(number)
         target = call.into[index] if call is not None and index < len(call.into) else None
         if target is not None and target.dtype == spec.dtype and target.shape == spec.shape:
-            return target
+            if target.flags.c_contiguous and target.flags.writeable:
+                return target
         return np.empty(spec.shape, spec.dtype)
 
     def _send_all(self) -> None:
@@ -231,6 +238,9 @@ class Session:
                     return
         except SessionLost as exc:
             self._lose(str(exc))
+        except BaseException as exc:  # nobody shall wait for what nobody sends
+            self._lose(f"its sending thread failed: {exc!r}")
+            raise
 
     def _gather(self, first: _Outgoing | int) -> tuple[list[_Outgoing], bool]:
         """Collect what else waits, so that many small frames cost one system call."""
@@ -256,6 +266,11 @@ class Session:
                 self._take(self._channel.receive())
         except (SessionLost, ProtocolError) as exc:
             self._lose(str(exc))
+        except MemoryError as exc:
+            self._lose(f"this host has no memory for a result: {exc}")
+        except BaseException as exc:  # nobody shall wait for what nobody receives
+            self._lose(f"its receiving thread failed: {exc!r}")
+            raise
 
     def _take(self, frame: Frame) -> None:
         match frame.message:

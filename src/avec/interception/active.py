@@ -73,12 +73,17 @@ def choose(destination: str | None, local: bool) -> None:
 def session() -> Session:
     """This process's session, opened at the first call; a forked child opens its own. Thread-safe, may block.
 
+    Once a session is lost, what lived in it is too, but the process can go on: the next call here opens a new one.
+
     Raises:
         ConfigurationError: no destination is set, or a setting is wrong.
         DestinationError: the destination cannot be reached or refuses.
     """
     prepare()
     with _active.lock:
+        if _active.session is not None and not _active.session.usable:
+            _active.session.close(CLOSE_TIMEOUT_S)
+            _active.session = None
         if _active.session is None:
             _active.session = _open()
         return _active.session
