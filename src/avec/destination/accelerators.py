@@ -61,10 +61,8 @@ class Accelerator:
 def _allow_tf32(allowed: bool) -> None:
     """Say for this process whether float32 may be rounded to TF32; torch allows it for convolutions by default."""
     if hasattr(torch.backends.cudnn, "conv"):  # torch 2.9 and later, where the older names warn
-        precision = "tf32" if allowed else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = precision
-        torch.backends.cudnn.conv.fp32_precision = precision
-        torch.backends.cudnn.rnn.fp32_precision = precision
+        for operators in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+            operators.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
     else:
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed
