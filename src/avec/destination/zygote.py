@@ -22,7 +22,6 @@ import msgspec
 
 from avec import config
 from avec.config import Settings
-from avec.destination import log
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import EXECUTORS
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Ready
@@ -154,7 +153,7 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Entry point of the zygote's own process."""
     settings = config.load()
-    log.start(settings.log_level)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     _die_with_parent()
     with socket.socket(fileno=int(sys.argv[1])) as control:
         run(control, settings)
