@@ -12,11 +12,12 @@ from avec.communication.link import Link
 from avec.communication.transport import Transport
 from avec.errors import ProtocolError, SessionLost
 from avec.protocol.codec import Allocate, Buffer, Frame, allocate_array
-from avec.protocol.connection import Connection, Role
+from avec.protocol.connection import Connection, Role, State
 from avec.protocol.messages import Message, Ping, Pong
 from avec.tensor import Array
 
 clock_ns = time.monotonic_ns
+LIFE_NS = 100_000_000  # nanoseconds: while bytes come in, something goes out at least so often
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Channel:
         self._transport = transport
         self._connection = Connection(role, allocate)
         self._sending = threading.Lock()
+        self._sent_ns = clock_ns()
         self.set_heartbeat(heartbeat)
 
     @property
@@ -50,7 +52,13 @@ class Channel:
         self._transport.set_tick(heartbeat.interval_s)
 
     def encode(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> list[Buffer]:
-        """Encode a frame for `send_encoded`; errors in the message show here."""
+        """Encode a frame for `send_encoded`; errors in the message show here.
+
+        Raises:
+            SessionLost: the peer has closed the connection.
+        """
+        if self._connection.state is State.CLOSED:
+            raise SessionLost(f"{self.peer} closed the connection")
         return self._connection.send(message, number, arrays)
 
     def send(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> None:
@@ -59,13 +67,14 @@ class Channel:
         Raises:
             SessionLost: the peer or the network is gone.
         """
-        self.send_encoded(self._connection.send(message, number, arrays))
+        self.send_encoded(self.encode(message, number, arrays))
 
     def send_encoded(self, buffers: Sequence[Buffer]) -> None:
         """Send one or more encoded frames in one gathering write."""
         try:
             with self._sending:
                 self._transport.send(buffers)
+                self._sent_ns = clock_ns()
         except OSError as exc:
             raise SessionLost(f"sending to {self.peer} failed: {exc}") from exc
 
@@ -129,6 +138,10 @@ class Channel:
                 whole = self._connection.end_of_stream()
                 raise SessionLost(f"{self.peer} closed the connection{'' if whole else ' in the middle of a message'}")
             silent = 0
+            if clock_ns() - self._sent_ns > LIFE_NS:
+                # A large frame keeps a slow link busy for longer than its sender bears silence, and the sender's Ping
+                # waits behind that frame.
+                self.measure()
             if (frame := self._connection.advance(nbytes)) is not None:
                 return frame
 
@@ -144,6 +157,7 @@ class Channel:
         try:
             if self._transport.writable():
                 self._transport.send(self._connection.send(make()))
+                self._sent_ns = clock_ns()
         except (OSError, ProtocolError):
             self._transport.abort()  # the receiving side finds the connection broken and says so
         finally:
