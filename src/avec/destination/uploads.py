@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from avec.communication.channel import Channel
+from avec.communication.channel import LIFE_NS, Channel
 from avec.errors import CacheUnavailable, InvalidArgument, ProtocolError, pack
 from avec.modelcache import Manifest, ModelCache, Upload
 from avec.protocol.messages import Chunk, Failed, Goodbye, Message, Offer, Stored, Want
@@ -37,23 +39,27 @@ class Uploads:
             ProtocolError: the host broke the protocol.
         """
         try:
-            while True:
-                frame = channel.receive()
-                match frame.message:
-                    case Offer() as offer:
-                        self._begin(channel, offer, frame.arrays)
-                    case Chunk() as chunk:
-                        self._take(channel, chunk, frame.arrays)
-                    case Goodbye():
-                        return
-                    case _:
-                        raise ProtocolError(f"{type(frame.message).__name__} is not expected in an upload")
+            with _signs_of_life(channel):
+                self._receive_all(channel)
         except (CacheUnavailable, InvalidArgument) as exc:
             channel.send(Failed(pack(exc)))
             channel.discard(REFUSAL_TIMEOUT_S)
         finally:
             if self._upload is not None:
                 self._upload.close()
+
+    def _receive_all(self, channel: Channel) -> None:
+        while True:
+            frame = channel.receive()
+            match frame.message:
+                case Offer() as offer:
+                    self._begin(channel, offer, frame.arrays)
+                case Chunk() as chunk:
+                    self._take(channel, chunk, frame.arrays)
+                case Goodbye():
+                    return
+                case _:
+                    raise ProtocolError(f"{type(frame.message).__name__} is not expected in an upload")
 
     def _begin(self, channel: Channel, offer: Offer, arrays: Sequence[Array]) -> None:
         if self._upload is not None:
@@ -68,7 +74,8 @@ class Uploads:
 
     def _take(self, channel: Channel, chunk: Chunk, arrays: Sequence[Array]) -> None:
         upload = self._upload
-        if upload is None or chunk.digest != upload.manifest.digest or len(arrays) != 1 or not self._expected:
+        wanted = upload is not None and chunk.digest == upload.manifest.digest and self._expected > 0
+        if upload is None or not wanted or [array.dtype for array in arrays] != [np.uint8]:
             raise ProtocolError(f"chunk {chunk.index} of model {chunk.digest[:64]!r} was not asked for")
         upload.submit(chunk.index, arrays[0])
         self._expected -= 1
@@ -78,3 +85,21 @@ class Uploads:
     def _finish(self, channel: Channel, upload: Upload) -> None:
         upload.finish()
         channel.send(Stored(upload.manifest.digest))
+
+
+@contextlib.contextmanager
+def _signs_of_life(channel: Channel) -> Iterator[None]:
+    """Send a Ping now and then: while a slow disk holds up receiving, no heartbeat of the host's would be answered."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(LIFE_NS / 1e9):
+            channel.measure()
+
+    thread = threading.Thread(target=beat, name="avec-life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -5,16 +5,18 @@ An upload has a connection of its own, so that gigabytes never delay a call. Not
 
 from __future__ import annotations
 
+import queue
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
 from avec.communication.channel import Channel, clock_ns
-from avec.errors import InvalidModel, ProtocolError, unpack
+from avec.errors import AvecError, InvalidModel, ProtocolError, SessionLost, unpack
 from avec.host.greeting import greet
 from avec.modelcache import DigestMemo, Manifest, manifest_of_bytes
 from avec.profiling import ModelTransfer
@@ -64,36 +66,71 @@ def _memo(settings: Settings) -> DigestMemo:
     return DigestMemo(settings.cache_dir / "digests")
 
 
+class _Answers:
+    """What a destination says during an upload, received on a thread of its own: a heartbeat is answered and a refusal
+    or a cut link is noticed while chunks are being sent. A context manager that ends the connection."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._received: queue.SimpleQueue[Message | AvecError] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._receive_all, name="avec-upload", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something that `expect` would take at once."""
+        return not self._received.empty()
+
+    def expect(self, kind: type[M]) -> M:
+        """Block until the next answer; raise what the destination refused, or how the connection ended."""
+        message = self._received.get()
+        if isinstance(message, AvecError):
+            raise message
+        if isinstance(message, Failed):
+            raise unpack(message.error)
+        if not isinstance(message, kind):
+            raise ProtocolError(f"{self._channel.peer} answered {type(message).__name__} to an upload")
+        return message
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._channel.abort()
+        self._thread.join()
+        self._channel.close()
+
+    def _receive_all(self) -> None:
+        try:
+            while True:
+                self._received.put(self._channel.receive().message)
+        except (SessionLost, ProtocolError) as exc:
+            self._received.put(exc)
+            self._channel.abort()  # wakes a sender that the network does not let go on
+
+
 def _upload(session: Session, source: Source, manifest: Manifest, settings: Settings) -> int:
     """Send the chunks that are missing; give their bytes."""
     uploaded_nbytes = 0
     channel, _ = greet(session.url, settings, "upload")
-    try:
+    with _Answers(channel) as answers:
         chunk_digests = np.frombuffer(manifest.chunks, np.uint8)
         channel.send(Offer(digest=manifest.digest, nbytes=manifest.nbytes), 1, [chunk_digests])
-        want = _expect(channel, Want)
+        want = answers.expect(Want)
         indices = [index for start, stop in want.missing for index in range(start, stop)]
         with _progress(source, sum(manifest.chunk_nbytes(index) for index in indices)) as advance:
             for index, array in _chunks(source, manifest, indices):
-                if channel.readable():  # nothing is due before the last chunk but a refusal
+                if answers.waiting:  # nothing is due before the last chunk but a refusal
                     break
-                channel.send(Chunk(digest=manifest.digest, index=index), arrays=[array])
+                try:
+                    channel.send(Chunk(digest=manifest.digest, index=index), arrays=[array])
+                except SessionLost:
+                    break  # the receiving thread knows why
                 uploaded_nbytes += array.nbytes
                 advance(array.nbytes)
-        _expect(channel, Stored)
+        answers.expect(Stored)
         channel.send(Goodbye())
-    finally:
-        channel.close()
     return uploaded_nbytes
-
-
-def _expect(channel: Channel, kind: type[M]) -> M:
-    message = channel.receive().message
-    if isinstance(message, Failed):
-        raise unpack(message.error)
-    if not isinstance(message, kind):
-        raise ProtocolError(f"{channel.peer} answered {type(message).__name__} to an upload")
-    return message
 
 
 def _chunks(source: Source, manifest: Manifest, indices: Sequence[int]) -> Iterator[tuple[int, Array]]:
