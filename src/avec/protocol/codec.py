@@ -27,7 +27,7 @@ HEADER = struct.Struct("<2sBBIQQ")
 MAGIC = b"AV"
 
 META_LIMIT = 64 * 1024  # bytes of msgpack in one message: decoding stays under a millisecond
-STRANGER_LIMIT = 4096  # bytes of any frame before the hello is done
+STRANGER_LIMIT = 4096  # bytes of a hello
 PART_LIMIT = 4096  # tensors in one message
 CALL_PAYLOAD_LIMIT = 4 << 30  # bytes of tensors in one call or result: an accelerator's memory is no larger piece
 CHUNK_NBYTES = 8 << 20  # bytes of one chunk of a model: large enough for sha256, small enough to resume by
@@ -86,9 +86,10 @@ class FrameReader:
     tensor is received into; it is asked once its message is known and checked.
     """
 
-    def __init__(self, allocate: Allocate) -> None:
+    def __init__(self, allocate: Allocate, limit: int = STRANGER_LIMIT) -> None:
+        """Accept frames of at most `limit` bytes until `trust` is called."""
         self._allocate = allocate
-        self._limit = STRANGER_LIMIT
+        self._limit = limit
         self._header = memoryview(bytearray(HEADER.size))
         self._meta = memoryview(bytearray(META_LIMIT))
         self._target = self._header

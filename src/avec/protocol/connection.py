@@ -14,7 +14,7 @@ from typing import Literal
 
 from avec.errors import ProtocolError, ProtocolMismatch
 from avec.protocol import messages
-from avec.protocol.codec import Allocate, Buffer, Frame, FrameReader, encode
+from avec.protocol.codec import META_LIMIT, STRANGER_LIMIT, Allocate, Buffer, Frame, FrameReader, encode
 from avec.protocol.messages import Message
 from avec.tensor import Array
 
@@ -44,7 +44,8 @@ class Connection:
     def __init__(self, role: Role, allocate: Allocate) -> None:
         self.role = role
         self.state = State.OPENING
-        self._reader = FrameReader(allocate)
+        # What refuses a host may bring a traceback along; a host chose whom it talks to.
+        self._reader = FrameReader(allocate, STRANGER_LIMIT if role == "destination" else META_LIMIT)
         self._sendable = _FROM_HOST if role == "host" else _FROM_DESTINATION
         self._receivable = _FROM_DESTINATION if role == "host" else _FROM_HOST
         self._last_call = 0
