@@ -27,8 +27,8 @@ from typing import ClassVar
 
 import msgspec
 
-MESSAGE_LIMIT = 4096  # characters of an error's text that cross the wire
-TRACEBACK_LIMIT = 16384  # characters of a remote traceback that cross the wire
+MESSAGE_LIMIT = 4096  # bytes of an error's text that cross the wire
+TRACEBACK_LIMIT = 16384  # bytes of a remote traceback that cross the wire, the last ones
 
 
 class AvecError(Exception):
@@ -130,7 +130,7 @@ class ErrorRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 def _subclasses(cls: type[AvecError]) -> dict[str, type[AvecError]]:
-    found = {cls.code: cls}
+    found = {cls.code: cls} if "code" in vars(cls) else {}  # one without a code crosses the wire as its base
     for child in cls.__subclasses__():
         found.update(_subclasses(child))
     return found
@@ -138,10 +138,15 @@ def _subclasses(cls: type[AvecError]) -> dict[str, type[AvecError]]:
 
 def pack(exc: BaseException) -> ErrorRecord:
     """Turn any exception into a record; one that is not AVEC's becomes a RemoteError that names its type."""
-    trace = "".join(traceback.format_exception(exc))[-TRACEBACK_LIMIT:]
-    if isinstance(exc, AvecError):
-        return ErrorRecord(exc.code, str(exc)[:MESSAGE_LIMIT], trace)
-    return ErrorRecord(RemoteError.code, f"{type(exc).__name__}: {exc}"[:MESSAGE_LIMIT], trace)
+    trace = _encoded("".join(traceback.format_exception(exc)))[-TRACEBACK_LIMIT:].decode("utf-8", "ignore")
+    code, text = (
+        (exc.code, str(exc)) if isinstance(exc, AvecError) else (RemoteError.code, f"{type(exc).__name__}: {exc}")
+    )
+    return ErrorRecord(code, _encoded(text)[:MESSAGE_LIMIT].decode("utf-8", "ignore"), trace)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a file's name may hold what UTF-8 cannot
 
 
 def unpack(record: ErrorRecord) -> AvecError:
