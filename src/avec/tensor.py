@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 RANK_LIMIT = 32  # Caffe's kMaxBlobAxes; numpy allows 64
+STRIDE_LIMIT = 1 << 62  # bytes: numpy computes the strides of an empty array too, in 64 bits
 
 DType = Literal[
     "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
@@ -39,6 +40,8 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
             raise ValueError(f"a tensor of rank {len(self.shape)}; the limit is {RANK_LIMIT}")
         if any(dimension < 0 for dimension in self.shape):
             raise ValueError(f"a tensor with a negative dimension: {self.shape}")
+        if math.prod(dimension or 1 for dimension in self.shape) * np.dtype(self.dtype).itemsize > STRIDE_LIMIT:
+            raise ValueError(f"a tensor of shape {self.shape}, which no address space holds")
 
 
 def spec_of(array: Array) -> TensorSpec:
