@@ -9,6 +9,7 @@ Not here: clocks (the session reads them) and printing (the command line does it
 from __future__ import annotations
 
 import json
+import math
 import platform
 import threading
 from collections import defaultdict
@@ -102,7 +103,7 @@ class Recorder:
 def percentile(values: Iterable[float], fraction: float) -> float:
     """The nearest-rank percentile; 0 for no values."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0.0
+    return ordered[max(0, math.ceil(fraction * len(ordered)) - 1)] if ordered else 0.0
 
 
 def by_name(cycles: Iterable[ExecutionCycle]) -> dict[str, list[ExecutionCycle]]:
