@@ -174,7 +174,7 @@ class Credit:
         with self._changed:
             self._taken_calls -= 1
             self._taken_nbytes -= nbytes
-            self._changed.notify()
+            self._changed.notify_all()  # whoever alone was told might not fit, or have been interrupted
 
     def open(self) -> None:
         """Let everybody pass: the session is lost, and whoever comes will be told."""
