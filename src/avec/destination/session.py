@@ -53,14 +53,15 @@ class Session:
         pool: BufferPool,
         cache: ModelCache,
         executors: Mapping[str, Executor],
-        on_lost: Callable[[], None],
+        on_lost: Callable[[SessionLost | ProtocolError], None],
     ) -> None:
         """Prepare to serve.
 
         Args:
             pool: where the channel receives tensors into.
             executors: by model format.
-            on_lost: called by the receiving thread when the host is gone, perhaps in the middle of a long call.
+            on_lost: called by the receiving thread when the host is gone or broke the protocol, perhaps in the middle
+                of a long call.
         """
         self._channel = channel
         self._pool = pool
@@ -104,7 +105,7 @@ class Session:
                 self._inbox.put((frame, clock_ns()))
         except (SessionLost, ProtocolError) as exc:
             self._inbox.put(exc)
-            self._on_lost()
+            self._on_lost(exc)
 
     def _take(self, frame: Frame, received_ns: int) -> None:
         """Carry out one message and answer it; a call's failure is an answer, and the session goes on."""

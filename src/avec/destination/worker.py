@@ -45,12 +45,16 @@ def work(descriptor: int, assignment: Assignment, factories: Mapping[str, Execut
             _serve_uploads(descriptor, assignment, cache, settings)
         else:
             _serve_session(descriptor, assignment, cache, factories, settings)
-    except SessionLost as exc:
-        log.info("session %s: %s", assignment.session, exc)
     except AvecError as exc:
-        log.warning("session %s: %s", assignment.session, exc)
-        return 1
+        return _conclude(assignment, exc)
     return 0
+
+
+def _conclude(assignment: Assignment, exc: AvecError) -> int:
+    """Log why a connection ended; give the process's exit status."""
+    lost = isinstance(exc, SessionLost)
+    log.log(logging.INFO if lost else logging.WARNING, "%s %s: %s", assignment.purpose, assignment.session, exc)
+    return 0 if lost else 1
 
 
 def _serve_uploads(descriptor: int, assignment: Assignment, cache: ModelCache, settings: Settings) -> None:
@@ -76,8 +80,12 @@ def _serve_session(
     except Exception as exc:  # no context, no memory: the host is told why, with type and traceback
         channel.send(Refused(pack(exc)))
         raise
-    # The receiving thread finds that the host is gone; nothing is left to do then, however long a call would take.
-    session = Session(channel, pool, cache, executors, on_lost=lambda: os._exit(0))
+
+    def end(exc: AvecError) -> None:
+        # On the receiving thread: nothing is left to do, however long the call under way would take.
+        os._exit(_conclude(assignment, exc))
+
+    session = Session(channel, pool, cache, executors, on_lost=end)
     signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
     session.serve(
         Welcome(
