@@ -31,9 +31,9 @@ from avec.protocol.codec import allocate_array
 from avec.protocol.connection import Connection
 from avec.protocol.messages import AcceleratorInfo, Hello, Message, Refused, Status
 
-HELLO_TIMEOUT_S = 5.0  # for a stranger to say hello
 STRANGER_COUNT_LIMIT = 64  # connections that have not said hello yet
 UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
+PROGRAM_LIMIT = 64  # characters of an application's name
 ZYGOTE_TIMEOUT_S = 120.0  # importing torch from a cold disk
 
 log = logging.getLogger("avec.destination")
@@ -42,10 +42,10 @@ log = logging.getLogger("avec.destination")
 class Stranger:
     """A connection whose hello has not arrived."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, deadline_s: float) -> None:
         self.transport = transport
         self.connection = Connection("destination", allocate_array)
-        self.deadline_s = time.monotonic() + HELLO_TIMEOUT_S
+        self.deadline_s = deadline_s
 
     def receive(self) -> Hello | None:
         """Take what has arrived; give the hello once it is complete.
@@ -165,6 +165,8 @@ class Server:
         self._watch(self._wakeup, self._take_signal)
         self._watch(self._zygote.fileno(), self._hear_zygote)
         self._await_zygote()
+        if self._ends_s is not None:  # told to end before it began
+            return 0
         self._watch(self._listener.fileno(), self._accept)
         self._watch_lifeline()
         on_ready(self._listener.url, self._ready.accelerator, self._ready.formats)
@@ -230,8 +232,9 @@ class Server:
         self._zygote.send(msgspec.json.encode(Drain()))
 
     def _stop_listening(self) -> None:
-        with contextlib.suppress(KeyError):  # not yet, or no longer
+        with contextlib.suppress(KeyError, ValueError):  # not yet, or no longer
             self._selector.unregister(self._listener.fileno())
+        self._listener.close()  # so that hosts are refused at once, rather than wait for a hello
 
     def _hear_zygote(self) -> None:
         data = self._zygote.recv(DATAGRAM_NBYTES)
@@ -246,13 +249,17 @@ class Server:
                 log.log(logging.WARNING if status else logging.INFO, "%s %s ended: %s", purpose, session, how)
 
     def _accept(self) -> None:
-        transport = self._listener.accept()
+        try:
+            transport = self._listener.accept()
+        except OSError as exc:  # it left while it was being accepted, or descriptors have run out
+            log.warning("a connection was not accepted: %s", exc)
+            return
         if len(self._strangers) >= STRANGER_COUNT_LIMIT:
             log.warning("%s turned away: %d connections have not said hello", transport.peer, len(self._strangers))
             transport.close()
             return
         descriptor = transport.fileno()
-        self._strangers[descriptor] = Stranger(transport)
+        self._strangers[descriptor] = Stranger(transport, time.monotonic() + self._settings.hello_timeout_s)
         self._watch(descriptor, lambda: self._hear_stranger(descriptor))
 
     def _hear_stranger(self, descriptor: int) -> None:
@@ -277,10 +284,11 @@ class Server:
         self._sessions_so_far += 1
         session = str(self._sessions_so_far)
         others = self._workers["session"]
-        assignment = Assignment(hello.purpose, session, hello.program, hello.numerics, others)
+        program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
+        assignment = Assignment(hello.purpose, session, program, hello.numerics, others)
         socket.send_fds(self._zygote, [msgspec.json.encode(assignment)], [stranger.transport.fileno()])
         self._workers[hello.purpose] += 1
-        log.info("%s %s: %s from %s", hello.purpose, session, hello.program or "a host", stranger.transport.peer)
+        log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
 
     def _check_room(self, purpose: Literal["session", "upload"]) -> None:
         if self._ends_s is not None:
@@ -307,7 +315,7 @@ class Server:
         now_s = time.monotonic()
         for descriptor, stranger in list(self._strangers.items()):
             if stranger.deadline_s < now_s:
-                log.warning("%s said no hello in %.0f s", stranger.transport.peer, HELLO_TIMEOUT_S)
+                log.warning("%s said no hello in %.1f s", stranger.transport.peer, self._settings.hello_timeout_s)
                 self._drop(descriptor)
 
     def _drop(self, descriptor: int) -> None:
