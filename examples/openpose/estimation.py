@@ -104,8 +104,9 @@ def prepare(image: NDArray[np.uint8], resolution: Resolution) -> Prepared:
         image = cv2.resize(image, (fitted_width, fitted_height), interpolation=filter)
     canvas = np.zeros((resolution.height, resolution.width, 3), np.uint8)
     canvas[:fitted_height, :fitted_width] = image
-    input_HWC = canvas.astype(np.float32) / 256 - 0.5
-    input_NCHW = np.ascontiguousarray(input_HWC.transpose(2, 0, 1)[None])
+    input_NCHW = np.empty((1, 3, resolution.height, resolution.width), np.float32)
+    np.multiply(canvas.transpose(2, 0, 1), np.float32(1 / 256), out=input_NCHW[0])
+    input_NCHW -= 0.5
     return Prepared(input_NCHW, (fitted_width / width, fitted_height / height))
 
 

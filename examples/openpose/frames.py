@@ -75,7 +75,8 @@ def read_frames(source: Source) -> Iterator[Frame]:
     """Decode a source's frames one by one.
 
     Raises:
-        InputError: the picture cannot be decoded, or the clip ends before the frames its header claims.
+        InputError: the picture cannot be decoded; or, after its last frame, the clip gave fewer frames than
+            its header claims.
     """
     if source.is_clip:
         yield from _read_clip(source)
@@ -105,6 +106,6 @@ def _read_clip(source: Source) -> Iterator[Frame]:
         capture.release()
     if index < source.frame_count:
         raise InputError(
-            f"{source.path}: frame {index} of {source.frame_count} cannot be decoded; "
-            f"the clip ends after {index} frames"
+            f"{source.path}: only {index} of its {source.frame_count} frames could be decoded: "
+            "the clip is truncated or damaged"
         )

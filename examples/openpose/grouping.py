@@ -234,7 +234,8 @@ def find_points(heatmaps_CHW: Array, upsampling: int = UPSAMPLING, threshold: fl
     """Find one point per heatmap, at its maximum, for one hand or face.
 
     Returns:
-        Float32 of 1 x points x (x, y, score); a point not above the threshold is all zeros.
+        Float32 of 1 x points x (x, y, score), a point not above the threshold being all zeros;
+        0 x points x 3 where no point is above it.
     """
     points = np.zeros((1, len(heatmaps_CHW), 3), np.float32)
     for point, heatmap in zip(points[0], heatmaps_CHW, strict=True):
@@ -244,4 +245,4 @@ def find_points(heatmaps_CHW: Array, upsampling: int = UPSAMPLING, threshold: fl
             cell = _refine(enlarged, np.array([row]), np.array([column]))[0]
             point[:2] = (cell + 0.5) * (STRIDE / upsampling) - 0.5
             point[2] = enlarged[row, column]
-    return points
+    return points[points[..., 2].any(axis=1)]

@@ -6,6 +6,7 @@ A plain pycaffe program: the network is a `caffe.Net`, everything else is OpenCV
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -102,6 +103,8 @@ class Tally:
 
 def main() -> int:
     options = parse_arguments()
+    # A damaged clip is reported in one line here; FFmpeg would write hundreds (AV_LOG_QUIET is -8).
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     model = MODELS[options.model]
     results = Results(options.output, model, not options.no_render, options.write_json)
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
