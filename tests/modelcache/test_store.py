@@ -400,3 +400,15 @@ def test_changes_wait_for_one_another_and_reading_waits_for_none(
         assert (cache.usage().models, cache.usage().partials) == (1, 0)
     changing.join()
     assert cache.usage().models == 2
+
+
+def test_publishing_waits_for_other_changes(cache: ModelCache, tmp_path: Path) -> None:
+    with cache.upload(manifest_of_bytes(b"model")) as upload:
+        upload.write(0, b"model")
+        publishing = threading.Thread(target=upload.finish)
+        with locks.exclusive(tmp_path / "cache" / "lock"):
+            publishing.start()
+            publishing.join(0.2)
+            assert cache.usage().models == 0
+        publishing.join()
+    assert cache.usage().models == 1
