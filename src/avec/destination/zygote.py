@@ -22,6 +22,7 @@ import msgspec
 
 from avec import config
 from avec.config import Settings
+from avec.destination import LOG_FORMAT
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import EXECUTORS
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Ready

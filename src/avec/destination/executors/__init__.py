@@ -13,7 +13,6 @@ from typing import Protocol
 
 from avec.tensor import Array
 
-
 # Model format → where its executor is. Imported by the zygote, once.
 EXECUTORS = {"caffe": "avec.destination.executors.caffe:CaffeExecutor"}
 
