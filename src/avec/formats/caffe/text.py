@@ -28,7 +28,13 @@ from avec.formats.caffe.schema import (
     coerce,
 )
 
-NESTING_LIMIT = 32  # Caffe's own messages nest five deep
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str  # "number", "name", "string", "mark" or "end"
+    text: str
+    position: int
+
 
 _TOKEN = re.compile(
     r"""(?P<space>(?:\s|\#[^\n]*)+)
@@ -40,16 +46,10 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
 _ESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34, "?": 63}
+_START = _Token("start", "", 0)
 _BOOLEANS = {"true": True, "t": True, "True": True, "1": True, "false": False, "f": False, "False": False, "0": False}
 _INFINITE = {"inf", "-inf", "infinity", "-infinity", "nan", "-nan"}
 _CLOSING = {"{": "}", "<": ">"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str  # "number", "name", "string", "mark" or "end"
-    text: str
-    position: int
 
 
 def decode(message: MessageType, text: str, source: str) -> Plain:
@@ -63,7 +63,7 @@ def decode(message: MessageType, text: str, source: str) -> Plain:
     Raises:
         InvalidModel: "file:line:column: …" with the token, the reason and the remedy.
     """
-    return _Reader(text, source).message(message, "", 0)
+    return _Reader(text, source).message(message, _START)
 
 
 class _Reader:
@@ -86,19 +86,18 @@ class _Reader:
             position = match.end()
         yield _Token("end", "", position)
 
-    def message(self, message: MessageType, closing: str, depth: int) -> Plain:
-        if depth > NESTING_LIMIT:
-            self._refuse(self._token, f"messages nest deeper than {NESTING_LIMIT} levels")
+    def message(self, message: MessageType, opening: _Token) -> Plain:
+        """Read fields up to the mark that closes `opening`, or to the end. No message of Caffe's contains itself."""
         plain: Plain = {}
-        opened = self._token
+        closing = _CLOSING.get(opening.text, "")
         while self._token.text != closing:
             if self._token.kind == "end":
                 self._refuse(
                     self._token,
-                    f"the text ends inside {message.name}, which began in line {self._line(opened.position)}",
+                    f"the text ends inside {message.name}, which began in line {self._line(opening.position)}",
                     f"close it with {closing!r}",
                 )
-            self._field(message, plain, depth)
+            self._field(message, plain)
             while self._token.text in (",", ";") and self._token.kind == "mark":
                 self._next()
         self._next()
@@ -107,7 +106,7 @@ class _Reader:
                 plain[name] = np.array(value, ARRAY_DTYPES[message.by_name[name].type])
         return plain
 
-    def _field(self, message: MessageType, plain: Plain, depth: int) -> None:
+    def _field(self, message: MessageType, plain: Plain) -> None:
         token = self._next()
         if token.kind != "name":
             self._refuse(token, f"a field's name was expected in {message.name}")
@@ -121,27 +120,27 @@ class _Reader:
         colon = self._accept(":")
         if field.type != "message" and not colon:
             self._refuse(self._token, f"':' was expected after {field.name!r}")
-        self._values(field, plain, depth)
+        self._values(field, plain)
 
-    def _values(self, field: Field, plain: Plain, depth: int) -> None:
+    def _values(self, field: Field, plain: Plain) -> None:
         if not field.repeated:
-            plain[field.name] = self._value(field, depth)
+            plain[field.name] = self._value(field)
             return
         values = cast("list[PlainValue]", plain.setdefault(field.name, []))
         if not self._accept("["):
-            values.append(self._value(field, depth))
+            values.append(self._value(field))
             return
         while not self._accept("]"):
-            values.append(self._value(field, depth))
+            values.append(self._value(field))
             if self._token.text != "]" and not self._accept(","):
                 self._refuse(self._token, f"',' or ']' was expected in the list of {field.name!r}")
 
-    def _value(self, field: Field, depth: int) -> PlainValue:
+    def _value(self, field: Field) -> PlainValue:
         if field.type == "message":
             opening = self._next()
             if opening.kind != "mark" or opening.text not in _CLOSING:
                 self._refuse(opening, f"'{{' was expected: {field.name!r} is a {field.message}")
-            return self.message(MESSAGES[field.message], _CLOSING[opening.text], depth + 1)
+            return self.message(MESSAGES[field.message], opening)
         token = self._next()
         raw = self._scalar(field, token)
         try:

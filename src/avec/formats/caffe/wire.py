@@ -28,7 +28,7 @@ from avec.formats.caffe.schema import (
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-NESTING_LIMIT = 32  # Caffe's own messages nest five deep
+GROUP_LIMIT = 32  # unknown groups within one another; Caffe has none, and no message of its own contains itself
 VALUE_LIMIT = 1 << 20  # messages and scalars in one file; the largest published nets have under 20,000
 
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
@@ -50,7 +50,7 @@ def decode(message: MessageType, data: Buffer, source: str) -> Plain:
         InvalidModel: with the file, the byte offset and the reason.
     """
     view = memoryview(data).cast("B")
-    return _Reader(view, source).message(message, 0, len(view), 0)
+    return _Reader(view, source).message(message, 0, len(view))
 
 
 class _Reader:
@@ -61,9 +61,7 @@ class _Reader:
         self._source = source
         self._values = 0
 
-    def message(self, message: MessageType, position: int, end: int, depth: int) -> Plain:
-        if depth > NESTING_LIMIT:
-            self._refuse(position, f"messages nest deeper than {NESTING_LIMIT} levels")
+    def message(self, message: MessageType, position: int, end: int) -> Plain:
         plain: Plain = {}
         arrays: dict[str, list[Floats]] = {}
         while position < end:
@@ -79,7 +77,7 @@ class _Reader:
                 chunk, position = self._floats(field, wire_type, start, position, end, message)
                 arrays.setdefault(field.name, []).append(chunk)
             else:
-                position = self._field(message, field, wire_type, position, end, depth, plain)
+                position = self._field(message, field, wire_type, position, end, plain)
         for name, chunks in arrays.items():
             plain[name] = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
         return plain
@@ -91,14 +89,13 @@ class _Reader:
         wire_type: int,
         position: int,
         end: int,
-        depth: int,
         plain: Plain,
     ) -> int:
         """Read a field that is no float array into `plain`; a message met twice is merged, as protobuf does."""
         if field.type == "message":
             start, stop = self._span(position, end, f"{message.name}.{field.name}")
             self._count(start)
-            value: PlainValue = self.message(MESSAGES[field.message], start, stop, depth + 1)
+            value: PlainValue = self.message(MESSAGES[field.message], start, stop)
             position = stop
         elif wire_type == BYTES and field.type in PACKABLE:
             return self._packed(message, field, position, end, plain)
@@ -206,8 +203,8 @@ class _Reader:
             return position + FIXED_NBYTES[wire_type]
         if wire_type != GROUP:
             self._refuse(start, f"wire type {wire_type}: not a caffemodel, or damaged")
-        if depth > NESTING_LIMIT:
-            self._refuse(start, f"groups nest deeper than {NESTING_LIMIT} levels")
+        if depth > GROUP_LIMIT:
+            self._refuse(start, f"groups nest deeper than {GROUP_LIMIT} levels")
         return self._skip_group(position, end, start, depth)
 
     def _skip_group(self, position: int, end: int, start: int, depth: int) -> int:
