@@ -13,8 +13,11 @@ DEPTH = 3
 
 
 def float32(bits: int) -> float:
-    """The float32 of a bit pattern; the NaNs are one, for comparisons see none of their payloads."""
-    value = float(struct.unpack("<f", struct.pack("<I", bits))[0])
+    """The float32 of a bit pattern; all NaNs are one, for text keeps none of their payloads."""
+    return one_nan(float(struct.unpack("<f", struct.pack("<I", bits))[0]))
+
+
+def one_nan(value: float) -> float:
     return float("nan") if value != value else value
 
 
@@ -26,7 +29,7 @@ def scalars(field: Field) -> st.SearchStrategy[object]:
         return st.integers(*INTEGER_RANGES[field.type])
     return {
         "float": st.integers(0, 2**32 - 1).map(float32),
-        "double": st.floats(),
+        "double": st.floats().map(one_nan),
         "bool": st.booleans(),
         "string": st.text(st.characters(codec="utf-8"), max_size=8),
         "bytes": st.binary(max_size=8),
@@ -37,6 +40,8 @@ def scalars(field: Field) -> st.SearchStrategy[object]:
 def plains(draw: st.DrawFn, message: MessageType, depth: int = 0) -> Plain:
     """A message as plain values, with a few of its fields set."""
     usable = [field for field in message.fields if depth < DEPTH or field.type != "message"]
+    if not usable:
+        return {}
     chosen = draw(st.lists(st.sampled_from(usable), max_size=4, unique_by=lambda field: field.name))
     plain: Plain = {}
     for field in chosen:
