@@ -77,7 +77,7 @@ class Estimator:
 
     def _forward(self, input_NCHW: Array) -> Array:
         blob = self._net.blobs["image"]
-        if tuple(blob.data.shape) != input_NCHW.shape:
+        if tuple(blob.shape) != input_NCHW.shape:
             blob.reshape(*input_NCHW.shape)
             self._net.reshape()
         blob.data[...] = input_NCHW

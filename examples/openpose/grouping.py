@@ -79,7 +79,8 @@ def find_people(
 
 def find_peaks(heatmaps_CHW: Array, upsampling: int, threshold: float) -> Peaks:
     """Find each heatmap's local maxima above a threshold, refined below a pixel."""
-    window = np.ones((2 * (upsampling // 2) + 1,) * 2 if upsampling > 1 else (3, 3), np.uint8)
+    reach = max(upsampling // 2, 1)  # half a cell: nearer maxima are one peak
+    window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     found: list[tuple[int, Array, Array]] = []
     for part, heatmap in enumerate(heatmaps_CHW):
         if heatmap.max() <= threshold / 2:  # cubic interpolation overshoots, but not twofold

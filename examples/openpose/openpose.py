@@ -152,7 +152,7 @@ def run(
     tally = Tally()
     claimed = sum(source.frame_count for source in sources)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.1f} frames/s"),
@@ -202,7 +202,9 @@ def _find(estimator: "Estimator", frame: Frame, boxes: list[Box] | None) -> Arra
 
 
 def _print_summary(tally: Tally, results: Results) -> None:
-    print(f"{tally.people} found in {tally.frames} frames, {tally.frames_per_second:.1f} frames per second")
+    finds = "people" if results.model.skeleton.fields else f"{results.model.name}s"
+    rate = f"{tally.frames_per_second:.1f} frames per second"
+    print(f"{tally.people} {finds} found in {tally.frames} frames, {rate}")
     if results.pictures:
         print(f"pictures   {len(results.pictures)} in {results.folder}/")
     for clip in results.clips:
