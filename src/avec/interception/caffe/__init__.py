@@ -6,13 +6,15 @@ Source: caffe/python/caffe/__init__.py.
 
 from __future__ import annotations
 
+from . import io
+from .classifier import Classifier
 from .construction import TEST, TRAIN
 from .mode import layer_type_list, set_device, set_mode_cpu, set_mode_gpu
 from .pycaffe import Net
 
 __version__ = "1.0.0"  # of the Caffe whose behaviour this package has
 
-__all__ = ["TEST", "TRAIN", "Net", "layer_type_list", "set_device", "set_mode_cpu", "set_mode_gpu"]
+__all__ = ["TEST", "TRAIN", "Classifier", "Net", "io", "layer_type_list", "set_device", "set_mode_cpu", "set_mode_gpu"]
 
 _NOT_YET = frozenset(
     {"AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Detector", "Layer", "NCCL", "NesterovSolver", "NetSpec",

@@ -109,4 +109,7 @@ def _axis(value: object) -> int:
     """An axis as C++ takes it from Python: any integer, also numpy's, but no float and no text."""
     if hasattr(value, "__index__"):
         return int(value.__index__())
-    raise TypeError(f"No registered converter was able to produce a C++ rvalue of type int from {value!r}")
+    raise TypeError(
+        "No registered converter was able to produce a C++ rvalue of type int from this Python object of type "
+        f"{type(value).__name__}"
+    )

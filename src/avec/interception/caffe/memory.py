@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,8 +21,6 @@ from avec.tensor import bytes_view
 
 if TYPE_CHECKING:
     from avec.host.calls import Call
-
-    from .remote import Issued
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Shape: TypeAlias = tuple[int, ...]
@@ -106,3 +104,12 @@ class NetArray:
     shape: Shape
     memory: Memory
     given: bool = False  # no layer produces it: contents and shape come from the application alone
+
+
+@dataclass(slots=True, eq=False)
+class Issued:
+    """A request under way: what it sent and what it brings."""
+
+    call: Call
+    sent: Sequence[NetArray]
+    wanted: Sequence[NetArray]

@@ -10,7 +10,6 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -32,10 +31,9 @@ from avec.protocol.caffe import (
 )
 
 from .dataflow import Flow, flow, given_blobs, sharing_groups
-from .memory import Floats, Memory, NetArray, Shape
+from .memory import Floats, Issued, Memory, NetArray, Shape
 
 if TYPE_CHECKING:
-    from avec.host.calls import Call
     from avec.host.session import Session
 
 FORMAT = "caffe"
@@ -44,15 +42,6 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DESCRIPTIONS = msgspec.msgpack.Decoder(NetDescription)
 _SHAPES = msgspec.msgpack.Decoder(Shapes)
 _NO_SHAPES = _ENCODER.encode(Shapes())
-
-
-@dataclass(slots=True, eq=False)
-class Issued:
-    """A request under way: what it sent and what it brings."""
-
-    call: Call
-    sent: Sequence[NetArray]
-    wanted: Sequence[NetArray]
 
 
 class Results(Protocol):
