@@ -167,7 +167,7 @@ class FrameReader:
         decoder = _DECODERS[_NUMBER[message_type]]
         try:
             message: Message = decoder.decode(self._meta[: self._meta_nbytes])
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ProtocolError(f"a {message_type.__name__} message that cannot be decoded: {exc}") from exc
         parts = message.parts if isinstance(message, Parts) else ()
         self._check_parts(message_type, parts)
