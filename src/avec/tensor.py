@@ -48,10 +48,12 @@ def spec_of(array: Array) -> TensorSpec:
     """Describe a numpy array.
 
     Raises:
-        ValueError: its dtype has no name on the wire (objects, strings, big-endian numbers).
+        ValueError: its dtype has no name on the wire (objects, strings, big-endian numbers), or its rank is too high.
     """
     if array.dtype.name not in DType.__args__ or not array.dtype.isnative:  # type: ignore[attr-defined]
         raise ValueError(f"an array of dtype {array.dtype} cannot be sent; convert it to one of {DType.__args__}")  # type: ignore[attr-defined]
+    if array.ndim > RANK_LIMIT:
+        raise ValueError(f"an array of rank {array.ndim} cannot be sent; the limit is {RANK_LIMIT}")
     return TensorSpec(array.dtype.name, array.shape)  # type: ignore[arg-type]
 
 

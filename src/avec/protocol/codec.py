@@ -66,11 +66,12 @@ def encode(message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> l
         arrays: C-contiguous tensors; they must not change until the buffers were sent.
 
     Raises:
-        ValueError: a tensor is not contiguous or has a dtype without a name on the wire.
+        ValueError: a tensor is not contiguous, has a dtype without a name on the wire or too many dimensions.
         ProtocolError: the message is larger than the peer would accept.
     """
     if arrays:
         message = msgspec.structs.replace(message, parts=tuple(spec_of(array) for array in arrays))
+        _check_count(type(message), len(arrays))
     meta = _ENCODER.encode(message)
     payload = [bytes_view(array) for array in arrays if array.nbytes]
     nbytes = sum(view.nbytes for view in payload)
@@ -179,8 +180,7 @@ class FrameReader:
                 self._waiting.append(bytes_view(array))
 
     def _check_parts(self, message_type: type[Message], parts: tuple[TensorSpec, ...]) -> None:
-        if len(parts) > PART_LIMIT:
-            raise ProtocolError(f"a {message_type.__name__} with {len(parts)} tensors; the bound is {PART_LIMIT}")
+        _check_count(message_type, len(parts))
         try:
             for spec in parts:
                 spec.check()
@@ -196,6 +196,11 @@ class FrameReader:
 def allocate_array(number: int, message: Message, index: int, spec: TensorSpec) -> Array:
     """Give new memory for a tensor: the simplest `Allocate`."""
     return np.empty(spec.shape, spec.dtype)
+
+
+def _check_count(message_type: type[Message], count: int) -> None:
+    if count > PART_LIMIT:
+        raise ProtocolError(f"a {message_type.__name__} with {count} tensors; the bound is {PART_LIMIT}")
 
 
 def _check_lengths(message_type: type[Message], meta_nbytes: int, payload_nbytes: int) -> None:
