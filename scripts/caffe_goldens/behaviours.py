@@ -4,23 +4,16 @@ Runs inside the unpacked Debian 11, called by generate.py. Each observation is w
 that a test repeats it on another implementation.
 """
 
-# ruff: noqa: B905 - Python 3.9 knows no zip(strict=)
-
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import caffe
-import numpy as np
 import skimage.io
 import skimage.transform
-from caffe.proto import caffe_pb2
-from seeded_parameters import input_values, parameter_values
+from nets import Group, caffe, caffe_pb2, fill, input_values, np
 
 CLASSIFIER = """name: "small classifier"
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 4 dim: 3 dim: 10 dim: 12 } } }
@@ -46,29 +39,12 @@ layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { 
 """
 
 
-class Recorder:
-    """The observations of one .npz file, in the same form as generate.Group writes."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[str, np.ndarray] = {}
-        self.places: dict[bytes, int] = {}
-        self.descriptions: list[dict] = []
+class Recorder(Group):
+    """The observations of one .npz file, each a name, settings and named arrays."""
 
     def add(self, name: str, settings: dict | None = None, **arrays: np.ndarray | bytes) -> None:
-        places = {key: self._place(value) for key, value in arrays.items()}
+        places = {key: self.place(value) for key, value in arrays.items()}
         self.descriptions.append({"name": name, "settings": settings or {}, "arrays": places})
-
-    def _place(self, value: np.ndarray | bytes) -> int:
-        array = np.frombuffer(value, dtype=np.uint8) if isinstance(value, bytes) else np.array(value, order="C")
-        key = hashlib.sha256(repr((array.dtype.str, array.shape)).encode() + array.tobytes()).digest()
-        if key not in self.places:
-            self.places[key] = len(self.places)
-            self.arrays[f"array_{self.places[key]}"] = array
-        return self.places[key]
-
-    def save(self, path: Path) -> None:
-        text = json.dumps(self.descriptions).encode()
-        np.savez_compressed(path, goldens=np.frombuffer(text, dtype=np.uint8), **self.arrays)
 
 
 def write(folder: Path) -> None:
@@ -217,10 +193,7 @@ def _images(record: Recorder) -> None:
 def _filled(prototxt: str, seed: int) -> tuple[caffe.Net, bytes]:
     Path("net.prototxt").write_text(prototxt)
     net = caffe.Net("net.prototxt", caffe.TEST)
-    layers = [(layer.type, [tuple(blob.shape) for blob in layer.blobs]) for layer in net.layers]
-    for layer, values in zip(net.layers, parameter_values(seed, layers)):
-        for blob, value in zip(layer.blobs, values):
-            blob.data[...] = value
+    fill(net, seed)
     net.save("net.caffemodel")
     return net, Path("net.caffemodel").read_bytes()
 

@@ -13,16 +13,21 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "openpose"))
 from layer_cases import layer_cases
 from net_cases import net_cases
 from refused_cases import refused_cases
+from training_cases import solver_cases, training_cases
 
 
 def main() -> None:
-    cases = layer_cases() + net_cases()
-    repeated = [key for key, count in Counter((case.group, case.name) for case in cases).items() if count > 1]
+    cases, training = layer_cases() + net_cases(), training_cases()
+    repeated = [
+        key for key, count in Counter((case.group, case.name) for case in cases + training).items() if count > 1
+    ]
     if repeated:
         raise SystemExit(f"cases.py: names must be unique in their group: {repeated}")
     document = {
         "cases": [asdict(case) for case in cases],
         "refused": [asdict(case) for case in refused_cases()],
+        "training": [asdict(case) for case in training],
+        "solvers": [asdict(case) for case in solver_cases()],
     }
     json.dump(document, sys.stdout, indent=1)
 

@@ -22,6 +22,9 @@ class Case:
     input_scale: float = 1.0
     fill: bool = True  # parameters from the seed; else what the net's fillers give
     weights: str = "caffemodel"  # "caffemodel": stored as Caffe saves them; "seeded": not stored; "v1": in V1 layers
+    classes: int = 0  # input "label" holds numbers below this; 0: it is an input as any other
+    backward: bool = True  # its gradients are kept too, where its group's are
+    forced: bool = True  # by force_backward, so that inputs get gradients
     samples: int = 0  # values kept of each blob, evenly spread; 0: all
 
 

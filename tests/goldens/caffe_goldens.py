@@ -123,7 +123,8 @@ class Behaviour:
         return self.name
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[Array]]:
+def read_file(path: Path) -> tuple[list[dict[str, Any]], list[Array]]:
+    """Read one file: its list of descriptions, and the arrays that they name by number."""
     with np.load(path, allow_pickle=False) as file:
         descriptions = json.loads(file["goldens"].tobytes())
         return descriptions, [file[f"array_{place}"] for place in range(len(file.files) - 1)]
@@ -164,15 +165,17 @@ def _golden(group: str, given: dict[str, Any], arrays: list[Array]) -> Golden:
     )
 
 
+def read_networks(path: Path) -> list[Golden]:
+    """Read the networks of one file; the file's name is their group."""
+    descriptions, arrays = read_file(path)
+    return [_golden(path.stem, given, arrays) for given in descriptions]
+
+
 @cache
 def goldens() -> tuple[Golden, ...]:
     """Read every network's golden, group after group in the order of their names."""
-    found: list[Golden] = []
-    for path in sorted(FOLDER.glob("*.npz")):
-        if path.stem != BEHAVIOURS:
-            descriptions, arrays = _read(path)
-            found += [_golden(path.stem, given, arrays) for given in descriptions]
-    return tuple(found)
+    paths = [path for path in sorted(FOLDER.glob("*.npz")) if path.stem != BEHAVIOURS]
+    return tuple(golden for path in paths for golden in read_networks(path))
 
 
 @cache
@@ -193,7 +196,7 @@ def refusals() -> tuple[Refused, ...]:
 @cache
 def behaviours() -> tuple[Behaviour, ...]:
     """Read pycaffe's behaviours."""
-    descriptions, arrays = _read(FOLDER / f"{BEHAVIOURS}.npz")
+    descriptions, arrays = read_file(FOLDER / f"{BEHAVIOURS}.npz")
     return tuple(
         Behaviour(each["name"], each["settings"], {name: arrays[place] for name, place in each["arrays"].items()})
         for each in descriptions
