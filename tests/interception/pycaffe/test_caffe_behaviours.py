@@ -254,8 +254,10 @@ def test_exceptions(
         "datum_of_wrong_rank": lambda: caffe.io.array_to_datum(frame),
     }
     # What Boost.Python and Python's own list say of a wrong call is their own affair; its type is not.
-    in_own_words = {"net_without_phase", "net_without_arguments", "data_assigned", "layer_out_of_range", "start_unknown",
-                    "end_unknown"}  # fmt: skip
+    in_own_words = {
+        "net_without_phase", "net_without_arguments", "data_assigned", "layer_out_of_range", "start_unknown",
+        "end_unknown",
+    }  # fmt: skip
     name = golden.name.partition("/")[2]
     with pytest.raises(Exception) as caught:
         attempts[name]()

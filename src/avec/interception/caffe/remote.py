@@ -34,6 +34,7 @@ from .dataflow import Flow, flow, given_blobs, sharing_groups
 from .memory import Floats, Issued, Memory, NetArray, Shape
 
 if TYPE_CHECKING:
+    from avec.host.calls import Call
     from avec.host.session import Session
 
 FORMAT = "caffe"
@@ -89,7 +90,7 @@ class RemoteNet:
         if memory.stale:
             self._refresh(array)
         if memory.upload is not None:
-            memory.upload.wait_sent()
+            self._wait_sent(memory.upload)
             memory.upload = None
         memory.touched = memory.looked_at = True
         if array.ref.layer >= 0:
@@ -150,7 +151,7 @@ class RemoteNet:
         if watched:
             self._settle(issued)
         elif held:
-            issued.call.wait_sent()
+            self._wait_sent(issued.call)
 
     def watch(self, results: Results) -> None:
         """Have results fixed before the shapes change that they have now."""
@@ -236,7 +237,7 @@ class RemoteNet:
     ) -> Issued:
         self._check_process()
         contents = [array.memory.values(array.shape) for array in writes]
-        into = [array.memory.values(array.shape) if self._knows_shape(array) else None for array in wanted]
+        into = [array.memory.values(self._sent_shape(array)) if self._knows_shape(array) else None for array in wanted]
         call = self._session.run(self._handle, name, _ENCODER.encode(request), contents, files, into)
         issued = Issued(call, writes, wanted)
         for array in writes:
@@ -246,6 +247,11 @@ class RemoteNet:
             array.memory.coming = issued
         self._issued.append(issued)
         return issued
+
+    def _sent_shape(self, array: NetArray) -> Shape:
+        """The shape in which an array's contents come: blobs that share memory may each have their own."""
+        origin = array.memory.origin
+        return array.shape if origin.layer >= 0 else self.blobs[origin.index].shape
 
     def _knows_shape(self, array: NetArray) -> bool:
         return array.given or (self._reshaping is None and not self._reshaped)
@@ -277,24 +283,24 @@ class RemoteNet:
         """Wait for a request, and take in the answers up to it in their order."""
         self._check_process()
         while self._issued:
-            first = self._issued.popleft()
-            self._take_in(first)
-            if first is issued:
+            if self._take_in() is issued:
                 return
 
     def _take_done(self) -> None:
         """Take in the answers that are here; what has failed meanwhile is raised here."""
         while self._issued and self._issued[0].call.done:
-            self._take_in(self._issued.popleft())
+            self._take_in()
 
-    def _take_in(self, issued: Issued) -> None:
-        if self._reshaping is issued:
-            self._reshaping = None
+    def _take_in(self) -> Issued:
+        """Wait for the first request under way. When the application interrupts the wait, it stays the first."""
+        issued = self._issued[0]
         try:
             reply = issued.call.wait()
         except AvecError:
+            self._forget(issued)
             self._undo(issued)
             raise
+        self._forget(issued)
         if reply.body != _NO_SHAPES:
             self._take_shapes(_SHAPES.decode(reply.body).shapes)
         for array, received in zip(issued.wanted, reply.arrays, strict=True):
@@ -304,6 +310,17 @@ class RemoteNet:
                 memory.coming, memory.stale = None, False
                 if array.ref.layer >= 0:
                     memory.digest = memory.new_digest()
+        return issued
+
+    def _forget(self, issued: Issued) -> None:
+        self._issued.popleft()
+        if self._reshaping is issued:
+            self._reshaping = None
+
+    def _wait_sent(self, call: Call) -> None:
+        if not call.done:
+            self._check_process()
+            call.wait_sent()
 
     def _undo(self, issued: Issued) -> None:
         """A request failed: what it sent may not have arrived, what it should have brought does not come."""
