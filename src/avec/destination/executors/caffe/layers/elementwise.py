@@ -105,15 +105,15 @@ def _normalise_by_stored_statistics(eps: float) -> Operation:
 
 def _normalise_by_batch_statistics(eps: float, fraction: float) -> Operation:
     def operation(x: Tensor, mean: Tensor, variance: Tensor, factor: Tensor) -> Tensor:
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        batch_variance, batch_mean = torch.var_mean(x, axes, correction=0)
-        count = x.numel() // x.shape[1]
-        unbiased = count / (count - 1) if count > 1 else 1.0
         with torch.no_grad():  # the moving averages are no part of the gradient
+            axes = [axis for axis in range(x.ndim) if axis != 1]
+            batch_variance, batch_mean = torch.var_mean(x, axes, correction=0)
+            count = x.numel() // x.shape[1]
+            unbiased = count / (count - 1) if count > 1 else 1.0
             factor.mul_(fraction).add_(1.0)
             mean.mul_(fraction).add_(batch_mean)
             variance.mul_(fraction).add_(batch_variance, alpha=unbiased)
-        return torch.batch_norm(x, None, None, batch_mean, batch_variance, False, 0.0, eps, False)
+        return torch.batch_norm(x, None, None, None, None, True, 0.0, eps, False)
 
     return operation
 
