@@ -46,6 +46,7 @@ def test_every_class_has_a_code_of_its_own() -> None:
         (errors.DestinationDraining, ConnectionError),
         (errors.CacheUnavailable, OSError),
         (errors.InvalidModel, ValueError),
+        (errors.InvalidData, ValueError),
         (errors.InvalidArgument, ValueError),
         (errors.UnsupportedOperation, NotImplementedError),
         (errors.AcceleratorOutOfMemory, MemoryError),

@@ -11,6 +11,7 @@
     │  └─ CacheUnavailable (OSError)            the model cache cannot store or give back
     └─ ExecutionError                           the call failed: it fails anywhere, do not retry
        ├─ InvalidModel (ValueError)             a model file that cannot be read
+       ├─ InvalidData (ValueError)              a data file that cannot be read
        ├─ InvalidArgument (ValueError)          a wrong name, shape, type or range
        ├─ UnsupportedOperation (NotImplementedError)
        ├─ AcceleratorOutOfMemory (MemoryError)
@@ -95,6 +96,12 @@ class InvalidModel(ExecutionError, ValueError):
     """A model file cannot be read: truncated, corrupt, of an unknown format or inconsistent."""
 
     code = "invalid-model"
+
+
+class InvalidData(ExecutionError, ValueError):
+    """A file with data for a net cannot be read: missing, truncated, corrupt or inconsistent."""
+
+    code = "invalid-data"
 
 
 class InvalidArgument(ExecutionError, ValueError):
