@@ -117,10 +117,8 @@ def running(folder: Path, *options: str, prefix: tuple[str, ...] = (), **variabl
 
 def children(pid: int) -> list[int]:
     """A process's children, oldest first; zombies are none."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (state := _state(int(entry))) is not None and state[1] == pid and state[0] != "Z":
-            found.append((state[2], int(entry)))
+    states = ((_state(int(entry)), int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
+    found = [(state[2], child) for state, child in states if state is not None and state[1] == pid and state[0] != "Z"]
     return [child for _, child in sorted(found)]
 
 
