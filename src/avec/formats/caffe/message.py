@@ -14,7 +14,9 @@ from typing import Any, ClassVar, Self, TypeAlias, cast, overload
 import numpy as np
 import numpy.typing as npt
 
+from avec.errors import InvalidModel
 from avec.formats.caffe import text, wire
+from avec.formats.caffe.descriptors import Descriptor, EnumTypeWrapper, FieldDescriptor, descriptor, enum_descriptor
 from avec.formats.caffe.schema import (
     ARRAY_DTYPES,
     ENUMS,
@@ -90,6 +92,9 @@ class RepeatedScalar(MutableSequence[Any]):
     def MergeFrom(self, other: Iterable[Any]) -> None:
         self.extend(other)
 
+    def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
+        self._own().sort(key=key or _itself, reverse=reverse)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, (RepeatedScalar, list, tuple)) and list(self) == list(other)
 
@@ -127,6 +132,14 @@ class RepeatedMessage(MutableSequence["Message"]):
     def MergeFrom(self, other: Iterable[Message]) -> None:
         self.extend(other)
 
+    def sort(self, *, key: Callable[[Any], Any], reverse: bool = False) -> None:
+        self._changed()
+        self._items.sort(key=key, reverse=reverse)
+
+    def reverse(self) -> None:
+        self._changed()
+        self._items.reverse()
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -160,6 +173,7 @@ class Message:
     """One message. `message_class(name)` gives the class for a name; its enums' values are class attributes."""
 
     TYPE: ClassVar[MessageType]
+    DESCRIPTOR: ClassVar[Descriptor]
     __slots__ = ("__weakref__", "_owner", "_values", "_views")
 
     _owner: Changed | None
@@ -199,6 +213,8 @@ class Message:
             self._owner()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # no field does: without this, a half-made copy would look for its own slots for ever
+            raise AttributeError(name)
         found = self._values.get(name)
         if found is not None:
             return found
@@ -263,8 +279,16 @@ class Message:
         """Mark this message as set in the one that it belongs to."""
         self._touch()
 
-    def ListFields(self) -> list[tuple[Field, Any]]:
+    def WhichOneof(self, name: str) -> str | None:
+        """Refused, as protobuf does: no message of Caffe's has a oneof."""
+        raise ValueError(f"{self.TYPE.name} has no oneof {name!r}")
+
+    def ListFields(self) -> list[tuple[FieldDescriptor, Any]]:
         """The set fields with their values, in the order of their numbers."""
+        return [(self.DESCRIPTOR.fields_by_name[field.name], value) for field, value in self.set_fields()]
+
+    def set_fields(self) -> list[tuple[Field, Any]]:
+        """As ListFields, with fields as the schema has them."""
         return [
             (field, self._values[field.name])
             for field in self.TYPE.fields
@@ -280,7 +304,7 @@ class Message:
         if other.TYPE is not self.TYPE:
             raise TypeError(f"a {other.TYPE.name} cannot be merged into a {self.TYPE.name}")
         self._touch()
-        for field, value in other.ListFields():
+        for field, value in other.set_fields():
             if field.repeated:
                 getattr(self, field.name).extend(value)
             elif field.type == "message":
@@ -290,18 +314,22 @@ class Message:
 
     def IsInitialized(self) -> bool:
         """Whether all required fields are set, in this message and in those within."""
-        if any(field.required and field.name not in self._values for field in self.TYPE.fields):
-            return False
-        inner = [value for field, value in self.ListFields() if field.type == "message"]
-        return all(
-            item.IsInitialized()
-            for value in inner
-            for item in (value if isinstance(value, RepeatedMessage) else [value])
-        )
+        return not self.FindInitializationErrors()
+
+    def FindInitializationErrors(self) -> list[str]:
+        """The required fields that are not set, "layer[0].clip_param.max" for instance."""
+        missing = [field.name for field in self.TYPE.fields if field.required and field.name not in self._values]
+        for field, value in self.set_fields():
+            if field.type != "message":
+                continue
+            inner = {f"{field.name}[{place}]": item for place, item in enumerate(value)} if field.repeated else None
+            for where, message in (inner or {field.name: value}).items():
+                missing += [f"{where}.{name}" for name in message.FindInitializationErrors()]
+        return missing
 
     def to_plain(self) -> Plain:
         """This message as plain values; float arrays are shared, not copied."""
-        return {field.name: _to_plain(field, value) for field, value in self.ListFields()}
+        return {field.name: _to_plain(field, value) for field, value in self.set_fields()}
 
     def update_from_plain(self, plain: Plain) -> None:
         """Set what `plain` holds; it must be new, for its lists and arrays are kept."""
@@ -340,8 +368,24 @@ class Message:
         message.update_from_plain(text.decode(cls.TYPE, content, source))
         return message
 
-    def SerializeToString(self) -> bytes:
+    def SerializeToString(self, **_options: bool) -> bytes:
+        """This message in protobuf's wire format, always the same bytes for the same contents.
+
+        Raises:
+            InvalidModel: a required field is not set.
+        """
+        if missing := self.FindInitializationErrors():
+            raise InvalidModel(f"{self.TYPE.name} lacks what it must have: set {', '.join(missing)}")
+        return self.SerializePartialToString()
+
+    def SerializePartialToString(self, **_options: bool) -> bytes:
         return b"".join(wire.encode(self.TYPE, self.to_plain()))
+
+    @classmethod
+    def FromString(cls, data: wire.Buffer) -> Self:
+        message = cls()
+        message.MergeFromString(data)
+        return message
 
     def MergeFromString(self, data: wire.Buffer) -> int:
         other = type(self).from_wire(data, self.TYPE.name)
@@ -358,7 +402,7 @@ class Message:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message) or other.TYPE is not self.TYPE:
             return NotImplemented
-        return self.ListFields() == other.ListFields()
+        return self.set_fields() == other.set_fields()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -366,6 +410,12 @@ class Message:
         copy = type(self)()
         copy.CopyFrom(self)
         return copy
+
+    def __copy__(self) -> Self:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> tuple[Callable[[str, bytes], Message], tuple[str, bytes]]:
+        return restore, (self.TYPE.name, self.SerializePartialToString())
 
     def __str__(self) -> str:
         return text.encode(self.TYPE, self.to_plain())
@@ -385,11 +435,18 @@ def _to_plain(field: Field, value: Any) -> PlainValue:
     return list(value) if field.repeated else cast(Scalar, value)
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
 def _make_class(message: MessageType) -> type[Message]:
     prefix = message.name + "."
     enums = [enum for enum in ENUMS.values() if enum.name.startswith(prefix)]
-    values = {name: number for enum in enums for name, number in enum.values.items()}
-    return type(message.name, (Message,), {"__slots__": (), "TYPE": message, "__module__": __name__, **values})
+    constants: dict[str, Any] = {name: number for enum in enums for name, number in enum.values.items()}
+    constants |= {enum.name.removeprefix(prefix): EnumTypeWrapper(enum_descriptor(enum.name)) for enum in enums}
+    constants |= {f"{field.name.upper()}_FIELD_NUMBER": field.number for field in message.fields}
+    own = {"__slots__": (), "TYPE": message, "DESCRIPTOR": descriptor(message.name), "__module__": __name__}
+    return type(message.name, (Message,), {**own, **constants})
 
 
 _CLASSES = {name: _make_class(message) for name, message in MESSAGES.items()}
@@ -398,3 +455,8 @@ _CLASSES = {name: _make_class(message) for name, message in MESSAGES.items()}
 def message_class(name: str) -> type[Message]:
     """The class of a message by its name, "NetParameter" for instance; KeyError when Caffe has none."""
     return _CLASSES[name]
+
+
+def restore(name: str, data: bytes) -> Message:
+    """The message that SerializePartialToString wrote; for copy and pickle."""
+    return message_class(name).FromString(data)

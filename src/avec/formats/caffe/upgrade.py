@@ -82,7 +82,7 @@ def _upgrade_layers(net: Message, source: str) -> None:
 
 
 def _upgrade_layer(old: Message, new: Message) -> None:
-    for field, value in old.ListFields():
+    for field, value in old.set_fields():
         if field.name in _MOVED:
             continue
         if field.repeated:

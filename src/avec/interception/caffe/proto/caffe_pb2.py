@@ -1,23 +1,27 @@
-"""caffe.proto.caffe_pb2: Caffe's messages and enums by name, without protobuf. See avec.formats.caffe."""
+"""caffe.proto.caffe_pb2: Caffe's messages and enums by name.
+
+Where protobuf is installed they are its own classes, which google.protobuf.text_format takes; else AVEC's, which have
+the same methods. Either is made when the first name is asked for. Source: PEP 562.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from avec.formats.caffe.message import message_class
+from avec.formats.caffe import own_classes, protobuf_classes
 from avec.formats.caffe.schema import ENUMS, MESSAGES
+
+_FREE_ENUMS = {name: enum.values for name, enum in ENUMS.items() if "." not in name}
+
+__all__ = sorted([*MESSAGES, *_FREE_ENUMS, *(value for values in _FREE_ENUMS.values() for value in values)])
 
 
 def __getattr__(name: str) -> Any:
-    """Give a message's class, or a value of an enum that belongs to no message (TRAIN, TEST). Source: PEP 562."""
-    if name in MESSAGES:
-        return message_class(name)
-    for enum in ENUMS.values():
-        if "." not in enum.name and name in enum.values:
-            return enum.values[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}: Caffe has no such message")
+    names = protobuf_classes.names() or own_classes.names()
+    if name not in names:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: Caffe has no such message")
+    return names[name]
 
 
 def __dir__() -> list[str]:
-    free = [value for enum in ENUMS.values() if "." not in enum.name for value in enum.values]
-    return sorted([*globals(), *(name for name in MESSAGES if "." not in name), *free])
+    return sorted({*globals(), *__all__})
