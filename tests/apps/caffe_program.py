@@ -3,7 +3,6 @@
 It computes everything a second time in numpy and prints what differs, so that its output says whether it ran well.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -69,9 +68,6 @@ def main(folder: Path) -> None:
         net.forward(image=many)
     except Exception as exc:
         print(f"{type(exc).__name__}: {exc}")
-    if "--unanswered" in sys.argv:  # the last call fails, and nothing looks at it
-        net.blobs["data"].reshape(2, 5, 6, 6)
-        net.forward()
 
 
 with tempfile.TemporaryDirectory() as name:

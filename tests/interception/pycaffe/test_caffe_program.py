@@ -23,10 +23,3 @@ def test_a_pycaffe_program_runs_unchanged(destination: str, tmp_path: Path) -> N
     frames = [cycle for cycle in cycles if cycle["name"] == "caffe.forward"]
     assert len(frames) == 5 + 3
     assert all(f"{PROGRAM}:" in cycle["site"] for cycle in cycles)
-
-
-def test_a_last_call_that_failed_is_reported_at_the_end(destination: str, tmp_path: Path) -> None:
-    command = (*AVEC, "run", "--on", destination, PROGRAM, "--unanswered")
-    status, stdout, stderr = execute(*command, cwd=tmp_path, variables=environ(AVEC_CACHE_DIR=str(tmp_path)))
-    assert (status, stdout) == (0, OUTPUT)
-    assert stderr.startswith("avec: a call failed and nothing waited for it: layer 'conv'")
