@@ -103,6 +103,9 @@ def _started_zygote(settings: Settings) -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environ = config.environment(settings, os.environ)
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would not survive the fork; torch has its own
+    # Between two calls OpenMP's threads would spin on the cores that carry the results away; with several sessions on
+    # one machine they spin against each other, and a call can take five times as long.
+    environ.setdefault("OMP_WAIT_POLICY", "passive")
     with ours, theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "avec.destination.zygote", str(theirs.fileno())],
