@@ -573,7 +573,7 @@ class TestMemory:
 
 
 SAMPLES = {
-    "BatchNorm": ("data", "out", "batch_norm_param { use_global_stats: false }"),
+    "BatchNorm": ("data", "out", ""),
     "Concat": ("data other", "out", ""),
     "Convolution": ("data", "out", "convolution_param { num_output: 4 kernel_size: 3 pad: 1 }"),
     "Crop": ("data other", "out", ""),
@@ -596,12 +596,13 @@ SAMPLES = {
 }
 
 
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
 @pytest.mark.parametrize("kind", sorted(LAYER_TYPES.keys() - {"Input"}))
-def test_every_layer_can_be_differentiated(make: Callable[..., Net], kind: str) -> None:
+def test_every_layer_can_be_differentiated(make: Callable[..., Net], kind: str, phase: str) -> None:
     """The operations are what a backward pass will be made of: gradients flow to bottoms and parameters."""
     bottoms, tops, more = SAMPLES[kind]
     text = input_layer(2, 4, 5, 5) + input_layer(2, 4, 5, 5, name="other") + layer(kind, bottoms, tops, more)
-    net = make(text, phase="TRAIN")
+    net = make(text, phase=phase)
     subject = net.model._layers[-1]
     shapes = [net.description.blobs[place].shape for place in subject.bottoms]
     operation = LAYER_TYPES[kind].prepare(subject, shapes, torch.device("cpu")).operation
@@ -611,6 +612,8 @@ def test_every_layer_can_be_differentiated(make: Callable[..., Net], kind: str) 
     parameters = [
         torch.rand(parameter.shape, generator=generator, requires_grad=learned) for parameter in subject.parameters
     ]
+    with torch.inference_mode():  # what it keeps from an inference pass must not get in the way
+        operation(*tensors, *parameters)
     result = operation(*tensors, *parameters)
     top = result if isinstance(result, torch.Tensor) else result[0]
     (top * torch.randn(top.shape, generator=generator)).sum().backward()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from avec.formats.caffe.message import message_class
+from avec.formats.caffe.message import Message, message_class
 from avec.formats.caffe.schema import ENUMS, MESSAGES
 
 NetParameter = message_class("NetParameter")
@@ -182,9 +183,10 @@ class TestWholes:
         with pytest.raises(TypeError):
             LayerParameter().CopyFrom(NetParameter())
 
-    def test_deepcopy(self) -> None:
+    @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
+    def test_copies_share_nothing(self, copier: Callable[[Message], Message]) -> None:
         one = LayerParameter(name="a", bottom=["x"])
-        two = copy.deepcopy(one)
+        two = copier(one)
         two.bottom.append("y")
         assert list(one.bottom) == ["x"]
 

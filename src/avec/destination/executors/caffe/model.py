@@ -51,6 +51,8 @@ class CaffeModel:
                 reason = str(exc).split("\n", 1)[0]
                 raise AcceleratorOutOfMemory(f"moving blobs between host and accelerator: {reason}") from exc
             raise
+        finally:  # the call's parts are the caller's again, and results have arrived
+            self._accelerator.synchronize()
 
     def _carry_out(self, request: Request, arrays: Sequence[Array], files: Mapping[str, Path]) -> Answer:
         self._synchronise(request, arrays)
@@ -66,7 +68,6 @@ class CaffeModel:
                 results = self._fetch(request.wanted)
             case CopyFrom():
                 self._copy_from(request, files)
-        self._accelerator.synchronize()  # the call's parts are the caller's again, and results have arrived
         return Answer(self._changed_shapes(), results, kernels)
 
     def close(self) -> None:

@@ -96,8 +96,9 @@ def _normalise_by_stored_statistics(eps: float) -> Operation:
     def operation(x: Tensor, mean: Tensor, variance: Tensor, factor: Tensor) -> Tensor:
         versions = (mean._version, variance._version, factor._version)
         if not known or known[0][0] != versions:
-            scale = torch.where(factor == 0, torch.zeros_like(factor), 1.0 / factor)
-            known[:] = [(versions, mean * scale, variance * scale)]
+            with torch.inference_mode(False), torch.no_grad():  # a backward pass may use them as well
+                scale = torch.where(factor == 0, torch.zeros_like(factor), 1.0 / factor)
+                known[:] = [(versions, mean * scale, variance * scale)]
         return torch.batch_norm(x, None, None, known[0][1], known[0][2], False, 0.0, eps, False)
 
     return operation
