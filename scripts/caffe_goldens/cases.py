@@ -13,11 +13,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "openpose"))
 from layer_cases import layer_cases
 from net_cases import net_cases
 from refused_cases import refused_cases
+from shaping_cases import shaping_cases
 from training_cases import solver_cases, training_cases
 
 
 def main() -> None:
-    cases, training = layer_cases() + net_cases(), training_cases()
+    cases, training = layer_cases() + shaping_cases() + net_cases(), training_cases()
     repeated = [
         key for key, count in Counter((case.group, case.name) for case in cases + training).items() if count > 1
     ]

@@ -89,7 +89,7 @@ def refusals(cases: list[dict]) -> list[dict]:
         model = saved_weights(load(weights, {"phase": "TEST", "level": 0, "stages": []})).hex() if weights else ""
         if not lines or child.returncode != -signal.SIGABRT:
             raise SystemExit(f"generate.py: Caffe accepts {case['name']}: {child.stderr}")
-        message = re.sub(r"\S*/tmp\S+", "FILE", lines[0].split("] ", 1)[1].strip())
+        message = re.sub(r"\S+\.prototxt", "FILE", lines[0].split("] ", 1)[1].strip())
         message = re.sub(r" \(0x\w+ vs\. 0x\w+\)", "", message)
         found.append({**case, "caffemodel_hex": model, "message": message})
     return found

@@ -1,4 +1,4 @@
-"""The cases of single layer types: a layer under each of its settings, on small blobs.
+"""The cases of the layer types that compute: a layer under each of its settings, on small blobs.
 
 Hand-picked settings come first, then, where a type has many numbers, some drawn at random from a fixed seed.
 """
@@ -8,24 +8,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from prototxt import Case, Shape, dims, input_layer, inputs, layer
-
-FRAME: Shape = (2, 4, 7, 9)  # no two axes alike, so that a swapped axis shows
+from prototxt import FRAME, Case, Shape, input_layer, inputs, layer, one_layer
 
 
 def layer_cases() -> list[Case]:
     generators = (
         _input, _convolution, _deconvolution, _pooling, _inner_product, _lrn, _activations, _dropout, _batch_norm,
-        _scale, _eltwise, _concat, _slice, _split, _crop, _flatten, _reshape, _softmax, _fillers,
+        _scale, _eltwise, _softmax, _fillers,
     )  # fmt: skip
     return [case for generator in generators for case in generator()]
-
-
-def _one_layer(kind: str, table: dict[str, tuple[Shape, str]], seed: int, scale: float = 1.0) -> Iterator[Case]:
-    """One net per row of the table: an input of that shape, and the layer with that body."""
-    for place, (name, (shape, body)) in enumerate(table.items()):
-        net = inputs(data=shape) + layer("tested", kind, "data", "out", body)
-        yield Case(kind, name, net, seed + place, input_scale=scale)
 
 
 def _input() -> Iterator[Case]:
@@ -63,7 +54,7 @@ def _convolution() -> Iterator[Case]:
         "axis_2": ((2, 2, 3, 5, 6), "num_output: 4 kernel_size: 3 axis: 2"),
     }
     rows = {name: (shape, f"convolution_param {{ {body} }}") for name, (shape, body) in table.items()}
-    yield from _one_layer("Convolution", rows | _drawn_convolutions(6, 4000), 200)
+    yield from one_layer("Convolution", rows | _drawn_convolutions(6, 4000), 200)
     net = inputs(a=FRAME, b=FRAME) + layer(
         "tested", "Convolution", "a b", "out_a out_b", "convolution_param { num_output: 3 kernel_size: 3 }"
     )
@@ -99,7 +90,7 @@ def _deconvolution() -> Iterator[Case]:
         "point": (frame, "num_output: 3 kernel_size: 1 bias_term: false"),
     }
     rows = {name: (shape, f"convolution_param {{ {body} }}") for name, (shape, body) in table.items()}
-    yield from _one_layer("Deconvolution", rows | _drawn_deconvolutions(4, 4100), 300)
+    yield from one_layer("Deconvolution", rows | _drawn_deconvolutions(4, 4100), 300)
 
 
 def _drawn_deconvolutions(count: int, seed: int) -> dict[str, tuple[Shape, str]]:
@@ -141,7 +132,7 @@ def _pooling() -> Iterator[Case]:
         "stride_defaults_to_1": (FRAME, "pool: MAX kernel_size: 3"),
     }
     rows = {name: (shape, f"pooling_param {{ {body} }}") for name, (shape, body) in table.items()}
-    yield from _one_layer("Pooling", rows | _drawn_poolings(8, 4200), 400)
+    yield from one_layer("Pooling", rows | _drawn_poolings(8, 4200), 400)
     net = inputs(data=FRAME) + layer(
         "tested", "Pooling", "data", "out mask", "pooling_param { pool: MAX kernel_size: 3 stride: 2 pad: 1 }"
     )
@@ -176,7 +167,7 @@ def _inner_product() -> Iterator[Case]:
         "one_output": ((4, 3, 2), "num_output: 1"),
     }
     rows = {name: (shape, f"inner_product_param {{ {body} }}") for name, (shape, body) in table.items()}
-    yield from _one_layer("InnerProduct", rows, 500)
+    yield from one_layer("InnerProduct", rows, 500)
 
 
 def _lrn() -> Iterator[Case]:
@@ -194,7 +185,7 @@ def _lrn() -> Iterator[Case]:
         "within_ignores_k": "norm_region: WITHIN_CHANNEL local_size: 3 alpha: 1 k: 2",
     }
     rows = {name: (frame, f"lrn_param {{ {body} }}") for name, body in table.items()}
-    yield from _one_layer("LRN", rows, 600, scale=2.0)
+    yield from one_layer("LRN", rows, 600, scale=2.0)
 
 
 def _activations() -> Iterator[Case]:
@@ -213,10 +204,10 @@ def _activations() -> Iterator[Case]:
         "with_filler": (FRAME, 'prelu_param { filler { type: "constant" value: 0.1 } }'),
     }
     smooth: dict[str, tuple[Shape, str]] = {"plain": (FRAME, ""), "flat": ((3, 5), ""), "one_axis": ((6,), "")}
-    yield from _one_layer("ReLU", relu, 700)
-    yield from _one_layer("PReLU", prelu, 720)
-    yield from _one_layer("Sigmoid", smooth, 740)
-    yield from _one_layer("TanH", smooth, 760)
+    yield from one_layer("ReLU", relu, 700)
+    yield from one_layer("PReLU", prelu, 720)
+    yield from one_layer("Sigmoid", smooth, 740)
+    yield from one_layer("TanH", smooth, 760)
     for place, kind in enumerate(("ReLU", "PReLU", "Sigmoid", "TanH")):
         extreme = inputs(data=(4, 10)) + layer("tested", kind, "data", "out")
         yield Case(kind, "extreme_values", extreme, 780 + place, input_scale=60.0)
@@ -236,7 +227,7 @@ def _dropout() -> Iterator[Case]:
         "ratio": (FRAME, "dropout_param { dropout_ratio: 0.3 }"),
         "flat": ((3, 5), "dropout_param { dropout_ratio: 0.9 }"),
     }
-    yield from _one_layer("Dropout", rows, 800)
+    yield from one_layer("Dropout", rows, 800)
     net = (
         inputs(data=(2, 6))
         + layer("fc", "InnerProduct", "data", "fc", "inner_product_param { num_output: 4 }")
@@ -258,7 +249,7 @@ def _batch_norm() -> Iterator[Case]:
         "batch_stats_fraction": (FRAME, "use_global_stats: false moving_average_fraction: 0.9 eps: 0.01"),
     }
     rows = {name: (shape, f"batch_norm_param {{ {body} }}") for name, (shape, body) in table.items()}
-    yield from _one_layer("BatchNorm", rows, 900)
+    yield from one_layer("BatchNorm", rows, 900)
     yield Case("BatchNorm", "train_phase", inputs(data=FRAME) + layer("tested", "BatchNorm", "data", "out"), 920,
                phase="TRAIN")  # fmt: skip
     unfilled = inputs(data=FRAME) + layer("tested", "BatchNorm", "data", "out")
@@ -287,7 +278,7 @@ def _scale() -> Iterator[Case]:
         "all_axes": ((2, 3, 4), "axis: 0 num_axes: -1"),
     }
     rows = {name: (shape, f"scale_param {{ {body} }}") for name, (shape, body) in table.items()}
-    yield from _one_layer("Scale", rows, 1000)
+    yield from one_layer("Scale", rows, 1000)
     factors: dict[str, tuple[Shape, str]] = {
         "two_bottoms_channels": ((4,), ""),
         "two_bottoms_batch_and_channels": ((2, 4), "scale_param { axis: 0 }"),
@@ -318,7 +309,7 @@ def _eltwise() -> Iterator[Case]:
         blobs = {blob: FRAME for blob in sorted(set(bottoms.split()))}
         net = inputs(**blobs) + layer("tested", "Eltwise", bottoms, "out", body)
         yield Case("Eltwise", name, net, 1100 + place)
-    # In place, a sum's first bottom counts as zero: real Caffe clears the top before it reads.
+    # In place, real Caffe clears the top before it reads: a sum's first bottom counts as 0, a maximum's as -FLT_MAX.
     in_place = {"sum": "coeff: 2 coeff: 0.5", "product": "operation: PROD", "maximum": "operation: MAX"}
     for place, (name, body) in enumerate(in_place.items()):
         net = (
@@ -327,129 +318,6 @@ def _eltwise() -> Iterator[Case]:
             + layer("tested", "Eltwise", "mid b", "mid", f"eltwise_param {{ {body} }}")
         )
         yield Case("Eltwise", f"in_place_{name}", net, 1120 + place)
-
-
-def _concat() -> Iterator[Case]:
-    table: dict[str, tuple[list[Shape], str]] = {
-        "defaults": ([(2, 3, 4, 5), (2, 1, 4, 5)], ""),
-        "three": ([(2, 3, 4), (2, 1, 4), (2, 2, 4)], ""),
-        "axis_0": ([(2, 3, 4), (1, 3, 4)], "concat_param { axis: 0 }"),
-        "axis_2": ([(2, 3, 4, 5), (2, 3, 1, 5)], "concat_param { axis: 2 }"),
-        "axis_last": ([(2, 3, 4), (2, 3, 6)], "concat_param { axis: -1 }"),
-        "axis_minus_2": ([(2, 3, 4), (2, 5, 4)], "concat_param { axis: -2 }"),
-        "concat_dim_0": ([(2, 3, 4, 5), (3, 3, 4, 5)], "concat_param { concat_dim: 0 }"),
-        "concat_dim_1": ([(2, 3, 4, 5), (2, 2, 4, 5)], "concat_param { concat_dim: 1 }"),
-        "single": ([(2, 3, 4)], ""),
-    }
-    for place, (name, (shapes, body)) in enumerate(table.items()):
-        blobs = {f"in{number}": shape for number, shape in enumerate(shapes)}
-        net = inputs(**blobs) + layer("tested", "Concat", " ".join(blobs), "out", body)
-        yield Case("Concat", name, net, 1200 + place)
-    net = inputs(a=(2, 3)) + layer("tested", "Concat", "a a a", "out")
-    yield Case("Concat", "same_bottom_thrice", net, 1220)
-
-
-def _slice() -> Iterator[Case]:
-    frame = (4, 6, 3, 5)
-    table = {
-        "even": ("x y", ""),
-        "even_three": ("x y z", "slice_param { axis: 1 }"),
-        "points": ("x y z", "slice_param { slice_point: 1 slice_point: 4 }"),
-        "point": ("x y", "slice_param { axis: 1 slice_point: 2 }"),
-        "axis_0": ("x y", "slice_param { axis: 0 slice_point: 3 }"),
-        "axis_3": ("x y", "slice_param { axis: 3 slice_point: 1 }"),
-        "axis_last": ("x y z", "slice_param { axis: -1 slice_point: 2 slice_point: 3 }"),
-        "slice_dim_0": ("x y", "slice_param { slice_dim: 0 }"),
-        "single_top": ("x", ""),
-    }
-    for place, (name, (tops, body)) in enumerate(table.items()):
-        yield Case("Slice", name, inputs(data=frame) + layer("tested", "Slice", "data", tops, body), 1300 + place)
-
-
-def _split() -> Iterator[Case]:
-    nets = {
-        "explicit": inputs(data=(2, 3)) + layer("tested", "Split", "data", "x y z"),
-        "explicit_single": inputs(data=(2, 3)) + layer("tested", "Split", "data", "x"),
-        "explicit_then_used": inputs(data=(2, 3))
-        + layer("tested", "Split", "data", "x y")
-        + layer("act", "ReLU", "x", "x")
-        + layer("sum", "Eltwise", "x y", "out"),
-        "automatic": inputs(data=(2, 3)) + layer("a", "ReLU", "data", "a") + layer("b", "TanH", "data", "b"),
-        "automatic_thrice": inputs(data=(2, 3))
-        + layer("a", "ReLU", "data", "a")
-        + layer("b", "TanH", "data", "b")
-        + layer("sum", "Eltwise", "a b data", "out"),
-        "automatic_after_in_place": inputs(data=(2, 3))
-        + layer("fc", "InnerProduct", "data", "fc", "inner_product_param { num_output: 4 }")
-        + layer("act", "ReLU", "fc", "fc")
-        + layer("a", "Sigmoid", "fc", "a")
-        + layer("b", "TanH", "fc", "b"),
-        "automatic_of_second_top": inputs(data=(2, 4))
-        + layer("cut", "Slice", "data", "x y")
-        + layer("a", "ReLU", "y", "a")
-        + layer("b", "TanH", "y", "b"),
-        "automatic_slashes_in_names": inputs(data=(2, 3))
-        + layer("block/act", "ReLU", "data", "block/act")
-        + layer("block/a", "ReLU", "block/act", "block/a")
-        + layer("block/b", "TanH", "block/act", "block/b"),
-        "explicit_and_automatic": inputs(data=(2, 3))
-        + layer("tested", "Split", "data", "x y")
-        + layer("a", "ReLU", "x", "a")
-        + layer("b", "TanH", "x", "b"),
-    }
-    for place, (name, net) in enumerate(nets.items()):
-        yield Case("Split", name, net, 1400 + place)
-
-
-def _crop() -> Iterator[Case]:
-    table: dict[str, tuple[Shape, str]] = {
-        "defaults": ((1, 1, 4, 6), ""),
-        "one_offset": ((1, 1, 4, 6), "crop_param { offset: 2 }"),
-        "two_offsets": ((1, 1, 4, 6), "crop_param { axis: 2 offset: 1 offset: 3 }"),
-        "axis_1": ((1, 2, 4, 6), "crop_param { axis: 1 offset: 2 offset: 3 offset: 0 }"),
-        "axis_3": ((1, 1, 1, 5), "crop_param { axis: 3 offset: 4 }"),
-        "axis_last": ((1, 1, 1, 5), "crop_param { axis: -1 offset: 1 }"),
-        "axis_0": ((1, 3, 4, 6), "crop_param { axis: 0 offset: 1 offset: 0 offset: 2 offset: 1 }"),
-        "same_size": ((2, 4, 7, 9), ""),
-    }
-    for place, (name, (shape, body)) in enumerate(table.items()):
-        net = inputs(data=FRAME, reference=shape) + layer("tested", "Crop", "data reference", "out", body)
-        yield Case("Crop", name, net, 1500 + place)
-
-
-def _flatten() -> Iterator[Case]:
-    frame = (2, 3, 4, 5)
-    table = {
-        "defaults": "",
-        "axis_2": "flatten_param { axis: 2 }",
-        "axis_0": "flatten_param { axis: 0 }",
-        "end_axis": "flatten_param { axis: 1 end_axis: 2 }",
-        "axis_0_end_1": "flatten_param { axis: 0 end_axis: 1 }",
-        "negative": "flatten_param { axis: -3 end_axis: -2 }",
-        "nothing": "flatten_param { axis: 3 }",
-    }
-    yield from _one_layer("Flatten", {name: (frame, body) for name, body in table.items()}, 1600)
-
-
-def _reshape() -> Iterator[Case]:
-    table: dict[str, tuple[Shape, str]] = {
-        "explicit": ((2, 3, 4), f"shape {{ {dims((4, 6))} }}"),
-        "copied": ((2, 3, 4), f"shape {{ {dims((0, 0, 2, 2))} }}"),
-        "inferred": ((2, 3, 4), f"shape {{ {dims((0, -1))} }}"),
-        "inferred_first": ((2, 3, 4, 5), f"shape {{ {dims((-1, 5))} }}"),
-        "axis": ((2, 3, 4, 5), f"axis: 2 shape {{ {dims((10, 2))} }}"),
-        "axis_num_axes": ((2, 12, 4), f"axis: 1 num_axes: 1 shape {{ {dims((3, -1))} }}"),
-        "insert": ((2, 3, 4), f"axis: 1 num_axes: 0 shape {{ {dims((1, 1))} }}"),
-        "append": ((2, 3, 4), f"axis: -1 shape {{ {dims((1,))} }}"),
-        "axis_from_the_end": ((2, 3, 12), f"axis: -2 shape {{ {dims((4, -1))} }}"),
-        "drop": ((2, 3, 1, 1), f"axis: 2 num_axes: 2 shape {{ {dims(())} }}"),
-        "zero_at_axis": ((2, 3, 8), f"axis: 1 shape {{ {dims((0, 2, -1))} }}"),
-    }
-    rows = {name: (shape, f"reshape_param {{ {body} }}") for name, (shape, body) in table.items()}
-    yield from _one_layer("Reshape", rows, 1700)
-    net = inputs(data=(2, 6)) + layer("act", "ReLU", "data", "mid") + layer("tested", "Reshape", "mid", "out",
-        "reshape_param { shape { dim: 3 dim: 4 } }") + layer("last", "TanH", "out", "end")  # fmt: skip
-    yield Case("Reshape", "in_a_chain", net, 1720)
 
 
 def _softmax() -> Iterator[Case]:
@@ -462,7 +330,7 @@ def _softmax() -> Iterator[Case]:
         "one_class": ((3, 1, 2), ""),
         "one_axis": ((6,), "softmax_param { axis: 0 }"),
     }
-    yield from _one_layer("Softmax", table, 1800)
+    yield from one_layer("Softmax", table, 1800)
     yield Case("Softmax", "large_values", inputs(data=(3, 5)) + layer("tested", "Softmax", "data", "out"), 1820,
                input_scale=80.0)  # fmt: skip
     net = inputs(data=(3, 5)) + layer("act", "TanH", "data", "mid") + layer("tested", "Softmax", "mid", "mid")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 Shape = tuple[int, ...]
+FRAME: Shape = (2, 4, 7, 9)  # no two axes alike, so that a swapped axis shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,10 @@ def dims(shape: Sequence[int]) -> str:
 def inputs(**shapes: Sequence[int]) -> str:
     """Write one Input layer for each blob."""
     return "".join(input_layer(blob, shape) for blob, shape in shapes.items())
+
+
+def one_layer(kind: str, table: dict[str, tuple[Shape, str]], seed: int, scale: float = 1.0) -> Iterator[Case]:
+    """One net per row of the table: an input of that shape, and the layer with that body."""
+    for place, (name, (shape, body)) in enumerate(table.items()):
+        net = inputs(data=shape) + layer("tested", kind, "data", "out", body)
+        yield Case(kind, name, net, seed + place, input_scale=scale)

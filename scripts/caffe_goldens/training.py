@@ -8,6 +8,7 @@ from the seed. A solver case keeps the parameters and the loss after each iterat
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from nets import Group, caffe, fill, give, input_values, load
@@ -69,9 +70,11 @@ def write_solvers(cases: list[dict], folder: Path) -> None:
 
 
 def _solve(case: dict, group: Group) -> None:
-    Path("/tmp/train.prototxt").write_text(case["network"])
-    Path("/tmp/solver.prototxt").write_text(f'net: "/tmp/train.prototxt" solver_mode: CPU {case["solver"]}')
-    solver = caffe.get_solver("/tmp/solver.prototxt")
+    with tempfile.TemporaryDirectory() as scratch:
+        network, settings = Path(scratch, "train.prototxt"), Path(scratch, "solver.prototxt")
+        network.write_text(case["network"])
+        settings.write_text(f'net: "{network}" solver_mode: CPU {case["solver"]}')
+        solver = caffe.get_solver(str(settings))
     net = solver.net
     fill(net, case["seed"])
     inputs = give(net, {"seed": case["seed"], "input_scale": 1.0, "classes": 0})
