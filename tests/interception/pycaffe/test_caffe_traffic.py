@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from avec.interception.active import session
 from avec.profiling import ExecutionCycle
 
 Sent = Callable[[], Sequence[ExecutionCycle]]
@@ -145,10 +146,9 @@ def test_two_nets_are_under_way_at_once(build: Build, sent: Sent) -> None:
 
 
 def test_weights_are_uploaded_once(caffe: ModuleType, build: Build, sent: Sent) -> None:
-    from avec.formats.caffe.message import message_class
-    from avec.interception.active import session
+    from caffe.proto import caffe_pb2
 
-    weights = message_class("NetParameter")(name=str(uuid.uuid4()))  # unknown to any cache
+    weights = caffe_pb2.NetParameter(name=str(uuid.uuid4()))  # unknown to any cache
     layer = weights.layer.add(name="fc", type="InnerProduct")
     layer.blobs.extend([caffe.io.array_to_blobproto(np.full((4, 3), 0.5)), caffe.io.array_to_blobproto(np.arange(4))])
     data = weights.SerializeToString()

@@ -234,6 +234,24 @@ def test_a_shape_that_caffe_would_abort_at_is_refused(build: Build, shape: tuple
     assert blob.shape == (2, 3)
 
 
+def test_a_shape_is_the_new_one_after_forward_even_if_something_was_read_in_between(build: Build) -> None:
+    net = build()
+    net.forward(a=X)
+    net.blobs["a"].reshape(5, 3)
+    assert net.blobs["tanh"].data.shape == (2, 4)
+    net.forward()
+    assert [net.blobs[name].shape for name in ("fc", "tanh", "sum")] == [(5, 4)] * 3
+
+
+def test_a_shape_reaches_the_layers_that_a_part_of_the_net_left_out(build: Build) -> None:
+    net = build()
+    net.blobs["a"].reshape(5, 3)
+    net.forward(end="relu")
+    assert (net.blobs["fc"].shape, net.blobs["sum"].shape) == ((5, 4), (2, 4))
+    net.forward()
+    assert net.blobs["sum"].shape == (5, 4)
+
+
 def test_memory_stays_while_a_new_shape_fits_into_it(build: Build) -> None:
     blob = build().blobs["a"]
     held = blob.data

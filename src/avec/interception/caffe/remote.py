@@ -78,6 +78,7 @@ class RemoteNet:
         self._flows: dict[tuple[int, int], Flow] = {}
         self._issued: deque[Issued] = deque()
         self._reshaped: dict[int, Shape] = {}  # not told yet
+        self._uneven = False  # a blob has a new shape that has not reached all layers
         self._reshaping: Issued | None = None  # the last request under way that may change shapes
         self._seen: dict[int, NetArray] = {}  # blobs that the application has looked at, by place
         self._open_parameters: dict[BlobRef, NetArray] = {}  # parameters that the application may have changed
@@ -116,12 +117,14 @@ class RemoteNet:
         array.memory.values(shape)
         self._seen[array.ref.index] = array
         self._reshaped[array.ref.index] = shape
+        self._uneven = True
 
     def reshape(self) -> None:
         """Let the changed shapes reach all layers; does not wait."""
         self._fix_results()
         self._take_done()
         self._reshaping = self._issue("caffe.reshape", Reshape(reshaped=self._take_reshaped()))
+        self._uneven = False
 
     def forward(self, start: int, end: int, results: Iterable[NetArray], asked: Iterable[NetArray] = ()) -> None:
         """Run layers start…end (inclusive); waits only where the application holds views of what changes.
@@ -131,7 +134,7 @@ class RemoteNet:
             asked: what it certainly will look at.
         """
         self._take_done()
-        if self._reshaped:
+        if self._uneven:
             self._fix_results()
         flow = self._flow(start, end)
         writes = [self.blobs[index] for index in flow.reads if _may_have_changed(self.blobs[index].memory)]
@@ -146,8 +149,9 @@ class RemoteNet:
             tuple(array.memory.origin for array in wanted),
         )
         issued = self._issue("caffe.forward", request, writes, wanted)
-        if request.reshaped:
+        if self._uneven:
             self._reshaping = issued
+            self._uneven = start > 0 or end < len(self.parameters) - 1
         if watched:
             self._settle(issued)
         elif held:
@@ -254,7 +258,7 @@ class RemoteNet:
         return array.shape if origin.layer >= 0 else self.blobs[origin.index].shape
 
     def _knows_shape(self, array: NetArray) -> bool:
-        return array.given or (self._reshaping is None and not self._reshaped)
+        return array.given or (self._reshaping is None and not self._uneven)
 
     def _take_reshaped(self) -> tuple[Reshaped, ...]:
         changes = tuple(Reshaped(index, shape) for index, shape in self._reshaped.items())
@@ -297,6 +301,7 @@ class RemoteNet:
         try:
             reply = issued.call.wait()
         except AvecError:
+            self._uneven = self._uneven or self._reshaping is issued
             self._forget(issued)
             self._undo(issued)
             raise
