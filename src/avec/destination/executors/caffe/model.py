@@ -108,7 +108,7 @@ class CaffeModel:
         if start > end:
             return 0
         self._plan.propagate(start, end)
-        for index in self._plan.range(start, end).reads:
+        for index in self._plan.reads(start, end):
             self._blob(index)
         return self._plan.run(start, end, self._blobs)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -23,15 +23,22 @@ from avec.tensor import RANK_LIMIT
 Step: TypeAlias = Callable[[list[Tensor | None]], None]
 
 COUNT_LIMIT = 2**31 - 1  # values in one blob: Caffe counts them in an int
+SHAPES_KEPT = 16  # sets of shapes that stay prepared: a program that changes scales comes back to them
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Range:
-    """The steps of consecutive layers, what they read from outside, and how many operators they launch."""
+    """The steps of consecutive layers, ready for the present shapes."""
 
     steps: list[Step]
-    reads: list[int]  # blobs that no step of the range produces first
-    kernels: int | None = None  # known after the first pass
+    tops: list[tuple[int, Shape]]  # blobs and the shapes that the steps give them
+
+
+class Ready(NamedTuple):
+    """One layer made ready for its bottoms' shapes."""
+
+    step: Step
+    tops: tuple[Shape, ...]
 
 
 class Plan:
@@ -43,10 +50,11 @@ class Plan:
         self._layers = layers
         self._device = device
         self._shared = _shared_blobs(layers)
-        self._prepared: list[tuple[Shape, ...] | None] = [None] * len(layers)
-        self._tops: list[tuple[Shape, ...]] = [()] * len(layers)
         self._steps: list[Step] = [_nothing] * len(layers)
-        self._ranges: dict[tuple[int, int], Range] = {}
+        self._ready: list[dict[tuple[Shape, ...], Ready]] = [{} for _ in layers]  # by the bottoms' shapes
+        self._reads: dict[tuple[int, int], list[int]] = {}
+        self._ranges: dict[tuple[int, int], Range] = {}  # for the present shapes
+        self._kernels: dict[tuple[int, int, tuple[Shape, ...]], int] = {}  # by the shapes of what a range reads
         self._stale = True
 
     def set_shape(self, index: int, shape: Shape) -> None:
@@ -64,6 +72,7 @@ class Plan:
         """
         if not self._stale:
             return False
+        self._ranges.clear()
         for index in range(start, end + 1):
             self.propagate_one(index)
         self._stale = not (start == 0 and end == len(self._layers) - 1)
@@ -73,18 +82,22 @@ class Plan:
         layer = self._layers[index]
         if not layer.bottoms:
             return
-        bottoms = tuple(self.shapes[place] for place in layer.bottoms)
-        if self._prepared[index] != bottoms:
-            self._prepared[index] = None
-            prepared = LAYER_TYPES[layer.type].prepare(layer, bottoms, self._device)
-            for shape in prepared.tops:
-                check_shape(f"layer {layer.name!r} ({layer.type}): a top", shape)
-            self._tops[index] = tuple(prepared.tops)
-            self._steps[index] = self._step(layer, prepared.operation)
-            self._prepared[index] = bottoms
-            self._ranges.clear()
-        for place, shape in zip(layer.tops, self._tops[index], strict=True):
+        bottoms = tuple([self.shapes[place] for place in layer.bottoms])
+        kept = self._ready[index]
+        ready = kept.get(bottoms)
+        if ready is None:
+            if len(kept) >= SHAPES_KEPT:
+                kept.clear()
+            ready = kept[bottoms] = self._prepare(layer, bottoms)
+        self._steps[index] = ready.step
+        for place, shape in zip(layer.tops, ready.tops, strict=True):
             self.shapes[place] = shape
+
+    def _prepare(self, layer: Layer, bottoms: tuple[Shape, ...]) -> Ready:
+        prepared = LAYER_TYPES[layer.type].prepare(layer, bottoms, self._device)
+        for shape in prepared.tops:
+            check_shape(f"layer {layer.name!r} ({layer.type}): a top", shape)
+        return Ready(self._step(layer, prepared.operation), tuple(prepared.tops))
 
     def _step(self, layer: Layer, operation: Operation) -> Step:
         if len(layer.tops) != 1:
@@ -93,14 +106,22 @@ class Plan:
             return _written_through(operation, layer)
         return _one_bottom(operation, layer) if len(layer.bottoms) == 1 else _several_bottoms(operation, layer)
 
-    def range(self, start: int, end: int) -> Range:
-        """The steps of layers start…end, inclusive."""
+    def _range(self, start: int, end: int) -> Range:
         found = self._ranges.get((start, end))
         if found is None:
-            found = self._ranges[start, end] = Range(self._steps[start : end + 1], self._reads(start, end))
+            computing = [layer for layer in self._layers[start : end + 1] if layer.bottoms]
+            tops = [(place, self.shapes[place]) for layer in computing for place in layer.tops]
+            found = self._ranges[start, end] = Range(self._steps[start : end + 1], tops)
         return found
 
-    def _reads(self, start: int, end: int) -> list[int]:
+    def reads(self, start: int, end: int) -> list[int]:
+        """The blobs that layers start…end (inclusive) read before one of them produces it."""
+        found = self._reads.get((start, end))
+        if found is None:
+            found = self._reads[start, end] = self._find_reads(start, end)
+        return found
+
+    def _find_reads(self, start: int, end: int) -> list[int]:
         produced: set[int] = set()
         reads: dict[int, None] = {}
         for layer in self._layers[start : end + 1]:
@@ -118,26 +139,19 @@ class Plan:
         Raises:
             AcceleratorOutOfMemory, RemoteError: naming the layer.
         """
-        found = self.range(start, end)
-        if found.kernels is None:
-            with _Counter() as counter:
-                self._run(found.steps, start, blobs)
-            found.kernels = counter.kernels
-            self._check_tops(start, end, blobs)
-        else:
+        found = self._range(start, end)
+        key = (start, end, tuple([self.shapes[place] for place in self.reads(start, end)]))
+        kernels = self._kernels.get(key)
+        if kernels is not None:
             self._run(found.steps, start, blobs)
-        return found.kernels
-
-    def _check_tops(self, start: int, end: int, blobs: list[Tensor | None]) -> None:
-        """Compare what a first pass gave with what was planned: the host was told the planned shapes."""
-        for layer in self._layers[start : end + 1]:
-            for place in layer.tops if layer.bottoms else ():
-                top = blobs[place]
-                if top is None or top.shape != self.shapes[place] or not top.is_contiguous():
-                    raise RemoteError(
-                        f"layer {layer.name!r} ({layer.type}) gave {'nothing' if top is None else tuple(top.shape)} "
-                        f"where {self.shapes[place]} was planned: please report this net"
-                    )
+            return kernels
+        with _Counter() as counter:
+            self._run(found.steps, start, blobs)
+        _check_tops(found, blobs)
+        if len(self._kernels) >= SHAPES_KEPT:
+            self._kernels.clear()
+        kernels = self._kernels[key] = int(counter.kernels)
+        return kernels
 
     def _run(self, steps: list[Step], start: int, blobs: list[Tensor | None]) -> None:
         done = 0
@@ -179,6 +193,15 @@ def _shared_blobs(layers: Sequence[Layer]) -> set[int]:
     """Blobs whose memory another blob has as well: what is written into them must not move elsewhere."""
     sharing = [layer for layer in layers if LAYER_TYPES[layer.type].shares_memory(layer)]
     return {place for layer in sharing for place in (*layer.bottoms, *layer.tops)}
+
+
+def _check_tops(found: Range, blobs: list[Tensor | None]) -> None:
+    """Compare what a first pass gave with what was planned: the host was told the planned shapes."""
+    for place, shape in found.tops:
+        top = blobs[place]
+        if top is None or top.shape != shape or not top.is_contiguous():
+            given = "nothing" if top is None else f"{tuple(top.shape)} with strides {top.stride()}"
+            raise RemoteError(f"blob {place} is {given} where {shape} was planned: please report this net")
 
 
 def _listed(shapes: Any) -> str:
