@@ -90,6 +90,10 @@ class Call:
         """Block until the call's tensors were handed to the network, so that they may change again."""
         self._sent.wait()
 
+    def wait_ended(self) -> None:
+        """Block until the answer is here, or the call has failed; raises neither way."""
+        self._done.wait()
+
     def wait(self) -> Reply:
         """Block until the answer is here.
 

@@ -146,6 +146,13 @@ class Session:
         """Say that a handle is no longer used. Never blocks and may be called from a destructor."""
         self._outbox.put(handle)
 
+    def wait_all(self) -> None:
+        """Block until all calls made so far have ended; the next wait on a handle raises what failed on it."""
+        with self._lock:
+            calls = list(self._calls.values())
+        for call in calls:
+            call.wait_ended()
+
     def undelivered(self) -> list[AvecError]:
         """The failures that no wait has raised; for a last word when the application ends."""
         with self._lock:

@@ -89,6 +89,11 @@ def session() -> Session:
         return _active.session
 
 
+def opened() -> Session | None:
+    """This process's session if one is open; never opens one."""
+    return _active.session
+
+
 def _open() -> Session:
     from avec import config
     from avec.host.session import Session

@@ -6,7 +6,7 @@ on; (None, 1, 0) is the identity. Source: caffe/python/caffe/coord_map.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -110,7 +110,7 @@ def coord_map_from_to(top_from: Top, top_to: Top) -> Map:
 
 def _ancestors(start: Top) -> Iterator[tuple[Top, Map]]:
     """A top and all that it is spatially made from, nearest first, each with the map from it to the start."""
-    maps: Mapping[Top, Map] = {start: _IDENTITY}
+    maps: dict[Top, Map] = {start: _IDENTITY}
     frontier = [start]
     while frontier:
         top = frontier.pop(0)
@@ -120,7 +120,7 @@ def _ancestors(start: Top) -> Iterator[tuple[Top, Map]]:
             found = {bottom: compose(maps[top], coord_map(top.fn)) for bottom in bottoms}
         except UndefinedMapException:
             continue
-        maps = {**maps, **found}
+        maps.update(found)
         frontier.extend(found)
 
 

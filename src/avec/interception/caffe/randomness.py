@@ -1,0 +1,34 @@
+"""caffe.set_random_seed: runs after the same seed repeat. Each thread has its own seed, as in Caffe.
+
+The numbers are not those of Caffe's own generators. Source: Caffe::set_random_seed in caffe/src/caffe/common.cpp.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+_SEED_LIMIT = 2**32  # an unsigned int, as in Caffe
+_DRAWN_LIMIT = 2**63
+
+
+class _State(threading.local):
+    generator: np.random.Generator | None = None
+
+
+_state = _State()
+
+
+def set_random_seed(seed: int) -> None:
+    """Let all that is random from here on repeat what followed the last time that this seed was set."""
+    if not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"caffe.set_random_seed takes an integer, not {seed!r}")
+    if not 0 <= seed < _SEED_LIMIT:
+        raise OverflowError(f"caffe.set_random_seed takes 0 to {_SEED_LIMIT - 1}, not {seed}")
+    _state.generator = np.random.default_rng(int(seed))
+
+
+def draw_seed() -> int | None:
+    """The seed for the next thing that needs random numbers (a net, a data source); None if no seed was set."""
+    return None if _state.generator is None else int(_state.generator.integers(_DRAWN_LIMIT))
