@@ -118,6 +118,14 @@ class TestLoading:
                 r"layer 'a' \(Scale\): filler 'odd'.*bilinear",
             ),
             (
+                input_layer(1, 2, 4, 4) + layer("Pooling", "data", "data", "pooling_param { kernel_size: 2 }"),
+                r"works in place, but would change shape \(1, 2, 4, 4\) to \(1, 2, 3, 3\)",
+            ),
+            (
+                input_layer(1, 2, 0, 4) + layer("LRN", "data", "a"),
+                r"a bottom of shape \(1, 2, 0, 4\) holds nothing",
+            ),
+            (
                 input_layer(1, 2, 3) + layer("Convolution", "data", "a", "convolution_param { num_output: 1 }"),
                 "kernel_size is given 0 times",
             ),

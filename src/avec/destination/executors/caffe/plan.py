@@ -97,6 +97,10 @@ class Plan:
         prepared = LAYER_TYPES[layer.type].prepare(layer, bottoms, self._device)
         for shape in prepared.tops:
             check_shape(f"layer {layer.name!r} ({layer.type}): a top", shape)
+        for bottom, top, before, after in zip(layer.bottoms, layer.tops, bottoms, prepared.tops, strict=False):
+            layer.require(
+                bottom != top or before == after, f"it works in place, but would change shape {before} to {after}"
+            )
         return Ready(self._step(layer, prepared.operation), tuple(prepared.tops))
 
     def _step(self, layer: Layer, operation: Operation) -> Step:

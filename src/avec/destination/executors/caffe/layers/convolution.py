@@ -37,6 +37,7 @@ def geometry(layer: Layer, bottoms: Sequence[Shape]) -> Geometry:
     spatial = len(shape) - axis - 1
     if spatial not in _CONVOLUTIONS:
         layer.unsupported(f"a bottom of shape {shape}, which has {spatial} spatial axes (1 to 3 are),")
+    layer.require_values(shape, axis)
     layer.require(setting.num_output > 0, "num_output must be positive")
     layer.require(setting.group > 0, "group must be positive")
     for what, count in (("input channels", shape[axis]), ("num_output", setting.num_output)):

@@ -87,6 +87,7 @@ def batch_norm(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> 
     stored = setting.use_global_stats if setting.HasField("use_global_stats") else not layer.training
     if stored:
         return Prepared(_normalise_by_stored_statistics(setting.eps), bottoms)
+    layer.require_values(bottoms[0], 0)
     return Prepared(_normalise_by_batch_statistics(setting.eps, setting.moving_average_fraction), bottoms)
 
 

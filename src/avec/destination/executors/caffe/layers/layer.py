@@ -56,6 +56,10 @@ class Layer:
         if not condition:
             self.refuse(reason)
 
+    def require_values(self, shape: Shape, axis: int) -> None:
+        """Refuse a bottom that is empty from an axis on; an empty batch is no reason to."""
+        self.require(0 not in shape[axis:], f"a bottom of shape {shape} holds nothing to work on")
+
     def refuse(self, reason: str) -> NoReturn:
         raise InvalidArgument(f"layer {self.name!r} ({self.type}): {reason}")
 

@@ -55,6 +55,7 @@ def windows(layer: Layer, shape: Shape) -> Windows:
     """Read and check PoolingParameter against the bottom's shape."""
     setting = layer.setting("pooling_param")
     layer.require(len(shape) == 4, f"the bottom must have 4 axes, not shape {shape}")
+    layer.require_values(shape, 1)
     kernel = _pair(layer, "kernel_size", "kernel_h", "kernel_w")
     stride = _pair(layer, "stride", "stride_h", "stride_w")
     pad = _pair(layer, "pad", "pad_h", "pad_w")
@@ -156,6 +157,7 @@ def lrn(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepare
     k: float = setting.k
     layer.require(size % 2 == 1, f"local_size must be odd, not {size}")
     layer.require(len(bottoms[0]) == 4, f"the bottom must have 4 axes, not shape {bottoms[0]}")
+    layer.require_values(bottoms[0], 1)
     reach = (size - 1) // 2
 
     def within_channel(x: Tensor) -> Tensor:
