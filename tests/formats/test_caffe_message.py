@@ -75,6 +75,7 @@ class TestScalars:
             ("kernel_size", -1, ValueError),
             ("kernel_size", 1 << 32, ValueError),
             ("kernel_size", "3", TypeError),
+            ("kernel_size", 2.5, TypeError),
             ("pool", 7, ValueError),
             ("pool", "MIN", ValueError),
             ("global_pooling", 2, TypeError),
@@ -84,6 +85,9 @@ class TestScalars:
     def test_wrong_values_are_refused(self, name: str, value: object, error: type[Exception]) -> None:
         with pytest.raises(error):
             setattr(PoolingParameter(), name, value)
+
+    def test_whole_floats_are_integers(self) -> None:
+        assert PoolingParameter(kernel_size=2.0) == PoolingParameter(kernel_size=2)
 
     def test_enums_may_be_set_by_name(self) -> None:
         assert PoolingParameter(pool="AVE").pool == PoolingParameter.AVE
@@ -131,6 +135,10 @@ class TestRepeated:
         net.layer.append(layer)
         layer.name = "b"
         assert net.layer[0].name == "a"
+
+    def test_only_messages_are_appended(self) -> None:
+        with pytest.raises(TypeError):
+            NetParameter().layer.append(3)
 
     def test_messages_are_not_replaced(self) -> None:
         net = NetParameter(layer=[{"name": "a"}])

@@ -125,6 +125,8 @@ class RepeatedMessage(MutableSequence["Message"]):
         return message
 
     def insert(self, index: int, value: Message) -> None:
+        if not isinstance(value, Message):
+            raise TypeError(f"{value!r} is no {self._type}")
         copy = message_class(self._type)()
         copy.CopyFrom(value)
         self._adopt(index, copy)

@@ -87,6 +87,8 @@ def _coerce_enum(enum: EnumType, value: object) -> int:
 
 
 def _coerce_integer(kind: str, value: object) -> int:
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():  # protobuf takes 2.0 for 2
+        value = int(value)
     if not isinstance(value, (int, np.integer)):
         raise TypeError(f"{value!r} is no integer")
     low, high = INTEGER_RANGES[kind]
