@@ -38,7 +38,7 @@ EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
     (messages.Stored(_DIGEST), 0, ()),
     (messages.Load(handle=1, format="caffe", files={"weights": _DIGEST}, body=b"\x93"), 2, (_FLOATS, _EMPTY)),
     (messages.Run(handle=1, body=b"\x90"), 2**64 - 1, (_FLOATS, _SCALAR)),
-    (messages.Run(handle=2**32), 3, ()),
+    (messages.Run(handle=2**32, handles=(1, 7)), 3, ()),
     (messages.Release((1, 2, 300)), 0, ()),
     (messages.Result(body=b"\x90", timings=_TIMINGS), 2, (_FLOATS,)),
     (messages.Failed(_ERROR, _TIMINGS), 3, ()),

@@ -159,11 +159,15 @@ class Session:
         return answer
 
     def _run(self, run: Run, frame: Frame) -> Answer:
-        model = self._models.get(run.handle)
-        if model is None:
-            raise InvalidArgument(f"handle {run.handle} names nothing in this session")
+        model, *others = (self._model(handle) for handle in (run.handle, *run.handles))
         with self._open_files(run.files) as files:
-            return model.run(run.body, frame.arrays, files)
+            return model.run(run.body, frame.arrays, files, others)
+
+    def _model(self, handle: int) -> Model:
+        model = self._models.get(handle)
+        if model is None:
+            raise InvalidArgument(f"handle {handle} names nothing in this session")
+        return model
 
     def _release(self, handles: Sequence[int]) -> None:
         for handle in handles:

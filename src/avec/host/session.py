@@ -123,6 +123,7 @@ class Session:
         arrays: Sequence[Array] = (),
         files: Mapping[str, str] | None = None,
         into: Sequence[Array | None] = (),
+        handles: Sequence[int] = (),
     ) -> Call:
         """Make a call on a handle, without waiting for it.
 
@@ -132,11 +133,13 @@ class Session:
             arrays: C-contiguous tensors that go along; they must not change until `Call.wait_sent` returns.
             into: where to receive the result's tensors, by place; one that does not fit its tensor, or None, is
                 passed over and new memory taken. Nobody may read or write it until the call is waited for.
+            handles: of other things that the call needs.
 
         Raises:
             SessionLost, DestinationDraining: the destination takes no calls any more.
         """
-        return self._call(Run(handle=handle, files=dict(files or {}), body=body), handle, name, arrays, into)
+        message = Run(handle=handle, files=dict(files or {}), body=body, handles=tuple(handles))
+        return self._call(message, handle, name, arrays, into)
 
     def offer(self, digest: str, nbytes: int, chunk_digests: Array) -> Call:
         """Ask which chunks of a model are missing; the reply's `missing` says it. See `host.models`."""

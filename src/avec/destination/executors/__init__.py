@@ -32,13 +32,16 @@ class Answer:
 class Model(Protocol):
     """What one handle names. Called by one thread at a time."""
 
-    def run(self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path]) -> Answer:
+    def run(
+        self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path], others: Sequence[Model] = ()
+    ) -> Answer:
         """Carry out one request; return when its results are in host memory.
 
         Args:
             body: the format's request, not yet decoded; to be validated here.
             arrays: the call's parts, read-only and valid during this call only.
             files: role → verified model file.
+            others: models, perhaps of other formats, that the request is about as well.
 
         Raises:
             ExecutionError: the request is wrong or cannot be carried out; the model stays usable.

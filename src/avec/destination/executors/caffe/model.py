@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from avec.destination.accelerators import Accelerator
-from avec.destination.executors import Answer
+from avec.destination.executors import Answer, Model
 from avec.destination.executors.caffe.layers.layer import Layer, Shape
 from avec.destination.executors.caffe.plan import Plan, is_out_of_memory
 from avec.destination.executors.caffe.weights import copy_weights, read_weights
@@ -41,7 +41,9 @@ class CaffeModel:
         self._told = list(plan.shapes)
         self._results: Array = np.empty(0, np.uint8)
 
-    def run(self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path]) -> Answer:
+    def run(
+        self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path], others: Sequence[Model] = ()
+    ) -> Answer:
         """Carry out one request. See avec.destination.executors.Model."""
         request = _decode(body)
         try:
