@@ -87,8 +87,6 @@ def _coerce_enum(enum: EnumType, value: object) -> int:
 
 
 def _coerce_integer(kind: str, value: object) -> int:
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():  # protobuf takes 2.0 for 2
-        value = int(value)
     if not isinstance(value, (int, np.integer)):
         raise TypeError(f"{value!r} is no integer")
     low, high = INTEGER_RANGES[kind]
@@ -112,7 +110,7 @@ def coerce(field: Field, value: object) -> Scalar:
             raise TypeError(f"{value!r} is no number")
         return as_float32(float(value)) if field.type == "float" else float(value)
     if field.type == "bool":
-        if not isinstance(value, (int, np.integer, np.bool_)) or int(value) not in (0, 1):
+        if not isinstance(value, (int, np.integer, np.bool_)):  # protobuf takes any integer for true
             raise TypeError(f"{value!r} is neither true nor false")
         return bool(value)
     return _coerce_string(field.type, value)
