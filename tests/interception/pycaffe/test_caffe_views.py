@@ -82,6 +82,13 @@ def test_what_forward_returned_shows_the_newest_contents(build: Build) -> None:
     np.testing.assert_allclose(looked_at, wanted, rtol=1e-5)
 
 
+def test_a_blob_that_was_asked_for_and_not_looked_at_shows_the_newest_contents(build: Build) -> None:
+    net = build()
+    results = net.forward(blobs=["tanh"], a=X)
+    net.forward(a=0 * X)
+    np.testing.assert_allclose(results["tanh"], np.full((2, 4), np.tanh(1)), rtol=1e-5)
+
+
 def test_what_forward_returned_keeps_its_shape_when_the_net_gets_another(build: Build) -> None:
     net = build()
     first = net.forward(a=X)
@@ -263,6 +270,15 @@ def test_memory_stays_while_a_new_shape_fits_into_it(build: Build) -> None:
     blob.reshape(7)
     assert blob.data.tolist() == [0] * 7
     assert held[0, 0] == 8
+
+
+def test_memory_stays_while_a_shape_fits_that_the_blob_had_before_it_was_looked_at(build: Build) -> None:
+    blob = build().blobs["a"]
+    blob.reshape(1, 3)
+    held = blob.data
+    blob.reshape(2, 3)
+    blob.data[...] = 7
+    assert held.tolist() == [[7, 7, 7]]
 
 
 def test_a_forward_uses_the_memory_of_a_blob_that_was_only_reshaped(build: Build) -> None:

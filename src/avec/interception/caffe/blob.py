@@ -46,8 +46,8 @@ class Blob:
         """A float32 view of the gradient; zeros until something is written, for nothing computes gradients yet."""
         if self._diff is None:
             ref = self._array.ref
-            self._diff = Memory(BlobRef(ref.index, ref.layer, diff=True), stale=False)
-        return self._diff.view(self._net.shape(self._array))
+            self._diff = Memory(BlobRef(ref.index, ref.layer, diff=True), self.shape, stale=False)
+        return self._diff.view(self.shape)
 
     @property
     def shape(self) -> Shape:

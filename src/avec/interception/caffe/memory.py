@@ -42,10 +42,22 @@ class Lease:
 class Memory:
     """The contents of one array on the host. Blobs that share memory at the destination share it here."""
 
-    __slots__ = ("_lease", "_values", "coming", "digest", "looked_at", "origin", "stale", "touched", "upload")
+    __slots__ = (
+        "_capacity",
+        "_lease",
+        "_values",
+        "coming",
+        "digest",
+        "looked_at",
+        "origin",
+        "stale",
+        "touched",
+        "upload",
+    )
 
-    def __init__(self, origin: BlobRef, stale: bool) -> None:
-        self._values: Floats = np.zeros(0, np.float32)
+    def __init__(self, origin: BlobRef, shape: Shape, stale: bool) -> None:
+        self._capacity = math.prod(shape)
+        self._values: Floats = np.zeros(0, np.float32)  # nothing is allocated before it is needed
         self._lease: Callable[[], Lease | None] = _no_lease
         self.origin = origin  # the array at the destination that holds the newest contents
         self.stale = stale  # the destination's contents are newer
@@ -60,6 +72,16 @@ class Memory:
         """Whether the application holds a view."""
         return self._lease() is not None
 
+    def fit(self, shape: Shape) -> None:
+        """Make room for a shape. Memory that is too small is replaced by zeros; old views keep the old memory.
+
+        Source: Blob::Reshape in caffe/src/caffe/blob.cpp.
+        """
+        count = math.prod(shape)
+        if count > self._capacity:
+            self._capacity = count
+            self._replace(np.zeros(0, np.float32))
+
     def view(self, shape: Shape) -> Floats:
         """Hand out a view to the application."""
         values = self.values(shape)
@@ -70,22 +92,25 @@ class Memory:
         return np.asarray(lease)[: values.size].reshape(shape)
 
     def values(self, shape: Shape) -> Floats:
-        """The memory as it is, for sending and receiving; new zeros when it is too small, as Blob::Reshape does."""
-        count = math.prod(shape)
-        if count > self._values.size:
-            self._values = np.zeros(count, np.float32)
-            self._lease = _no_lease
-        return self._values[:count].reshape(shape)
+        """The memory as it is, for sending and receiving."""
+        self.fit(shape)
+        if self._values.size < self._capacity:
+            self._replace(np.zeros(self._capacity, np.float32))
+        return self._values[: math.prod(shape)].reshape(shape)
 
     def take_over(self, received: Floats) -> None:
-        """Make received values the contents; views that the application holds show them if they fit."""
+        """Make received values the contents; views that the application holds show them."""
         if np.may_share_memory(received, self._values):
             return
-        if self.held and received.size <= self._values.size:
-            self._values[: received.size] = received.reshape(-1)
+        if received.size < self._capacity or self.held:
+            self.values(received.shape)[...] = received
         else:
-            self._values = received.reshape(-1)
-            self._lease = _no_lease
+            self._capacity = received.size
+            self._replace(received.reshape(-1))
+
+    def _replace(self, values: Floats) -> None:
+        self._values = values
+        self._lease = _no_lease
 
     def new_digest(self) -> bytes:
         """Digest of the contents as they are now."""

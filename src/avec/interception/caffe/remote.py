@@ -114,7 +114,7 @@ class RemoteNet:
             self._refresh(array)
         array.shape = shape
         array.memory.touched = True
-        array.memory.values(shape)
+        array.memory.fit(shape)
         self._seen[array.ref.index] = array
         self._reshaped[array.ref.index] = shape
         self._uneven = True
@@ -223,6 +223,7 @@ class RemoteNet:
             memory.stale, memory.touched, memory.coming = True, False, None
         for array in wanted.values():
             array.memory.looked_at = False
+            self._seen[array.ref.index] = array
         for layer in flow.changed_parameters:
             for array in self.parameters[layer]:
                 array.memory.stale = True
@@ -342,6 +343,7 @@ class RemoteNet:
         for index, (array, shape) in enumerate(zip(self.blobs, shapes, strict=True)):
             if array.shape != shape and not array.given and index not in self._reshaped:
                 array.shape = shape
+                array.memory.fit(shape)
                 array.memory.stale = array.memory.stale or not array.memory.touched
 
     def _check_process(self) -> None:
@@ -362,7 +364,7 @@ def _blob_arrays(description: NetDescription, groups: Sequence[int]) -> list[Net
     for index, blob in enumerate(description.blobs):
         group = groups[index]
         # What the application is to give is zeros on both sides; the rest is whatever the net began with.
-        memory = Memory(BlobRef(index), index not in given) if group == index else arrays[group].memory
+        memory = Memory(BlobRef(index), blob.shape, index not in given) if group == index else arrays[group].memory
         arrays.append(NetArray(BlobRef(index), blob.shape, memory, index in given))
     return arrays
 
@@ -370,7 +372,9 @@ def _blob_arrays(description: NetDescription, groups: Sequence[int]) -> list[Net
 def _parameter_arrays(description: NetDescription) -> list[list[NetArray]]:
     return [
         [
-            NetArray(ref := BlobRef(index, place), parameter.shape, Memory(ref, stale=True), given=True)
+            NetArray(
+                ref := BlobRef(index, place), parameter.shape, Memory(ref, parameter.shape, stale=True), given=True
+            )
             for index, parameter in enumerate(layer.parameters)
         ]
         for place, layer in enumerate(description.layers)
