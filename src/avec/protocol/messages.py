@@ -13,8 +13,8 @@ import msgspec
 from avec.errors import ErrorRecord
 from avec.tensor import TensorSpec
 
-VERSION = 2  # the newest protocol version spoken here
-OLDEST_VERSION = 2  # the oldest one still understood
+VERSION = 1  # the newest protocol version spoken here
+OLDEST_VERSION = 1  # the oldest one still understood
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
