@@ -140,7 +140,8 @@ class Relay:
         self.connections = 0  # so far
         self._silent = False
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
-        self._orders: deque[Literal["cut", "reset", "end"]] = deque()
+        self._cuts: deque[bool] = deque()  # to be made, each with a RST or without
+        self._over = False
         self._wakeup, self._alarm = os.pipe()
         self._thread = threading.Thread(target=self._relay, name="relay", daemon=True)
         self._thread.start()
@@ -151,7 +152,8 @@ class Relay:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._order("end")
+        self._over = True
+        self._wake()
         self._thread.join()
         os.close(self._wakeup)
         os.close(self._alarm)
@@ -168,23 +170,20 @@ class Relay:
 
     def cut(self, reset: bool = False) -> None:
         """End all connections, with a FIN or a RST; new ones may come."""
-        self._order("reset" if reset else "cut")
+        self._cuts.append(reset)
+        self._wake()
 
     def join(self) -> None:
         """Block until the relay ends, which it does not do by itself."""
         self._thread.join()
 
-    def _order(self, order: Literal["cut", "reset", "end"]) -> None:
-        self._orders.append(order)
-        self._wake()
-
     def _wake(self) -> None:
         os.write(self._alarm, b"!")
 
     def _relay(self) -> None:
-        while "end" not in self._orders:
-            while self._orders:
-                self._end_all(reset=self._orders.popleft() == "reset")
+        while not self._over:
+            while self._cuts:
+                self._end_all(reset=self._cuts.popleft())
             self._wait()
             if not self._silent:
                 self._forward()

@@ -229,8 +229,8 @@ def test_a_host_holds_no_more_calls_than_the_destination_grants(
     calls: list[Call] = []
 
     def issue() -> None:
-        for _ in range(6):
-            calls.append(session.run(999, "test.fail", b"", [array]))  # noqa: PERF401: counted as they are made
+        while len(calls) < 6:
+            calls.append(session.run(999, "test.fail", b"", [array]))
 
     issuer = threading.Thread(target=issue)
     with Stopped(worker):
@@ -321,8 +321,9 @@ def test_the_bytes_of_profiles_are_the_bytes_on_the_wire(
         relay.up.wait_for(1)
         before = relay.up.nbytes, relay.down.nbytes
         net.forward(np.zeros(100_000, np.float32)).wait()
-        up, down = relay.up.nbytes - before[0], relay.down.nbytes - before[1]
         cycle = session.recorder.cycles[-1]
+        relay.down.wait_for(before[1] + cycle.wire_nbytes_down)  # it counts what it has sent, perhaps after that came
+        up, down = relay.up.nbytes - before[0], relay.down.nbytes - before[1]
         pings = 2 * 64  # at most: signs of life of the destination, and their answers
         assert 0 <= up - cycle.wire_nbytes_up <= pings
         assert 0 <= down - cycle.wire_nbytes_down <= pings
