@@ -87,7 +87,7 @@ class TestLoading:
         ("body", "arrays"),
         [
             (b"\xc1", [np.zeros(1, np.uint8)]),
-            (msgspec.msgpack.encode(["net", "", "NEITHER"]), [np.zeros(1, np.uint8)]),
+            (msgspec.msgpack.encode(["net", "source", "", "NEITHER"]), [np.zeros(1, np.uint8)]),
             (msgspec.msgpack.encode(protocol.LoadNet("net")), []),
             (msgspec.msgpack.encode(protocol.LoadNet("net")), [np.zeros(1, np.float32)]),
         ],
@@ -258,6 +258,12 @@ class TestFillers:
     def test_give_the_same_values_each_time(self, make: Callable[..., Net]) -> None:
         first, second = (self.filled(make, 'type: "gaussian"') for _ in range(2))
         np.testing.assert_array_equal(first, second)
+
+    def test_a_seed_of_the_application_changes_them(self, make: Callable[..., Net]) -> None:
+        default = self.filled(make, 'type: "gaussian"')
+        seeded = [self.filled(partial(make, seed=seed), 'type: "gaussian"') for seed in (3, 3, 4)]
+        np.testing.assert_array_equal(seeded[0], seeded[1])
+        assert len({float(values[0, 0]) for values in [default, *seeded[1:]]}) == 3
 
     def test_constant(self, make: Callable[..., Net]) -> None:
         assert (self.filled(make, "value: 3") == 3).all()
@@ -482,6 +488,10 @@ class TestShapes:
         larger = net.run(Read(reshaped=(net.reshape("data", 5),), wanted=(net.data("data"),)))
         assert larger.arrays[0].tolist() == [0] * 5
 
+    def test_a_partial_reshape_stops_at_its_end(self, make: Callable[..., Net]) -> None:
+        net = make(CHAIN)
+        assert told(net.run(Reshape(reshaped=(net.reshape("data", 3, 2),), end=1))) == ((3, 2), (3, 2), (1, 2), (1, 2))
+
     def test_a_produced_blob_takes_its_producer_s_shape_again(self, make: Callable[..., Net]) -> None:
         net = make(CHAIN)
         answer = net.run(Forward(reshaped=(net.reshape("b", 7),)))
@@ -498,10 +508,11 @@ class TestShapes:
 
 BAD_REQUESTS: dict[str, tuple[Any, list[Any], str]] = {
     "no msgpack": (b"\xc1", [], "cannot be understood"),
-    "unknown kind": (msgspec.msgpack.encode(["backward"]), [], "cannot be understood"),
+    "unknown kind": (msgspec.msgpack.encode(["sideways"]), [], "cannot be understood"),
     "wrong type": (msgspec.msgpack.encode(["forward", [], [], "0"]), [], "cannot be understood"),
     "start beyond the net": (Forward(start=4), [], "from layer 4 to 3: the net has layers 0 to 3"),
     "negative start": (Forward(start=-1), [], "from layer -1"),
+    "reshape beyond the net": (Reshape(end=4), [], "reshape from layer 0 to 4: the net has layers 0 to 3"),
     "end beyond the net": (Forward(end=4), [], "to 4"),
     "negative end": (Forward(end=-2), [], "to -2"),
     "wanted blob": (Read(wanted=(BlobRef(4),)), [], "no blob 4: they are numbered 0 to 3"),

@@ -37,7 +37,8 @@ def build(
     weights_source = request.weights_source or "the caffemodel"
     saved = read_weights(weights, weights_source) if weights else message_class("NetParameter")()
     try:
-        plan = _Builder(network, saved, accelerator.device).build()
+        seed = FILLER_SEED if request.seed < 0 else request.seed
+        plan = _Builder(network, saved, accelerator.device, seed).build()
     except InvalidArgument as exc:
         raise InvalidModel(f"{request.source}: {exc}") from exc
     except (RuntimeError, MemoryError) as exc:
@@ -53,10 +54,10 @@ def build(
 class _Builder:
     """Goes through a net once, giving each layer its parameters and its shapes."""
 
-    def __init__(self, network: Network, saved: Message, device: torch.device) -> None:
+    def __init__(self, network: Network, saved: Message, device: torch.device, seed: int) -> None:
         self._network = network
         self._device = device
-        self._generator = torch.Generator().manual_seed(FILLER_SEED)
+        self._generator = torch.Generator().manual_seed(seed)
         self._saved = {layer.name for layer in saved.layer if len(layer.blobs)}
         self._named: dict[str, tuple[Layer, Tensor]] = {}  # parameters that layers share by name
 

@@ -16,13 +16,13 @@ from avec.destination.executors import Answer, Model
 from avec.destination.executors.caffe.layers.layer import Layer, Shape
 from avec.destination.executors.caffe.plan import Plan, is_out_of_memory
 from avec.destination.executors.caffe.weights import copy_weights, read_weights
-from avec.errors import AcceleratorOutOfMemory, InvalidArgument
-from avec.protocol.caffe import WEIGHTS, BlobRef, CopyFrom, Forward, Read, Request, Reshape, Shapes
+from avec.errors import AcceleratorOutOfMemory, InvalidArgument, UnsupportedOperation
+from avec.protocol.caffe import WEIGHTS, BlobRef, CopyFrom, Forward, NetRequest, Read, Reshape, Shapes
 from avec.tensor import Array
 
 ALIGNMENT_NBYTES = 64  # of each array in the result buffer: a cache line
 
-_REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_REQUESTS: msgspec.msgpack.Decoder[NetRequest] = msgspec.msgpack.Decoder(NetRequest)
 _ENCODER = msgspec.msgpack.Encoder()
 _NO_SHAPES = _ENCODER.encode(Shapes())
 
@@ -56,7 +56,9 @@ class CaffeModel:
         finally:  # the call's parts are the caller's again, and results have arrived
             self._accelerator.synchronize()
 
-    def _carry_out(self, request: Request, arrays: Sequence[Array], files: Mapping[str, Path]) -> Answer:
+    def _carry_out(self, request: NetRequest, arrays: Sequence[Array], files: Mapping[str, Path]) -> Answer:
+        if not isinstance(request, Forward | Reshape | Read | CopyFrom):
+            raise UnsupportedOperation(f"{type(request).__name__} on a Caffe net is not carried out here yet")
         self._synchronise(request, arrays)
         kernels = 0
         results: tuple[Array, ...] = ()
@@ -65,7 +67,7 @@ class CaffeModel:
                 kernels = self._forward(request.start, request.end)
                 results = self._fetch(request.wanted)
             case Reshape():
-                self._plan.propagate(0, len(self._layers) - 1)
+                self._plan.propagate(*self._checked_range("reshape", request.start, request.end))
             case Read():
                 results = self._fetch(request.wanted)
             case CopyFrom():
@@ -81,7 +83,7 @@ class CaffeModel:
         self._layers = ()
         self._plan = Plan((), [], self._accelerator.device)
 
-    def _synchronise(self, request: Request, arrays: Sequence[Array]) -> None:
+    def _synchronise(self, request: NetRequest, arrays: Sequence[Array]) -> None:
         """Take over what the application changed: shapes first, for the new contents have them."""
         if len(arrays) != len(request.writes):
             raise InvalidArgument(f"a request with {len(request.writes)} writes came with {len(arrays)} parts")
@@ -103,16 +105,21 @@ class CaffeModel:
             target.copy_(_borrow(array).view(shape), non_blocking=True)
 
     def _forward(self, start: int, end: int) -> int:
-        last = len(self._layers) - 1
-        end = last if end == -1 else end
-        if not 0 <= start <= last or not 0 <= end <= last:
-            raise InvalidArgument(f"forward from layer {start} to {end}: the net has layers 0 to {last}")
+        start, end = self._checked_range("forward", start, end)
         if start > end:
             return 0
         self._plan.propagate(start, end)
         for index in self._plan.reads(start, end):
             self._blob(index)
         return self._plan.run(start, end, self._blobs)
+
+    def _checked_range(self, what: str, start: int, end: int) -> tuple[int, int]:
+        """A range of layers with both ends in the net; an end of −1 is the last layer."""
+        last = len(self._layers) - 1
+        end = last if end == -1 else end
+        if not 0 <= start <= last or not 0 <= end <= last:
+            raise InvalidArgument(f"{what} from layer {start} to {end}: the net has layers 0 to {last}")
+        return start, end
 
     def _copy_from(self, request: CopyFrom, files: Mapping[str, Path]) -> None:
         path = files.get(WEIGHTS)
@@ -186,7 +193,7 @@ class CaffeModel:
         return f"{side} of parameter {ref.index} of layer {self._layers[ref.layer].name!r}"
 
 
-def _decode(body: bytes) -> Request:
+def _decode(body: bytes) -> NetRequest:
     try:
         return _REQUESTS.decode(body)
     except msgspec.MsgspecError as exc:
