@@ -1,5 +1,6 @@
 """Caffemodels: writing what Net::ToProto writes. Reading them is `wire`'s part, matching them to a net the executor's.
 
+Source: caffe/src/caffe/net.cpp and layer.hpp, ToProto; blob.cpp, ToProto and FromProto.
 Weights are a dict from a layer's name to the arrays of its blobs, in their order.
 """
 
@@ -15,6 +16,7 @@ from avec.errors import InvalidArgument
 from avec.formats.caffe import wire
 from avec.formats.caffe.message import Message
 from avec.formats.caffe.schema import MESSAGES, Plain
+from avec.formats.caffe.splits import insert_splits
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Weights: TypeAlias = Mapping[str, Sequence[Floats]]
@@ -22,12 +24,38 @@ Piece: TypeAlias = bytes | memoryview
 
 NBYTES_LIMIT = (1 << 31) - 1  # of one protobuf message
 
+_LOSSES = frozenset(
+    {"ContrastiveLoss", "EuclideanLoss", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss",
+     "SigmoidCrossEntropyLoss", "SoftmaxWithLoss"}
+)  # fmt: skip
+_STATISTICS = 3  # blobs of a BatchNorm layer, which no solver changes
+
+
+def as_built(net: Message, source: str) -> Message:
+    """A net as Caffe has it once it is built, which is what Caffe saves.
+
+    Args:
+        net: a NetParameter that is upgraded and filtered, and whose `state.phase` is set.
+
+    Raises:
+        InvalidModel: a bottom that no layer before produces.
+    """
+    built = insert_splits(net, source)
+    for layer in built.layer:
+        if not layer.HasField("phase"):
+            layer.phase = net.state.phase
+        if layer.type in _LOSSES and not len(layer.loss_weight):
+            layer.loss_weight.append(1)
+        while layer.type == "BatchNorm" and len(layer.param) < _STATISTICS:
+            layer.param.add(lr_mult=0)
+    return built
+
 
 def encode_net(net: Message, weights: Weights, diffs: Weights | None = None) -> list[Piece]:
     """A net with its weights, as pieces to be written one after another; arrays are not copied.
 
     Args:
-        net: a NetParameter as it was built: upgraded, filtered, with its Split layers.
+        net: a NetParameter from `as_built`.
         weights: for each layer that has blobs; a layer's own blobs in `net` are not written.
         diffs: of the same form, to be written beside the weights.
 
