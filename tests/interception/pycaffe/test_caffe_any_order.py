@@ -29,8 +29,9 @@ layer { name: "fc" type: "InnerProduct" bottom: "a" top: "fc" inner_product_para
 layer { name: "relu" type: "ReLU" bottom: "fc" top: "fc" }
 layer { name: "tanh" type: "TanH" bottom: "fc" top: "tanh" }
 layer { name: "sum" type: "Eltwise" bottom: "fc" bottom: "tanh" top: "sum" }
+layer { name: "side" type: "TanH" bottom: "a" top: "side" }
 """
-BLOBS = ("a", "fc", "tanh", "sum")
+BLOBS = ("a", "fc", "tanh", "sum", "side")
 VALUES = st.integers(-3, 3).map(lambda value: value / 4)
 
 
@@ -39,7 +40,7 @@ class Plain:
 
     def __init__(self) -> None:
         self.memory = {name: np.zeros(8, np.float32) for name in BLOBS}
-        self.shapes: dict[str, tuple[int, ...]] = dict.fromkeys(BLOBS, (2, 4)) | {"a": (2, 3)}
+        self.shapes: dict[str, tuple[int, ...]] = dict.fromkeys(BLOBS, (2, 4)) | {"a": (2, 3), "side": (2, 3)}
         self.weights = np.zeros((4, 3), np.float32)
         self.bias = np.zeros(4, np.float32)
 
@@ -58,6 +59,7 @@ class Plain:
             "relu": lambda: self._put("fc", np.maximum(self.view("fc"), 0)),
             "tanh": lambda: self._put("tanh", np.tanh(self.view("fc"))),
             "sum": lambda: self._put("sum", self.view("fc") + self.view("tanh")),
+            "side": lambda: self._put("side", np.tanh(self.view("a"))),
         }
         names = list(layers)
         for name in names[names.index(start) : names.index(end) + 1]:
@@ -134,15 +136,15 @@ class Program(RuleBasedStateMachine):
         self.held.clear()
         self.results.clear()
 
-    @rule(start=st.sampled_from(["fc", "relu", "tanh", "sum"]))
+    @rule(start=st.sampled_from(["fc", "relu", "tanh", "sum", "side"]))
     def forward_from(self, start: str) -> None:
-        self._forward(start, "sum", {"sum"}, self.net.forward(start=None if start == "fc" else start))
+        self._forward(start, "side", {"sum", "side"}, self.net.forward(start=None if start == "fc" else start))
 
     @rule(value=VALUES)
     def forward_with_input(self, value: float) -> None:
         given = np.full(self.plain.shapes["a"], value)
         self.plain.view("a")[...] = given
-        self._forward("fc", "sum", {"sum", "tanh"}, self.net.forward(blobs=["tanh"], a=given))
+        self._forward("fc", "side", {"sum", "side", "tanh"}, self.net.forward(blobs=["tanh"], a=given))
 
     @rule()
     def forward_to_tanh(self) -> None:

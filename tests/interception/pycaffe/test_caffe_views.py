@@ -54,6 +54,15 @@ def test_a_held_view_of_the_input_is_sent_with_every_forward(build: Build) -> No
         np.testing.assert_allclose(net.forward()["sum"], expected(net, np.full((2, 3), value)), rtol=1e-5)
 
 
+def test_what_was_written_into_a_view_counts_though_the_view_is_gone(build: Build) -> None:
+    net = build()
+    held = net.blobs["a"].data
+    net.forward()
+    held[...] = 3
+    del held
+    np.testing.assert_allclose(net.forward()["sum"], expected(net, np.full((2, 3), 3)), rtol=1e-5)
+
+
 def test_a_part_of_a_view_keeps_it_alive(build: Build) -> None:
     net = build()
     row = net.blobs["a"].data[1].reshape(3, 1)[:, 0]

@@ -61,7 +61,7 @@ class Memory:
         self._lease: Callable[[], Lease | None] = _no_lease
         self.origin = origin  # the array at the destination that holds the newest contents
         self.stale = stale  # the destination's contents are newer
-        self.touched = False  # a view was handed out since the contents were last sent
+        self.touched = False  # the application had a view since the contents were last sent
         self.looked_at = True  # a view was handed out since the destination changed them; outputs begin as such
         self.coming: Issued | None = None  # the request under way that brings the newest contents
         self.upload: Call | None = None  # the last call that sends from here

@@ -137,8 +137,7 @@ class RemoteNet:
         if self._uneven:
             self._fix_results()
         flow = self._flow(start, end)
-        writes = [self.blobs[index] for index in flow.reads if _may_have_changed(self.blobs[index].memory)]
-        writes += self._changed_parameters(start, end)
+        writes = self._changed_blobs(flow) + self._changed_parameters()
         held = any(array.memory.held for array in writes)
         wanted, watched = self._expect(flow, results, asked)
         request = Forward(
@@ -170,7 +169,7 @@ class RemoteNet:
 
     def copy_from(self, digest: str, source: str) -> None:
         """Copy parameters from a model that the destination has into layers of the same name; waits."""
-        writes = self._changed_parameters(0, len(self.parameters))
+        writes = self._changed_parameters()
         request = CopyFrom(tuple(array.ref for array in writes), self._take_reshaped(), source)
         held = [array for layer in self.parameters for array in layer if array.memory.held]
         for layer in self.parameters:
@@ -187,18 +186,24 @@ class RemoteNet:
             self._flows[start, end] = found
         return found
 
-    def _changed_parameters(self, start: int, end: int) -> list[NetArray]:
-        """The parameters of layers start…end whose contents are no longer those of the destination."""
+    def _changed_blobs(self, flow: Flow) -> list[NetArray]:
+        """The blobs that a range reads and the application may have written."""
+        changed = [self.blobs[index] for index in flow.reads if _may_have_changed(self.blobs[index].memory)]
+        for array in changed:
+            self._settle_shapes(array)
+        return changed
+
+    def _changed_parameters(self) -> list[NetArray]:
+        """The parameters whose contents are no longer those of the destination."""
         changed = []
         for ref, array in tuple(self._open_parameters.items()):
             memory = array.memory
-            if not start <= ref.layer <= end or memory.stale:
+            if memory.stale:
                 continue
             digest = memory.new_digest()
             if digest != memory.digest:
                 memory.digest = digest
                 changed.append(array)
-            memory.touched = False
             if not memory.held:
                 del self._open_parameters[ref]
         return changed
@@ -220,7 +225,7 @@ class RemoteNet:
             if held or memory.looked_at or id(memory) in certain:
                 wanted[id(memory)] = array
             memory.origin = BlobRef(flow.changes[index])
-            memory.stale, memory.touched, memory.coming = True, False, None
+            memory.stale, memory.touched, memory.coming = True, held, None
         for array in wanted.values():
             array.memory.looked_at = False
             self._seen[array.ref.index] = array
@@ -246,7 +251,7 @@ class RemoteNet:
         call = self._session.run(self._handle, name, _ENCODER.encode(request), contents, files, into)
         issued = Issued(call, writes, wanted)
         for array in writes:
-            array.memory.touched = False
+            array.memory.touched = array.memory.held  # who holds a view can write into it after this
             array.memory.upload = call
         for array in wanted:
             array.memory.coming = issued
@@ -344,7 +349,8 @@ class RemoteNet:
             if array.shape != shape and not array.given and index not in self._reshaped:
                 array.shape = shape
                 array.memory.fit(shape)
-                array.memory.stale = array.memory.stale or not array.memory.touched
+                if not self.blobs[self._groups[index]].given:
+                    array.memory.stale = array.memory.stale or not array.memory.touched
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -370,12 +376,11 @@ def _blob_arrays(description: NetDescription, groups: Sequence[int]) -> list[Net
 
 
 def _parameter_arrays(description: NetDescription) -> list[list[NetArray]]:
-    return [
-        [
-            NetArray(
-                ref := BlobRef(index, place), parameter.shape, Memory(ref, parameter.shape, stale=True), given=True
-            )
-            for index, parameter in enumerate(layer.parameters)
-        ]
-        for place, layer in enumerate(description.layers)
-    ]
+    arrays: list[list[NetArray]] = []
+    for place, layer in enumerate(description.layers):
+        arrays.append([])
+        for index, parameter in enumerate(layer.parameters):
+            ref, (owner, its_index) = BlobRef(index, place), parameter.owner
+            memory = Memory(ref, parameter.shape, stale=True) if owner < 0 else arrays[owner][its_index].memory
+            arrays[-1].append(NetArray(ref, parameter.shape, memory, given=True))
+    return arrays
