@@ -110,8 +110,9 @@ def _undecodable(data: bytes, source: str) -> InvalidData:
     )
 
 
-_PILLOW_LEVELS = {"I;16": 8, "I;16B": 8, "I": 8}  # modes of 16 bits, and how far OpenCV shifts them to 8
-_GREY_OF_BGR = np.array([1868, 9617, 4899], np.uint32)  # OpenCV's, in 1/16384
+_WIDE = ("I;16", "I;16B", "I")  # pillow's modes of 16 bits
+# Weights of blue, green and red, what is added for rounding, and bits to shift: of libpng, and of OpenCV otherwise.
+_GREY_OF_BGR = {"PNG": ((3737, 19234, 9797), 0, 15), "": ((1868, 9617, 4899), 1 << 13, 14)}
 
 
 def _by_pillow(data: bytes, colour: Colour, source: str) -> Picture:
@@ -127,7 +128,12 @@ def _by_pillow(data: bytes, colour: Colour, source: str) -> Picture:
             if colour is Colour.GREY and image.format == "JPEG":
                 image.draft("L", image.size)  # the file's own brightness, as OpenCV takes it
             image.load()
-            return _converted(image if colour is Colour.UNCHANGED else orientation(image), colour, source)
+            if colour is Colour.UNCHANGED:
+                return _unchanged(image, source)
+            upright = orientation(image)
+            if colour is Colour.GREY:
+                return _grey(upright, "PNG" if image.format == "PNG" else "")
+            return _bgr(upright)
     except image_module.UnidentifiedImageError as exc:
         raise _undecodable(data, source) from exc
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as exc:
@@ -136,20 +142,29 @@ def _by_pillow(data: bytes, colour: Colour, source: str) -> Picture:
         raise InvalidData(f"{source}: pillow cannot decode the image: {exc}; replace it") from exc
 
 
-def _converted(image: Any, colour: Colour, source: str) -> Picture:
-    """A loaded pillow image in OpenCV's order and depth."""
-    if image.mode in _PILLOW_LEVELS:
-        wide = np.asarray(image).astype(np.uint16)
-        if colour is Colour.UNCHANGED:
-            return _eight_bits(wide, source)
-        grey = (wide >> _PILLOW_LEVELS[image.mode]).astype(np.uint8)
-        return np.repeat(grey[:, :, np.newaxis], 3, axis=2) if colour is Colour.COLOUR else grey
-    transparent = "A" in image.mode or "transparency" in image.info
-    if colour is Colour.UNCHANGED and transparent:
+def _unchanged(image: Any, source: str) -> Picture:
+    """A loaded pillow image as OpenCV decodes it with IMREAD_UNCHANGED."""
+    if image.mode in _WIDE:
+        return _eight_bits(np.asarray(image).astype(np.uint16), source)
+    if "A" in image.mode or "transparency" in image.info:
         return np.ascontiguousarray(np.asarray(image.convert("RGBA"))[:, :, [2, 1, 0, 3]])
-    if image.mode in ("1", "L", "LA") and colour is not Colour.COLOUR:
+    return np.asarray(image.convert("L")) if image.mode in ("1", "L") else _bgr(image)
+
+
+def _bgr(image: Any) -> Picture:
+    if image.mode in _WIDE:
+        return np.repeat(_narrowed(image)[:, :, np.newaxis], 3, axis=2)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+
+
+def _grey(image: Any, kind: str) -> Picture:
+    if image.mode in _WIDE:
+        return _narrowed(image)
+    if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L"))
-    bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
-    if colour is not Colour.GREY:
-        return bgr
-    return ((bgr @ _GREY_OF_BGR + (1 << 13)) >> 14).astype(np.uint8)
+    weights, rounding, bits = _GREY_OF_BGR[kind]
+    return ((_bgr(image) @ np.array(weights, np.uint32) + np.uint32(rounding)) >> bits).astype(np.uint8)
+
+
+def _narrowed(image: Any) -> Picture:
+    return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
