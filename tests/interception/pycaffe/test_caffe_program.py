@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 
+from destinations import running
 from launching import APPS, AVEC, environ, execute
 
 PROGRAM = str(APPS / "caffe_program.py")
@@ -23,3 +27,39 @@ def test_a_pycaffe_program_runs_unchanged(destination: str, tmp_path: Path) -> N
     frames = [cycle for cycle in cycles if cycle["name"] == "caffe.forward"]
     assert len(frames) == 5 + 3
     assert all(f"{PROGRAM}:" in cycle["site"] for cycle in cycles)
+
+
+LOSING = """
+import caffe, sys
+net = caffe.Net(sys.argv[1], caffe.TEST)
+net.forward()["fc"].copy()
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    net.forward()["fc"].copy()
+except ConnectionError as exc:
+    print(type(exc).__name__)
+"""
+
+
+def test_a_worker_that_dies_is_a_connection_error(tmp_path: Path) -> None:
+    prototxt = tmp_path / "net.prototxt"
+    prototxt.write_text(
+        'layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 2 dim: 3 } } }\n'
+        'layer { name: "fc" type: "InnerProduct" bottom: "a" top: "fc" inner_product_param { num_output: 4 } }'
+    )
+    with running(tmp_path / "destination") as destination:
+        command = (*AVEC, "run", "--on", destination.url, "-c", LOSING, str(prototxt))
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ(AVEC_CACHE_DIR=str(tmp_path)),
+        ) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+            (worker,) = destination.workers()
+            os.kill(worker, signal.SIGKILL)
+            stdout, _ = program.communicate("\n", timeout=60)
+    assert (program.returncode, stdout) == (0, "SessionLost\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import copy
 import gc
 import os
@@ -310,6 +311,31 @@ def test_batch_normalisation_in_training_changes_its_parameters(caffe: ModuleTyp
     net.forward(a=np.tile(np.array([1, 3], np.float32), (4, 1)))
     assert held.tolist() == [1]
     assert mean.data.tolist() == [1, 3]
+
+
+def test_in_place_work_on_a_copy_of_the_input_is_seen_in_the_input(build: Build) -> None:
+    net = build(
+        'layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 3 } } }\n'
+        'layer { name: "split" type: "Split" bottom: "a" top: "x" }\n'
+        'layer { name: "sigmoid" type: "Sigmoid" bottom: "x" top: "x" }'
+    )
+    net.forward()
+    assert net.blobs["a"].data.tolist() == [0.5] * 3
+
+
+def test_an_interrupted_wait_can_be_repeated(build: Build) -> None:
+    net = build(
+        'layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 2048 dim: 2048 } } }\n'
+        'layer { name: "fc" type: "InnerProduct" bottom: "a" top: "fc"\n'
+        '  inner_product_param { num_output: 4096 bias_filler { type: "constant" value: 2 } } }'
+    )
+    out = net.forward()
+    interrupt = threading.Timer(0.01, _thread.interrupt_main)
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        out["fc"].sum()
+    interrupt.join()
+    assert (out["fc"] == 2).all()
 
 
 def test_nets_in_two_threads(build: Build) -> None:

@@ -80,7 +80,8 @@ class RemoteNet:
         self._reshaped: dict[int, Shape] = {}  # not told yet
         self._uneven = False  # a blob has a new shape that has not reached all layers
         self._reshaping: Issued | None = None  # the last request under way that may change shapes
-        self._seen: dict[int, NetArray] = {}  # blobs that the application has looked at, by place
+        # By place the blobs whose contents the host may have: those that it gives, and those it has looked at.
+        self._seen = {array.ref.index: array for array in self.blobs if array.given}
         self._open_parameters: dict[BlobRef, NetArray] = {}  # parameters that the application may have changed
         self._results: list[weakref.ref[Results]] = []
 
