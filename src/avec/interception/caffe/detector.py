@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from avec.errors import InvalidArgument
+
 from . import io
 from .construction import TEST, FileName
 from .pycaffe import Array, Net
@@ -106,15 +108,18 @@ class Detector(Net):
         return self._crop_with_context(im, window) if self.context_pad else im[top:bottom, left:right]
 
     def _crop_with_context(self, image: Array, window: Window) -> Array:
-        size = int(self.crop_dims[0])  # windows become squares
+        size = int(self.crop_dims[1])  # windows become squares
         scale = size / (size - 2.0 * self.context_pad)
         box = _grown(window, scale)
         factors = size / (box[2:] - box[:2] + 1)  # from the image's pixels to those of the input
         before = [round(max(0.0, -edge) * factor) for edge, factor in zip(box[:2], factors, strict=True)]
         box = np.clip(box, 0, np.tile(image.shape[:2], 2))
+        if not np.all(box[2:] > box[:2]):
+            raise InvalidArgument(
+                f"Detector.crop: the window {[float(each) for each in window]} with its context lies outside of the "
+                f"image, which has {image.shape[0]} x {image.shape[1]} pixels; give ymin, xmin, ymax, xmax"
+            )
         extent = box[2:] - box[:2] + 1
-        if not np.all(extent > 0):
-            raise AssertionError(f"the window {list(window)} lies outside of the image, which is {image.shape[:2]}")
         rows, columns = (
             min(round(length * factor), size - start)
             for length, factor, start in zip(extent, factors, before, strict=True)
