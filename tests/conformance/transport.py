@@ -129,6 +129,15 @@ def what_was_sent_before_closing_arrives(ours: Transport, theirs: Transport) -> 
     assert ours.receive_into(memoryview(bytearray(1))) == 0
 
 
+def finishing_lets_what_was_sent_arrive_and_the_peer_answer(ours: Transport, theirs: Transport) -> None:
+    ours.send([b"question"])
+    ours.finish()
+    assert receive_exactly(theirs, 8) == b"question"
+    assert theirs.receive_into(memoryview(bytearray(1))) == 0
+    theirs.send([b"answer"])
+    assert receive_exactly(ours, 6) == b"answer"
+
+
 def sending_to_a_closed_peer_is_a_connection_error(ours: Transport, theirs: Transport) -> None:
     theirs.close()
     with pytest.raises(ConnectionError):
@@ -152,6 +161,7 @@ CHECKS = (
     abort_wakes_a_sender,
     abort_twice_is_harmless,
     what_was_sent_before_closing_arrives,
+    finishing_lets_what_was_sent_arrive_and_the_peer_answer,
     sending_to_a_closed_peer_is_a_connection_error,
     the_peer_has_an_address,
 )

@@ -37,6 +37,7 @@ from destinations import SLOW, SLOW_SHAPE, Destination, Net, alive, await_true, 
 from hostile.corpus import FRAMES, STRANGERS
 from protocol.frames import NUMBERS, raw_frame
 from protocol.golden import frame_bytes
+from relay import Relay
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -334,3 +335,20 @@ def test_an_upload_to_a_full_disk_is_refused_with_what_to_do_and_the_destination
         assert models.provide(session, b"a small one", settings)
         left = [path for path in destination.cache_dir.rglob("*") if path.is_file() and path.stat().st_size > 1 << 20]
         assert left == []
+
+
+def test_every_call_that_was_taken_before_the_host_knew_of_draining_is_answered(tmp_path: Path) -> None:
+    settings = host_settings(tmp_path / "host")
+    with running(tmp_path / "served") as destination, Relay(destination.url) as relay:
+        with Session(relay.url, settings) as session:
+            net = relu(session, 500_000)
+            x = np.ones(500_000, np.float32)
+            relay.down.rate = 10_000_000
+            calls = [net.forward(x) for _ in range(4)]
+            destination.process.terminate()
+            with pytest.raises(DestinationDraining):
+                while True:
+                    calls.append(net.forward(x))
+                    calls[max(0, len(calls) - 4)].wait()
+            assert [call.wait().arrays[0].sum() for call in calls] == [500_000.0] * len(calls)
+        assert destination.wait() == 0

@@ -39,6 +39,7 @@ class Channel:
         self._connection = Connection(role, allocate)
         self._sending = threading.Lock()
         self._sent_ns = clock_ns()
+        self._finished = False
         self.set_heartbeat(heartbeat)
 
     @property
@@ -112,6 +113,12 @@ class Channel:
             while self._transport.receive_into(waste):
                 pass
 
+    def finish(self) -> None:
+        """Say that nothing more will be sent; what was sent still arrives, and receiving goes on."""
+        with self._sending:
+            self._finished = True
+            self._transport.finish()
+
     def abort(self) -> None:
         """End the connection at once, from any thread; blocked calls raise SessionLost."""
         self._transport.abort()
@@ -155,7 +162,7 @@ class Channel:
         if not self._sending.acquire(blocking=False):
             return
         try:
-            if self._transport.writable():
+            if not self._finished and self._transport.writable():
                 self._transport.send(self._connection.send(make()))
                 self._sent_ns = clock_ns()
         except (OSError, ProtocolError):

@@ -76,6 +76,10 @@ class TcpTransport:
         poll.register(self._socket, event)
         return bool(poll.poll(0))
 
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):  # the peer may have ended it first
+            self._socket.shutdown(socket.SHUT_WR)
+
     def abort(self) -> None:
         with contextlib.suppress(OSError):  # the peer may have ended it first
             self._socket.shutdown(socket.SHUT_RDWR)

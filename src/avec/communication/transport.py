@@ -40,6 +40,9 @@ class Transport(Protocol):
             TimeoutError: nothing came for a tick.
         """
 
+    def finish(self) -> None:
+        """Say that nothing more will be sent; what was sent still arrives, and receiving goes on."""
+
     def abort(self) -> None:
         """End both directions at once; blocked calls return."""
 

@@ -40,6 +40,7 @@ from avec.tensor import Array
 CREDIT_CALLS = 256  # unanswered calls: more than any link needs, few enough to be nothing in memory
 CREDIT_NBYTES = 256 << 20  # payload bytes in them, which is what a session can make the worker hold in its queue
 IDLE_BUFFERS_NBYTES = 512 << 20
+FAREWELL_S = 30.0  # for a host on a slow link to receive its last results
 
 log = logging.getLogger("avec.destination")
 
@@ -81,7 +82,8 @@ class Session:
             ProtocolError: the host broke the protocol.
         """
         self._channel.send(welcome)
-        threading.Thread(target=self._receive_all, name="avec-receive", daemon=True).start()
+        receiver = threading.Thread(target=self._receive_all, name="avec-receive", daemon=True)
+        receiver.start()
         with self._pins:
             while True:
                 match self._inbox.get():
@@ -90,6 +92,10 @@ class Session:
                     case Exception() as exc:
                         raise exc
                     case (Frame(message=Goodbye()), _):
+                        # Results may still be on their way. Were the connection closed now, a Ping of the host's would
+                        # reset it and lose them; the host closes when it has all (RFC 9293 §3.6.1).
+                        self._channel.finish()
+                        receiver.join(FAREWELL_S)
                         return
                     case (frame, received_ns):
                         self._take(frame, received_ns)

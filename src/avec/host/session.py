@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from avec.communication.channel import clock_ns
-from avec.errors import AvecError, DestinationDraining, ProtocolError, SessionLost, unpack
+from avec.errors import AvecError, DestinationDraining, DestinationError, ProtocolError, SessionLost, unpack
 from avec.host.calls import Call, Credit, Progress, Reply
 from avec.host.greeting import greet
 from avec.profiling import Origin, Recorder
@@ -81,6 +81,7 @@ class Session:
         self._closing = False
         self._channel, welcome = greet(url, settings, "session", program, self._allocate)
         if not isinstance(welcome, Welcome) or welcome.accelerator is None:
+            self._channel.close()
             raise ProtocolError(f"{url} answered {type(welcome).__name__} to the request for a session")
         self.welcome = welcome
         self.accelerator = welcome.accelerator
@@ -199,8 +200,9 @@ class Session:
         with self._lock:
             number = next(self._numbers)
             try:
+                self._check_usable()  # again: it may have changed since, and after a Goodbye nothing is answered
                 buffers = self._channel.encode(message, number, arrays)
-            except (ValueError, ProtocolError, SessionLost):
+            except (ValueError, ProtocolError, DestinationError):
                 self._credit.give_back(nbytes)
                 raise
             progress.wire_nbytes_up = len(buffers[0]) + nbytes
@@ -296,9 +298,10 @@ class Session:
                     self._failed.setdefault(call.handle, []).append(call)
                 call.fail(unpack(failed.error))
             case Draining() as draining:
-                self._draining = draining.reason
-                # Whatever was queued before it is still carried out and answered.
-                self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
+                with self._lock:
+                    self._draining = draining.reason
+                    # Whatever was queued before it is still carried out and answered.
+                    self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
             case _:
                 raise ProtocolError(f"{type(frame.message).__name__} is not expected in a session")
 
