@@ -31,6 +31,8 @@ from avec.protocol.messages import AcceleratorInfo
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+log = logging.getLogger("avec.destination")
+
 
 def run(control: socket.socket, settings: Settings) -> None:
     """Fork workers as the server asks; ends when the server does, and takes the workers along."""
@@ -80,7 +82,13 @@ class _Zygote:
         return True
 
     def _fork(self, assignment: Assignment, descriptor: int) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as exc:  # no process or no memory is left; those that there are go on
+            log.error("%s %s got no worker: %s", assignment.purpose, assignment.session, exc)
+            os.close(descriptor)
+            self._control.send(msgspec.json.encode(Ended(assignment.session, assignment.purpose, 1)))
+            return
         if pid:
             self._workers[pid] = assignment
             os.close(descriptor)
