@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from avec.destination.accelerators import Accelerator
+from avec.destination.executors.caffe.differentiation import mark
 from avec.destination.executors.caffe.fillers import fill
 from avec.destination.executors.caffe.layers import LAYER_TYPES
-from avec.destination.executors.caffe.layers.layer import Layer, ParameterSpec, Shape
+from avec.destination.executors.caffe.layers.elementwise import constant_filler
+from avec.destination.executors.caffe.layers.layer import Layer, Learnable, ParameterSpec, Shape
 from avec.destination.executors.caffe.layers.shaping import input_shapes
 from avec.destination.executors.caffe.model import CaffeModel
-from avec.destination.executors.caffe.network import Network, read_network
+from avec.destination.executors.caffe.network import Network, connect, read_net
 from avec.destination.executors.caffe.plan import Plan, check_shape, is_out_of_memory
 from avec.destination.executors.caffe.weights import copy_weights, read_weights
 from avec.errors import AcceleratorOutOfMemory, InvalidArgument, InvalidModel
@@ -26,77 +30,134 @@ FILLER_SEED = 1701  # any fixed number: a net without weights is the same net ea
 def build(
     request: LoadNet, prototxt: bytes, weights: Path | None, accelerator: Accelerator
 ) -> tuple[CaffeModel, NetDescription]:
-    """Build a net and copy its weights.
+    """Build a net and copy its weights, as far as it can be built without the host.
 
     Raises:
         InvalidModel: the prototxt or the caffemodel is wrong, or they do not fit each other.
         UnsupportedOperation: the net needs what is not carried out here.
         AcceleratorOutOfMemory: there is no room for it.
     """
-    network = read_network(prototxt, request)
+    net = read_net(prototxt, request)
     weights_source = request.weights_source or "the caffemodel"
-    saved = read_weights(weights, weights_source) if weights else message_class("NetParameter")()
+    saved = read_weights(weights, weights_source) if weights else None
+    return build_net(net, request.source, accelerator, request.seed, saved, weights_source)
+
+
+def build_net(
+    net: Message, source: str, accelerator: Accelerator, seed: int, saved: Message | None = None, weights: str = ""
+) -> tuple[CaffeModel, NetDescription]:
+    """Build a net from its NetParameter, whose state is final; see `build`."""
     try:
-        seed = FILLER_SEED if request.seed < 0 else request.seed
-        plan = _Builder(network, saved, accelerator.device, seed).build()
+        network = connect(net, source)
     except InvalidArgument as exc:
-        raise InvalidModel(f"{request.source}: {exc}") from exc
-    except (RuntimeError, MemoryError) as exc:
-        if not is_out_of_memory(exc):
-            raise
-        raise AcceleratorOutOfMemory(f"{request.source}: no room for its parameters: {exc}") from exc
-    for layer in network.layers:
-        _copy_own_blobs(layer, request.source)
-    copy_weights(network.layers, saved, weights_source)
-    return CaffeModel(network.blobs, network.layers, plan, accelerator), _describe(network, plan.shapes)
+        raise InvalidModel(f"{source}: {exc}") from exc
+    builder = Builder(network, source, accelerator, FILLER_SEED if seed < 0 else seed, saved, weights)
+    model = CaffeModel(network.blobs, network.layers, builder.plan, accelerator, builder)
+    return model, model.build()
 
 
-class _Builder:
-    """Goes through a net once, giving each layer its parameters and its shapes."""
+class Builder:
+    """Goes through a net once, giving each layer its parameters and its shapes; pauses at the host's layers."""
 
-    def __init__(self, network: Network, saved: Message, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, network: Network, source: str, accelerator: Accelerator, seed: int, saved: Message | None, weights: str
+    ) -> None:
         self._network = network
-        self._device = device
+        self._source = source
+        self._device = accelerator.device
         self._generator = torch.Generator().manual_seed(seed)
-        self._saved = {layer.name for layer in saved.layer if len(layer.blobs)}
-        self._named: dict[str, tuple[Layer, Tensor]] = {}  # parameters that layers share by name
+        self._random = torch.Generator(self._device).manual_seed(seed)
+        self._weights, self._weights_source = saved, weights
+        self._saved = {layer.name for layer in saved.layer if len(layer.blobs)} if saved else set()
+        self._named: dict[str, tuple[Layer, int]] = {}  # the owners of parameters that layers share by name
+        self._owners: dict[tuple[int, int], tuple[int, int]] = {}
+        self._next = 0
+        self.plan = Plan(network.layers, [()] * len(network.blobs), self._device)
 
-    def build(self) -> Plan:
-        layers = self._network.layers
-        plan = Plan(layers, [()] * len(self._network.blobs), self._device)
-        for index, layer in enumerate(layers):
-            if layer.type == "Input":
-                self._give_inputs(layer, plan)
-            bottoms = [plan.shapes[place] for place in layer.bottoms]
-            layer.parameters = self._parameters(layer, LAYER_TYPES[layer.type].parameters(layer, bottoms))
-            plan.propagate_one(index)
-        return plan
+    @property
+    def complete(self) -> bool:
+        return self._next == len(self._network.layers)
 
-    def _give_inputs(self, layer: Layer, plan: Plan) -> None:
-        for place, shape in zip(layer.tops, input_shapes(layer), strict=True):
-            plan.set_shape(place, shape)
+    def set_up(self, tops: Sequence[Shape], parameters: Sequence[Shape], loss_weights: tuple[float, ...]) -> None:
+        """Take what the awaited layer of the host's turned out to be.
 
-    def _parameters(self, layer: Layer, specs: list[ParameterSpec]) -> list[Tensor]:
+        Raises:
+            InvalidArgument: no layer is awaited, or it has another number of tops.
+        """
+        if self.complete:
+            raise InvalidArgument(f"{self._source}: the net is complete and awaits no layer")
+        layer = self._network.layers[self._next]
+        layer.require(len(tops) == len(layer.tops), f"set up with {len(tops)} tops; it has {len(layer.tops)}")
+        for place, shape in zip(layer.tops, tops, strict=True):
+            self.plan.set_shape(place, shape)
+        layer.loss_weights = loss_weights or layer.loss_weights
+        self._give_parameters(layer, [ParameterSpec(shape, constant_filler(0.0)) for shape in parameters])
+        self._next += 1
+
+    def go_on(self) -> NetDescription:
+        """Build up to the next layer of the host's, or to the end.
+
+        Raises:
+            InvalidModel: a layer is wrong.
+            AcceleratorOutOfMemory: there is no room for its parameters.
+        """
+        try:
+            while not self.complete and not self._network.layers[self._next].external:
+                self._build_one(self._next)
+                self._next += 1
+            if self.complete:
+                mark(self._network.layers, self._network.blobs, self._network.force_backward)
+        except InvalidArgument as exc:
+            raise InvalidModel(f"{self._source}: {exc}") from exc
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            raise AcceleratorOutOfMemory(f"{self._source}: no room for its parameters: {exc}") from exc
+        if self.complete:
+            self._copy_weights()
+        return self._describe()
+
+    def _build_one(self, index: int) -> None:
+        layer = self._network.layers[index]
+        layer.random = self._random
+        if layer.type == "Input":
+            for place, shape in zip(layer.tops, input_shapes(layer), strict=True):
+                self.plan.set_shape(place, shape)
+        bottoms = [self.plan.shapes[place] for place in layer.bottoms]
+        self._give_parameters(layer, LAYER_TYPES[layer.type].parameters(layer, bottoms))
+        self.plan.propagate_one(index)
+
+    def _copy_weights(self) -> None:
+        for layer in self._network.layers:
+            _copy_own_blobs(layer, self._source)
+        if self._weights is not None:
+            copy_weights(self._network.layers, self._weights, self._weights_source)
+            self._weights = None
+
+    def _give_parameters(self, layer: Layer, specs: list[ParameterSpec]) -> None:
         declared = layer.definition.param
         layer.require(
             len(declared) <= len(specs), f"{len(declared)} param entries for {len(specs)} learnable parameters"
         )
-        return [
-            self._parameter(layer, spec, declared[index] if index < len(declared) else None)
-            for index, spec in enumerate(specs)
-        ]
+        for index, spec in enumerate(specs):
+            learnable = self._learnable(layer, index, spec, declared[index] if index < len(declared) else None)
+            layer.learnables.append(learnable)
+            layer.parameters.append(learnable.values.view(spec.shape))
 
-    def _parameter(self, layer: Layer, spec: ParameterSpec, declared: Message | None) -> Tensor:
-        check_shape(f"layer {layer.name!r} ({layer.type}): a parameter", spec.shape)
+    def _learnable(self, layer: Layer, index: int, spec: ParameterSpec, declared: Message | None) -> Learnable:
+        check_shape(f"{layer.kind}: a parameter", spec.shape)
         if declared is not None and declared.name in self._named:
-            return self._share(layer, spec.shape, declared)
+            return self._share(layer, index, spec.shape, declared)
         if layer.name in self._saved:  # the caffemodel is about to overwrite it
-            tensor = torch.empty(spec.shape, device=self._device)
+            values = torch.empty(spec.shape, device=self._device)
         else:
-            tensor = self._filled(layer, spec)
+            values = self._filled(layer, spec)
         if declared is not None and declared.name:
-            self._named[declared.name] = (layer, tensor)
-        return tensor
+            self._named[declared.name] = (layer, index)
+        if LAYER_TYPES[layer.type].fixed_parameters:
+            layer.require(declared is None or declared.lr_mult == 0, "lr_mult of its statistics must be 0")
+            return Learnable(values, rate=0.0)
+        return Learnable(values) if declared is None else Learnable(values, None, declared.lr_mult, declared.decay_mult)
 
     def _filled(self, layer: Layer, spec: ParameterSpec) -> Tensor:
         try:
@@ -104,17 +165,61 @@ class _Builder:
         except InvalidArgument as exc:
             layer.refuse(str(exc))
 
-    def _share(self, layer: Layer, shape: Shape, declared: Message) -> Tensor:
+    def _share(self, layer: Layer, index: int, shape: Shape, declared: Message) -> Learnable:
         """Use another layer's parameter of the same name. Source: Net::AppendParam."""
-        owner, tensor = self._named[declared.name]
+        owner, place = self._named[declared.name]
+        learnable = owner.learnables[place]
+        found = tuple(owner.parameters[place].shape)
         permissive = declared.share_mode == declared.PERMISSIVE
-        fits = tensor.numel() == torch.Size(shape).numel() if permissive else tuple(tensor.shape) == shape
         layer.require(
-            fits,
-            f"it shares parameter {declared.name!r} with layer {owner.name!r}, but needs shape {shape} "
-            f"where that has {tuple(tensor.shape)}",
+            math.prod(found) == math.prod(shape) if permissive else found == shape,
+            f"it shares parameter {declared.name!r} with layer {owner.name!r}, but needs shape {shape} where that has {found}",
         )
-        return tensor.view(shape)
+        for field, present in (("lr_mult", learnable.rate), ("decay_mult", learnable.decay)):
+            if declared.HasField(field):
+                self._agree(layer, owner.definition.param[place], declared, field, present)
+                setattr(learnable, "rate" if field == "lr_mult" else "decay", getattr(declared, field))
+        layers = self._network.layers
+        at = next(number for number, each in enumerate(layers) if each is layer)
+        self._owners[at, index] = (next(n for n, each in enumerate(layers) if each is owner), place)
+        return learnable
+
+    def _agree(self, layer: Layer, owner: Message, declared: Message, field: str, present: float) -> None:
+        value = getattr(declared, field)
+        layer.require(
+            not owner.HasField(field) or value == present,
+            f"shared parameter {declared.name!r} has {field} {value} here and {present} before",
+        )
+
+    def _describe(self) -> NetDescription:
+        network = self._network
+        known = network.layers[: self._next + 1]
+        layers = tuple(self._describe_layer(place, layer) for place, layer in enumerate(known))
+        blobs = tuple(
+            BlobDescription(name, shape) for name, shape in zip(network.blobs, self.plan.shapes, strict=True)
+        )
+        awaiting = -1 if self.complete else self._next
+        return NetDescription(network.name, layers, blobs, network.inputs, network.outputs, awaiting)
+
+    def _describe_layer(self, place: int, layer: Layer) -> LayerDescription:
+        kind = LAYER_TYPES[layer.type]
+        parameters = tuple(
+            ParameterDescription(tuple(parameter.shape), self._owners.get((place, index), (-1, -1)))
+            for index, parameter in enumerate(layer.parameters)
+        )
+        return LayerDescription(
+            layer.name,
+            layer.type,
+            layer.bottoms,
+            layer.tops,
+            parameters,
+            layer.external,
+            kind.shares_memory(layer),
+            layer.loss_weights,
+            layer.needs_backward,
+            layer.propagates,
+            kind.fixed_parameters and layer.training,
+        )
 
 
 def _copy_own_blobs(layer: Layer, source: str) -> None:
@@ -123,18 +228,3 @@ def _copy_own_blobs(layer: Layer, source: str) -> None:
         own = message_class("NetParameter")()
         own.layer.add().CopyFrom(layer.definition)
         copy_weights([layer], own, source)
-
-
-def _describe(network: Network, shapes: list[Shape]) -> NetDescription:
-    layers = tuple(
-        LayerDescription(
-            layer.name,
-            layer.type,
-            layer.bottoms,
-            layer.tops,
-            tuple(ParameterDescription(tuple(parameter.shape)) for parameter in layer.parameters),
-        )
-        for layer in network.layers
-    )
-    blobs = tuple(BlobDescription(name, shape) for name, shape in zip(network.blobs, shapes, strict=True))
-    return NetDescription(network.name, layers, blobs, network.inputs, network.outputs)

@@ -1,211 +1,223 @@
-"""A Caffe net on an accelerator, and the requests that it answers: Forward, Reshape, Read, CopyFrom."""
+"""A Caffe net on an accelerator, and the requests that it answers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
-import torch
-from torch import Tensor
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Answer, Model
 from avec.destination.executors.caffe.layers.layer import Layer, Shape
+from avec.destination.executors.caffe.memory import Memory, check_index
 from avec.destination.executors.caffe.plan import Plan, is_out_of_memory
-from avec.destination.executors.caffe.weights import copy_weights, read_weights
-from avec.errors import AcceleratorOutOfMemory, InvalidArgument, UnsupportedOperation
-from avec.protocol.caffe import WEIGHTS, BlobRef, CopyFrom, Forward, NetRequest, Read, Reshape, Shapes
+from avec.destination.executors.caffe.weights import copy_weights, read_weights, share_weights
+from avec.errors import AcceleratorOutOfMemory, InvalidArgument
+from avec.protocol.caffe import (
+    WEIGHTS,
+    Backward,
+    BlobRef,
+    ClearDiffs,
+    CopyFrom,
+    Forward,
+    NetDescription,
+    NetRequest,
+    Read,
+    Reseed,
+    Reshape,
+    Reshaped,
+    SetUpLayer,
+    Shapes,
+    ShareWith,
+)
 from avec.tensor import Array
-
-ALIGNMENT_NBYTES = 64  # of each array in the result buffer: a cache line
 
 _REQUESTS: msgspec.msgpack.Decoder[NetRequest] = msgspec.msgpack.Decoder(NetRequest)
 _ENCODER = msgspec.msgpack.Encoder()
 _NO_SHAPES = _ENCODER.encode(Shapes())
 
 
+class Construction(Protocol):
+    """What goes on building a net, see build.Builder."""
+
+    @property
+    def complete(self) -> bool: ...
+
+    def set_up(self, tops: Sequence[Shape], parameters: Sequence[Shape], loss_weights: tuple[float, ...]) -> None: ...
+
+    def go_on(self) -> NetDescription: ...
+
+
 class CaffeModel:
     """One net with its blobs and parameters. Called by one thread at a time."""
 
-    def __init__(self, names: Sequence[str], layers: Sequence[Layer], plan: Plan, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        layers: Sequence[Layer],
+        plan: Plan,
+        accelerator: Accelerator,
+        construction: Construction,
+    ) -> None:
+        self.layers = layers
+        self.plan = plan
+        self.memory = Memory(names, layers, plan, accelerator)
         self._names = names
-        self._layers = layers
-        self._plan = plan
         self._accelerator = accelerator
-        self._on_cpu = accelerator.device.type == "cpu"
-        self._blobs: list[Tensor | None] = [None] * len(names)
-        self._diffs: dict[tuple[int, int], Tensor] = {}
-        self._told = list(plan.shapes)
-        self._results: Array = np.empty(0, np.uint8)
+        self._construction = construction
+        self._told: list[Shape] = []
 
     def run(
         self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path], others: Sequence[Model] = ()
     ) -> Answer:
         """Carry out one request. See avec.destination.executors.Model."""
-        request = _decode(body)
         try:
-            return self._carry_out(request, arrays, files)
-        except (RuntimeError, MemoryError) as exc:
-            if is_out_of_memory(exc) and not isinstance(exc, AcceleratorOutOfMemory):
-                reason = str(exc).split("\n", 1)[0]
-                raise AcceleratorOutOfMemory(f"moving blobs between host and accelerator: {reason}") from exc
-            raise
-        finally:  # the call's parts are the caller's again, and results have arrived
-            self._accelerator.synchronize()
+            request = _REQUESTS.decode(body)
+        except msgspec.MsgspecError as exc:
+            raise InvalidArgument(f"a request to a Caffe net cannot be understood: {exc}") from exc
+        with guarded(self._accelerator):
+            return self.carry_out(request, arrays, files, others)
 
-    def _carry_out(self, request: NetRequest, arrays: Sequence[Array], files: Mapping[str, Path]) -> Answer:
-        if not isinstance(request, Forward | Reshape | Read | CopyFrom):
-            raise UnsupportedOperation(f"{type(request).__name__} on a Caffe net is not carried out here yet")
-        self._synchronise(request, arrays)
+    def carry_out(
+        self, request: NetRequest, arrays: Sequence[Array], files: Mapping[str, Path], others: Sequence[Model]
+    ) -> Answer:
+        """Carry out one decoded request, without waiting for the accelerator."""
+        if not self._construction.complete and not isinstance(request, SetUpLayer):
+            raise InvalidArgument("the net is not complete: it awaits a layer of the host's, see SetUpLayer")
+        self.synchronise(request.writes, request.reshaped, arrays)
         kernels = 0
         results: tuple[Array, ...] = ()
         match request:
             case Forward():
-                kernels = self._forward(request.start, request.end)
-                results = self._fetch(request.wanted)
+                kernels = self.forward(request.start, request.end)
+                results = self.memory.fetch(request.wanted)
+            case Backward():
+                kernels = self.backward(request.start, request.end)
+                results = self.memory.fetch(request.wanted)
             case Reshape():
-                self._plan.propagate(*self._checked_range("reshape", request.start, request.end))
+                self.plan.propagate(*self._checked_range("reshape", request.start, request.end))
             case Read():
-                results = self._fetch(request.wanted)
+                results = self.memory.fetch(request.wanted)
             case CopyFrom():
                 self._copy_from(request, files)
-        return Answer(self._changed_shapes(), results, kernels)
+            case ClearDiffs():
+                self.clear_diffs()
+            case ShareWith():
+                share_weights(self.layers, _other_net(others, request.net).layers)
+                self.plan.forget()
+            case SetUpLayer():
+                self._construction.set_up(request.tops, request.parameters, request.loss_weights)
+                results = (np.frombuffer(_ENCODER.encode(self.build()), np.uint8),)
+            case Reseed():
+                self._reseed(request.seed)
+        return Answer(_encoded(self.changed_shapes()), results, kernels)
 
     def close(self) -> None:
         """Free all that the net holds on the accelerator."""
-        self._blobs.clear()
-        self._diffs.clear()
-        for layer in self._layers:
+        self.memory.close()
+        for layer in self.layers:
             layer.parameters.clear()
-        self._layers = ()
-        self._plan = Plan((), [], self._accelerator.device)
+            layer.learnables.clear()
+            layer.state.clear()
+        self.layers = ()
+        self.plan = Plan((), [], self._accelerator.device)
 
-    def _synchronise(self, request: NetRequest, arrays: Sequence[Array]) -> None:
+    def synchronise(self, writes: Sequence[BlobRef], reshaped: Sequence[Reshaped], arrays: Sequence[Array]) -> None:
         """Take over what the application changed: shapes first, for the new contents have them."""
-        if len(arrays) != len(request.writes):
-            raise InvalidArgument(f"a request with {len(request.writes)} writes came with {len(arrays)} parts")
-        for change in request.reshaped:
-            self._check_index("blob", change.index, len(self._names))
-            self._plan.set_shape(change.index, change.shape)
-        for ref, array in zip(request.writes, arrays, strict=True):
-            self._write(ref, array)
+        if len(arrays) != len(writes):
+            raise InvalidArgument(f"a request with {len(writes)} writes came with {len(arrays)} parts")
+        for change in reshaped:
+            check_index("blob", change.index, len(self._names))
+            self.plan.set_shape(change.index, change.shape)
+        for ref, array in zip(writes, arrays, strict=True):
+            self.memory.write(ref, array)
 
-    def _write(self, ref: BlobRef, array: Array) -> None:
-        shape = self._shape(ref)
-        if array.dtype != np.float32 or array.size != math.prod(shape):
-            raise InvalidArgument(
-                f"{self._describe(ref)} of shape {shape} is to be written with {array.size} values of "
-                f"{array.dtype}; {math.prod(shape)} values of float32 are needed"
-            )
-        target = self._tensor(ref)
-        with torch.inference_mode():
-            target.copy_(_borrow(array).view(shape), non_blocking=True)
-
-    def _forward(self, start: int, end: int) -> int:
+    def forward(self, start: int = 0, end: int = -1) -> int:
+        """Run layers start…end; returns how many operators were launched."""
         start, end = self._checked_range("forward", start, end)
         if start > end:
             return 0
-        self._plan.propagate(start, end)
-        for index in self._plan.reads(start, end):
-            self._blob(index)
-        return self._plan.run(start, end, self._blobs)
+        self.plan.propagate(start, end)
+        for index in self.plan.reads(start, end):
+            self.memory.blob(index)
+        return self.plan.run(start, end, self.memory.blobs)
 
-    def _checked_range(self, what: str, start: int, end: int) -> tuple[int, int]:
-        """A range of layers with both ends in the net; an end of −1 is the last layer."""
-        last = len(self._layers) - 1
-        end = last if end == -1 else end
-        if not 0 <= start <= last or not 0 <= end <= last:
-            raise InvalidArgument(f"{what} from layer {start} to {end}: the net has layers 0 to {last}")
-        return start, end
+    def backward(self, start: int = -1, end: int = 0) -> int:
+        """Run layers start…end (start ≥ end) backwards; returns how many operators were launched."""
+        start = len(self.layers) - 1 if start == -1 else start
+        end, start = self._checked_range("backward", end, start)
+        for index in self.plan.backward_layers(start, end):
+            layer = self.layers[index]
+            for place in (*layer.bottoms, *layer.tops):
+                self.memory.blob(place)
+            for place in layer.tops:
+                self.memory.diff(place)
+        return self.plan.run_backward(start, end, self.memory.blobs, self.memory.diffs)
+
+    def clear_diffs(self) -> None:
+        """Set the diffs of all parameters to 0."""
+        for layer in self.layers:
+            for learnable in layer.learnables:
+                learnable.diff = None
+
+    def changed_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of all blobs where any changed since they were last told."""
+        if self.plan.shapes == self._told:
+            return ()
+        self._told = list(self.plan.shapes)
+        return tuple(self._told)
+
+    def build(self) -> NetDescription:
+        """Build the net as far as it goes without the host."""
+        description = self._construction.go_on()
+        self._told = list(self.plan.shapes)
+        return description
+
+    def _reseed(self, seed: int) -> None:
+        generators = {id(layer.random): layer.random for layer in self.layers if layer.random is not None}
+        for generator in generators.values():
+            generator.manual_seed(seed % 2**63)
 
     def _copy_from(self, request: CopyFrom, files: Mapping[str, Path]) -> None:
         path = files.get(WEIGHTS)
         if path is None:
             raise InvalidArgument(f"copying weights from {request.source!r}: the request names no weights file")
-        copy_weights(self._layers, read_weights(path, request.source), request.source)
+        copy_weights(self.layers, read_weights(path, request.source), request.source)
 
-    def _fetch(self, wanted: Sequence[BlobRef]) -> tuple[Array, ...]:
-        """Bring arrays to host memory; on the CPU they are there already."""
-        tensors = [self._tensor(ref) for ref in wanted]
-        if self._on_cpu:
-            return tuple(tensor.detach().numpy() for tensor in tensors)
-        sizes = [-(-4 * tensor.numel() // ALIGNMENT_NBYTES) * ALIGNMENT_NBYTES for tensor in tensors]
-        if sum(sizes) > self._results.nbytes:
-            self._results = self._accelerator.host_buffer(sum(sizes))
-        arrays, offset = [], 0
-        for tensor, size in zip(tensors, sizes, strict=True):
-            array = self._results[offset : offset + 4 * tensor.numel()].view(np.float32).reshape(tensor.shape)
-            torch.from_numpy(array).copy_(tensor, non_blocking=True)
-            arrays.append(array)
-            offset += size
-        return tuple(arrays)
-
-    def _shape(self, ref: BlobRef) -> Shape:
-        if ref.layer == -1:
-            self._check_index("blob", ref.index, len(self._names))
-            return self._plan.shapes[ref.index]
-        self._check_index("layer", ref.layer, len(self._layers))
-        layer = self._layers[ref.layer]
-        self._check_index(f"parameter of layer {layer.name!r}", ref.index, len(layer.parameters))
-        return tuple(layer.parameters[ref.index].shape)
-
-    def _tensor(self, ref: BlobRef) -> Tensor:
-        """The memory behind a reference, made when it is first asked for."""
-        shape = self._shape(ref)
-        if ref.diff:
-            key = (ref.layer, ref.index)
-            self._diffs[key] = self._fit(self._diffs.get(key), shape)
-            return self._diffs[key]
-        return self._blob(ref.index) if ref.layer == -1 else self._layers[ref.layer].parameters[ref.index]
-
-    def _blob(self, index: int) -> Tensor:
-        blob = self._blobs[index] = self._fit(self._blobs[index], self._plan.shapes[index])
-        return blob
-
-    def _fit(self, tensor: Tensor | None, shape: Shape) -> Tensor:
-        """Give memory another shape as Blob::Reshape does: it stays while it is large enough, else it is new zeros."""
-        if tensor is not None:
-            if tensor.shape == shape:
-                return tensor
-            if math.prod(shape) * 4 <= tensor.untyped_storage().nbytes() and tensor.storage_offset() == 0:
-                with torch.inference_mode():
-                    return torch.as_strided(tensor, shape, _strides(shape))
-        with torch.inference_mode():
-            return torch.zeros(shape, device=self._accelerator.device)
-
-    def _changed_shapes(self) -> bytes:
-        if self._plan.shapes == self._told:
-            return _NO_SHAPES
-        self._told = list(self._plan.shapes)
-        return _ENCODER.encode(Shapes(tuple(self._told)))
-
-    def _check_index(self, what: str, index: int, count: int) -> None:
-        if not 0 <= index < count:
-            raise InvalidArgument(f"there is no {what} {index}: they are numbered 0 to {count - 1}")
-
-    def _describe(self, ref: BlobRef) -> str:
-        side = "diff" if ref.diff else "data"
-        if ref.layer == -1:
-            return f"{side} of blob {self._names[ref.index]!r}"
-        return f"{side} of parameter {ref.index} of layer {self._layers[ref.layer].name!r}"
+    def _checked_range(self, what: str, start: int, end: int) -> tuple[int, int]:
+        """A range of layers with both ends in the net; an end of −1 is the last layer."""
+        last = len(self.layers) - 1
+        end = last if end == -1 else end
+        if not 0 <= start <= last or not 0 <= end <= last:
+            raise InvalidArgument(f"{what} from layer {start} to {end}: the net has layers 0 to {last}")
+        return start, end
 
 
-def _decode(body: bytes) -> NetRequest:
+@contextmanager
+def guarded(accelerator: Accelerator) -> Iterator[None]:
+    """Carry out a request; then the call's parts are the caller's again, and results have arrived."""
     try:
-        return _REQUESTS.decode(body)
-    except msgspec.MsgspecError as exc:
-        raise InvalidArgument(f"a request to a Caffe net cannot be understood: {exc}") from exc
+        yield
+    except (RuntimeError, MemoryError) as exc:
+        if is_out_of_memory(exc) and not isinstance(exc, AcceleratorOutOfMemory):
+            reason = str(exc).split("\n", 1)[0]
+            raise AcceleratorOutOfMemory(f"moving blobs between host and accelerator: {reason}") from exc
+        raise
+    finally:
+        accelerator.synchronize()
 
 
-def _strides(shape: Shape) -> Shape:
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+def _encoded(shapes: tuple[Shape, ...]) -> bytes:
+    return _ENCODER.encode(Shapes(shapes)) if shapes else _NO_SHAPES
 
 
-def _borrow(array: Array) -> Tensor:
-    """See an array as a tensor for the length of a copy from it; torch warns about read-only memory."""
-    if array.flags.writeable and array.flags.c_contiguous:
-        return torch.from_numpy(array)
-    return torch.from_numpy(np.array(array))
+def _other_net(others: Sequence[Model], place: int) -> CaffeModel:
+    nets = [net for other in others for net in getattr(other, "nets", [other])]
+    if not 0 <= place < len(nets) or not isinstance(nets[place], CaffeModel):
+        raise InvalidArgument(f"sharing parameters with net {place} of {len(nets)}: another Caffe net's handle is needed")
+    found: CaffeModel = nets[place]
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from avec.destination.executors.caffe.layers import LAYER_TYPES
-from avec.destination.executors.caffe.layers.layer import Layer
+from avec.destination.executors.caffe.layers.layer import Layer, Shape
 from avec.errors import InvalidModel, UnsupportedOperation
 from avec.formats.caffe.filter import filter_net
 from avec.formats.caffe.message import Message, message_class
@@ -22,28 +22,41 @@ class Network:
     """The layers in order, and the blobs' names in the order of their first mention as a top."""
 
     name: str
+    force_backward: bool = False
     layers: list[Layer] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
     inputs: tuple[int, ...] = ()  # tops of Input layers
     outputs: tuple[int, ...] = ()  # blobs that no layer reads, by name as Caffe's std::set orders them
 
 
-def read_network(prototxt: bytes, request: LoadNet) -> Network:
-    """Read a prototxt and connect its layers.
+def read_net(prototxt: bytes, request: LoadNet) -> Message:
+    """Read a prototxt as it is to be in the request's state.
 
     Raises:
-        InvalidModel: it cannot be read, or its layers do not fit together.
-        UnsupportedOperation: it has layer types that are not carried out here.
+        InvalidModel: it cannot be read.
     """
-    try:
-        text = prototxt.decode()
-    except UnicodeDecodeError as exc:
-        raise InvalidModel(f"{request.source}: byte {exc.start} is not UTF-8: this is not prototxt") from exc
-    net = message_class("NetParameter").from_text(text, request.source)
+    net = message_class("NetParameter").from_text(as_text(prototxt, request.source), request.source)
     upgrade_net(net, request.source)
     _set_state(net, request)
-    filter_net(net, request.source)
-    return _connect(insert_splits(net, request.source), request.source)
+    return net
+
+
+def as_text(prototxt: bytes, source: str) -> str:
+    try:
+        return prototxt.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidModel(f"{source}: byte {exc.start} is not UTF-8: this is not prototxt") from exc
+
+
+def connect(net: Message, source: str) -> Network:
+    """Connect the layers of a net that take part in its state; `net` is changed.
+
+    Raises:
+        InvalidModel, InvalidArgument: its layers do not fit together.
+        UnsupportedOperation: it has layer types that are not carried out here.
+    """
+    filter_net(net, source)
+    return _connect(insert_splits(net, source), source)
 
 
 def _set_state(net: Message, request: LoadNet) -> None:
@@ -55,7 +68,7 @@ def _set_state(net: Message, request: LoadNet) -> None:
 
 def _connect(net: Message, source: str) -> Network:
     _refuse_unsupported(net, source)
-    network = Network(net.name)
+    network = Network(net.name, net.force_backward)
     places: dict[str, int] = {}
     unread: set[str] = set()
     for definition in net.layer:
@@ -66,7 +79,9 @@ def _connect(net: Message, source: str) -> Network:
         )
         unread.update(definition.top)
         phase = definition.phase if definition.HasField("phase") else net.state.phase
+        tops += _automatic_tops(definition, network)
         layer = Layer(definition.name, definition.type, definition, bottoms, tops, training=phase == 0)
+        layer.loss_weights = _loss_weights(layer)
         network.layers.append(layer)
         if definition.type == "Input":
             network.inputs += tops
@@ -74,6 +89,25 @@ def _connect(net: Message, source: str) -> Network:
     if not network.layers:
         raise InvalidModel(f"{source}: the net has no layers in this phase, level and stages")
     return network
+
+
+def _automatic_tops(definition: Message, network: Network) -> Shape:
+    """The blob of a loss that the definition does not name. Source: Layer::AutoTopBlobs, Net::Init."""
+    if len(definition.top) or not LAYER_TYPES[definition.type].loss:
+        return ()
+    network.blobs.append("(automatic)")
+    return (len(network.blobs) - 1,)
+
+
+def _loss_weights(layer: Layer) -> tuple[float, ...]:
+    """The weight of each top in the net's loss. Source: Layer::SetLossWeights, LossLayer::LayerSetUp."""
+    given = tuple(layer.definition.loss_weight)
+    if not given and LAYER_TYPES[layer.type].loss:
+        given = (1.0,) + (0.0,) * (len(layer.tops) - 1)
+    layer.require(
+        len(given) in (0, len(layer.tops)), f"{len(given)} loss weights for {len(layer.tops)} tops: give one for each"
+    )
+    return given if any(given) else ()
 
 
 def _refuse_unsupported(net: Message, source: str) -> None:

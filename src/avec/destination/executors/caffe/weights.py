@@ -58,10 +58,27 @@ def copy_weights(layers: Sequence[Layer], weights: Message, source: str) -> int:
     copies = [
         copy for saved in weights.layer if saved.name in by_name for copy in _match(by_name[saved.name], saved, source)
     ]
-    with torch.inference_mode():
+    with torch.no_grad():
         for target, values in copies:
             target.copy_(torch.from_numpy(values).view(target.shape))
     return len(copies)
+
+
+def share_weights(layers: Sequence[Layer], sources: Sequence[Layer]) -> None:
+    """Use the parameters of another net's layers of the same names. Source: Net::ShareTrainedLayersWith.
+
+    Raises:
+        InvalidArgument: a layer's parameters differ in number or shape; then nothing is shared.
+    """
+    by_name = {layer.name: layer for layer in reversed(layers)}
+    pairs = [(by_name[source.name], source) for source in sources if source.name in by_name]
+    for layer, source in pairs:
+        own, others = ([tuple(each.shape) for each in one.parameters] for one in (layer, source))
+        layer.require(own == others, f"it has parameters of shapes {own}; those to be shared have {others}")
+    for layer, source in pairs:
+        for index, parameter in enumerate(source.parameters):
+            layer.parameters[index] = parameter
+            layer.learnables[index].values = source.learnables[index].values
 
 
 def _match(layer: Layer, saved: Message, source: str) -> list[tuple[Tensor, npt.NDArray[np.float32]]]:

@@ -1,9 +1,10 @@
 """What a layer is to the functions that carry it out, and what such a function must look like.
 
 A layer type is two small functions. `parameters` says which learnable arrays a layer has. `prepare` works out all that
-is fixed while shapes stay the same: the shapes of the tops, and the operation (tensors in: bottoms, then parameters;
-tensors out). Operations are plain differentiable torch. Shapes are computed and not inferred on meta tensors, whose
-first use costs a worker 0.7 s and 40 MB.
+is fixed while shapes stay the same: the shapes of the tops, the operation (tensors in: bottoms, then parameters;
+tensors out), and its gradient. A layer without a gradient of its own gets one by torch's differentiation of its
+operation, which then is plain differentiable torch without effects. Shapes are computed and not inferred on meta
+tensors, whose first use costs a worker 0.7 s and 40 MB.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.formats.caffe.message import Message
+from avec.protocol.caffe import HOST_LAYERS
 
 Shape: TypeAlias = tuple[int, ...]
 Operation: TypeAlias = Callable[..., Tensor | Sequence[Tensor]]
@@ -30,6 +32,21 @@ class ParameterSpec:
     filler: Message
 
 
+@dataclass(slots=True, eq=False)
+class Learnable:
+    """One learnable array with its diff; layers that share a parameter by name share this. Source: Net::AppendParam."""
+
+    values: Tensor
+    diff: Tensor | None = None  # None: zeros
+    rate: float = 1.0  # lr_mult
+    decay: float = 1.0  # decay_mult
+
+    def accumulate(self, gradient: Tensor) -> None:
+        """Add to the diff; `gradient` is the diff's own from now on."""
+        gradient = gradient.view(self.values.shape)
+        self.diff = gradient if self.diff is None else self.diff.add_(gradient)
+
+
 @dataclass(slots=True)
 class Layer:
     """One layer of a net; bottoms and tops are places in the net's blobs."""
@@ -41,6 +58,27 @@ class Layer:
     tops: Shape
     training: bool
     parameters: list[Tensor] = field(default_factory=list)
+    learnables: list[Learnable] = field(default_factory=list)  # of each parameter
+    learns: tuple[bool, ...] = ()  # for each parameter whether it gets a diff
+    propagates: tuple[bool, ...] = ()  # for each bottom whether it gets a diff
+    needs_backward: bool = False
+    loss_weights: tuple[float, ...] = ()  # of each top; empty: all 0
+    random: torch.Generator | None = None  # the net's, on the accelerator
+    state: dict[str, Tensor] = field(default_factory=dict)  # what a pass leaves for the next one
+
+    @property
+    def kind(self) -> str:
+        return f"layer {self.name!r} ({self.type})"
+
+    @property
+    def external(self) -> bool:
+        """Whether the host runs it."""
+        return self.type in HOST_LAYERS
+
+    @property
+    def given(self) -> bool:
+        """Whether its tops hold what the host wrote: nothing is computed here."""
+        return self.type == "Input" or self.external
 
     @property
     def in_place(self) -> bool:
@@ -61,10 +99,10 @@ class Layer:
         self.require(0 not in shape[axis:], f"a bottom of shape {shape} holds nothing to work on")
 
     def refuse(self, reason: str) -> NoReturn:
-        raise InvalidArgument(f"layer {self.name!r} ({self.type}): {reason}")
+        raise InvalidArgument(f"{self.kind}: {reason}")
 
     def unsupported(self, what: str) -> NoReturn:
-        raise UnsupportedOperation(f"layer {self.name!r} ({self.type}): {what} is not supported")
+        raise UnsupportedOperation(f"{self.kind}: {what} is not supported")
 
     def axis(self, index: int, shape: Shape) -> int:
         """Resolve an axis that may count from the end. Source: Blob::CanonicalAxisIndex."""
@@ -72,11 +110,60 @@ class Layer:
         return index % len(shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What the gradient of a layer is computed from."""
+
+    bottoms: Sequence[Tensor]  # what a layer that works in place has overwritten it finds overwritten, as in Caffe
+    tops: Sequence[Tensor]
+    diffs: Sequence[Tensor]  # of the tops
+    parameters: Sequence[Tensor]
+    wanted: tuple[bool, ...]  # for each bottom, then for each parameter
+
+
+# A diff for each bottom, then for each parameter; None where it is zeros or not wanted. Those of parameters are new.
+Gradient: TypeAlias = Callable[[Pass], Sequence[Tensor | None]]
+
+
 class Prepared(NamedTuple):
     """A layer made ready for its bottoms' shapes."""
 
     operation: Operation
     tops: Sequence[Shape]
+    gradient: Gradient | None = None  # None: by differentiating the operation
+    keeps_bottom: bool = False  # in place, the gradient needs what the first bottom was before
+
+
+def elementwise(gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Gradient:
+    """The gradient of a layer with one bottom and one top from a function of bottom, top and top's diff."""
+
+    def from_pass(given: Pass) -> Sequence[Tensor]:
+        return (gradient(given.bottoms[0], given.tops[0], given.diffs[0]),)
+
+    return from_pass
+
+
+def differentiated(operation: Operation) -> Gradient:
+    """The gradient of an operation by running it again under torch's differentiation."""
+
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        with torch.enable_grad():
+            inputs = [
+                tensor.detach().requires_grad_(wanted)
+                for tensor, wanted in zip((*given.bottoms, *given.parameters), given.wanted, strict=True)
+            ]
+            result = operation(*inputs)
+        outputs = [result] if isinstance(result, Tensor) else list(result)
+        pairs = [(top, diff) for top, diff in zip(outputs, given.diffs, strict=True) if top.requires_grad]
+        sought = [tensor for tensor, wanted in zip(inputs, given.wanted, strict=True) if wanted]
+        if not pairs or not sought:
+            return [None] * len(inputs)
+        found = iter(
+            torch.autograd.grad([top for top, _ in pairs], sought, [diff for _, diff in pairs], allow_unused=True)
+        )
+        return [next(found) if wanted else None for wanted in given.wanted]
+
+    return gradient
 
 
 Prepare: TypeAlias = Callable[[Layer, Sequence[Shape], torch.device], Prepared]
@@ -100,3 +187,10 @@ class LayerType:
     tops: tuple[int, int]
     parameters: Parameters = no_parameters
     shares_memory: Callable[[Layer], bool] = never_shares  # tops are the first bottom's memory (Blob::ShareData)
+    shares_diffs: bool = True  # where memory is shared, diffs are as well
+    loss: bool = False  # the first top is a loss of weight 1, and made where the definition names none
+    forced: frozenset[int] | None = None  # bottoms that force_backward reaches; None: all (Layer::AllowForceBackward)
+    differentiable: bool = True
+    closed: frozenset[int] = frozenset()  # bottoms that no diff can reach, as labels and indices are
+    fixed_parameters: bool = False  # what it learns it does in its forward pass: its parameters' lr_mult is 0
+    dynamic: bool = False  # the tops' shapes depend on the bottoms' contents
