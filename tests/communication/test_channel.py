@@ -150,9 +150,11 @@ def test_what_the_protocol_does_not_allow_is_a_protocol_error() -> None:
 
 def test_abort_from_another_thread_ends_a_receiver() -> None:
     with host_channel(PATIENT) as (channel, theirs):
-        threading.Timer(0.0, channel.abort).start()
+        aborting = threading.Thread(target=channel.abort)
+        aborting.start()
         with pytest.raises(SessionLost):
             channel.receive()
+        aborting.join()
 
 
 def test_frames_of_many_threads_do_not_mix() -> None:
