@@ -10,7 +10,11 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
-from bad_data import (
+
+from avec.errors import InvalidArgument, InvalidData, UnsupportedOperation
+from avec.formats.caffe.message import Message, message_class
+from avec.interception.caffe.data import open_source
+from interception.caffe_data.bad_data import (
     TEST,
     Bad,
     check,
@@ -20,10 +24,6 @@ from bad_data import (
     records,
     truncated,
 )
-
-from avec.errors import InvalidArgument, InvalidData, UnsupportedOperation
-from avec.formats.caffe.message import Message, message_class
-from avec.interception.caffe.data import open_source
 
 BlobProto = message_class("BlobProto")
 SMALL = datum(channels=1, height=2, width=2, data=b"abcd")

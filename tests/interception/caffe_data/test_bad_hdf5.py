@@ -11,7 +11,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from bad_data import (
+
+from avec.errors import InvalidArgument, InvalidData, UnsupportedOperation
+from avec.formats.caffe.message import Message
+from avec.interception.caffe.data import HDF5Output, open_source
+from interception.caffe_data.bad_data import (
     TEST,
     Bad,
     both,
@@ -23,10 +27,6 @@ from bad_data import (
     rows,
     truncated,
 )
-
-from avec.errors import InvalidArgument, InvalidData, UnsupportedOperation
-from avec.formats.caffe.message import Message
-from avec.interception.caffe.data import HDF5Output, open_source
 
 CASES = {
     "hdf5_list_missing": Bad(

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bad_data import (
+
+from avec.errors import InvalidArgument
+from avec.formats.caffe.message import Message
+from interception.caffe_data.bad_data import (
     Bad,
     check,
     image_data,
     listed,
     window_data,
 )
-
-from avec.errors import InvalidArgument
-from avec.formats.caffe.message import Message
 
 IMAGE = "# 0\nimages/one.png\n3\n18\n24\n"
 WINDOWS = f"{IMAGE}2\n1 1 0 0 9 9\n1 0 3 3 9 9\n"
