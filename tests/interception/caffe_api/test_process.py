@@ -96,15 +96,13 @@ class TestTimer:
 
 class TestRandomSeed:
     @pytest.fixture
-    def draw(self, caffe: ModuleType) -> Callable[[], int | None]:
+    def draw(self, caffe: ModuleType) -> Callable[[], int]:
         import caffe.randomness
 
-        draw: Callable[[], int | None] = caffe.randomness.draw_seed
+        draw: Callable[[], int] = caffe.randomness.draw_seed
         return draw
 
-    def test_what_follows_a_seed_repeats_and_is_no_constant(
-        self, caffe: ModuleType, draw: Callable[[], int | None]
-    ) -> None:
+    def test_what_follows_a_seed_repeats_and_is_no_constant(self, caffe: ModuleType, draw: Callable[[], int]) -> None:
         caffe.set_random_seed(3)
         first = [draw(), draw()]
         caffe.set_random_seed(np.int64(3))
@@ -113,13 +111,30 @@ class TestRandomSeed:
         caffe.set_random_seed(4)
         assert draw() not in first
 
-    def test_other_threads_have_none(self, caffe: ModuleType, draw: Callable[[], int | None]) -> None:
+    def test_other_threads_have_none(self, caffe: ModuleType, draw: Callable[[], int]) -> None:
         caffe.set_random_seed(3)
-        drawn: list[int | None] = []
+        drawn: list[int] = []
         thread = threading.Thread(target=lambda: drawn.append(draw()))
         thread.start()
         thread.join()
-        assert drawn == [None]
+        assert drawn == [-1]
+
+    def test_nets_are_filled_anew_from_the_seed(self, caffe: ModuleType, tmp_path: Path) -> None:
+        (tmp_path / "net.prototxt").write_text(
+            'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }\n'
+            'layer { name: "y" type: "InnerProduct" bottom: "x" top: "y" '
+            'inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }\n'
+        )
+
+        def filled() -> list[float]:
+            weights: list[float] = caffe.Net(str(tmp_path / "net.prototxt"), caffe.TEST).params["y"][0].data.tolist()
+            return weights
+
+        caffe.set_random_seed(3)
+        first = [filled(), filled()]
+        caffe.set_random_seed(3)
+        assert [filled(), filled()] == first
+        assert first[0] != first[1]
 
     @pytest.mark.parametrize(
         ("seed", "error"), [("x", TypeError), (1.5, TypeError), (-1, OverflowError), (2**32, OverflowError)]

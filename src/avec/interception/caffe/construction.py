@@ -14,6 +14,7 @@ from avec.host.models import provide
 from avec.interception.active import session
 from avec.protocol.caffe import LoadNet
 
+from .randomness import draw_seed
 from .remote import RemoteNet
 
 if TYPE_CHECKING:
@@ -83,5 +84,6 @@ def _new_form(
         phase="TRAIN" if phase == TRAIN else "TEST",
         level=level,
         stages=tuple(stages or ()),
+        seed=draw_seed(),
     )
     return _Given(network, weights_name, request)

@@ -11,6 +11,7 @@ import numpy as np
 
 _SEED_LIMIT = 2**32  # an unsigned int, as in Caffe
 _DRAWN_LIMIT = 2**63
+UNSEEDED = -1  # what the protocol and `draw_seed` call no seed
 
 
 class _State(threading.local):
@@ -29,6 +30,6 @@ def set_random_seed(seed: int) -> None:
     _state.generator = np.random.default_rng(int(seed))
 
 
-def draw_seed() -> int | None:
-    """The seed for the next thing that needs random numbers (a net, a data source); None if no seed was set."""
-    return None if _state.generator is None else int(_state.generator.integers(_DRAWN_LIMIT))
+def draw_seed() -> int:
+    """The seed for the next net, or whatever else needs random numbers; UNSEEDED if no seed was set."""
+    return UNSEEDED if _state.generator is None else int(_state.generator.integers(_DRAWN_LIMIT))
