@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -201,3 +203,15 @@ def test_hdf5_output_can_be_read_before_it_is_closed(tmp_path: Path) -> None:
         copy.write_bytes((tmp_path / "out.h5").read_bytes())
         with h5py.File(copy) as found:
             assert found["data"].shape == (2, 1, 1, 1)
+
+
+def test_a_program_may_end_without_closing_what_it_reads(files: Path) -> None:
+    program = (
+        "from avec.formats.caffe.message import message_class\n"
+        "from avec.interception.caffe.data import open_source\n"
+        f"layer = message_class('NetParameter').from_text({PIXELS!r}, 'x').layer[0]\n"
+        "source = open_source(layer, 1, 0)\n"
+        "print(source.next_batch()[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[-2.  1.  4.]\n", "")
