@@ -10,15 +10,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "openpose"))
 
+from backward_cases import backward_cases
+from gradient_cases import gradient_cases
 from layer_cases import layer_cases
 from net_cases import net_cases
 from refused_cases import refused_cases
+from run_cases import refused_solvers, run_cases
 from shaping_cases import shaping_cases
 from training_cases import solver_cases, training_cases
 
 
 def main() -> None:
     cases, training = layer_cases() + shaping_cases() + net_cases(), training_cases()
+    training += gradient_cases() + backward_cases()
     repeated = [
         key for key, count in Counter((case.group, case.name) for case in cases + training).items() if count > 1
     ]
@@ -29,6 +33,8 @@ def main() -> None:
         "refused": [asdict(case) for case in refused_cases()],
         "training": [asdict(case) for case in training],
         "solvers": [asdict(case) for case in solver_cases()],
+        "runs": [asdict(case) for case in run_cases()],
+        "refused_solvers": [asdict(case) for case in refused_solvers()],
     }
     json.dump(document, sys.stdout, indent=1)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import behaviours
 import training
+import training_behaviours
+import training_runs
 from nets import (
     Group,
     caffe,
@@ -119,6 +121,8 @@ def main() -> None:
     groups_of(document["training"], folder / "caffe_training")
     training.write_gradients(document["cases"] + document["training"], folder / "caffe_training")
     training.write_solvers(document["solvers"], folder / "caffe_training")
+    training_runs.write_runs(document["runs"], folder / "caffe_training")
+    training_behaviours.write(document["refused_solvers"], folder / "caffe_training")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ goldens="$repository/tests/goldens"
 "$here/fetch_caffe.sh" "$root"
 rm -rf "$exchange" && mkdir -p "$exchange/out"
 "${PYTHON:-python3}" "$here/cases.py" > "$exchange/cases.json"
-cp "$here"/{generate,nets,behaviours,training}.py "$goldens/seeded_parameters.py" "$exchange/"
+cp "$here"/{generate,nets,behaviours,training,training_runs,training_behaviours}.py "$exchange/"
+cp "$goldens"/seeded_{parameters,streams}.py "$exchange/"
 # One BLAS thread and one order of sets, so that the same machine writes the same bytes again.
 chroot "$root" /usr/bin/env LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu/openblas-pthread OPENBLAS_NUM_THREADS=1 \
-    PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 /usr/bin/python3.9 /exchange/generate.py /exchange/cases.json /exchange/out
+    PYTHONDONTWRITEBYTECODE=1 PYTHONHASHSEED=0 /usr/bin/python3.9 /exchange/generate.py /exchange/cases.json /exchange/out \
+    2> "$exchange/log" || { tail -n 20 "$exchange/log" >&2; exit 1; }  # Caffe logs much
 cp -r "$exchange"/out/* "$goldens/"
 du -sh "$goldens/caffe" "$goldens/caffe_training"

@@ -11,10 +11,14 @@ import hashlib
 import json
 import math
 import os
+import re
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("GLOG_minloglevel", "2")  # before caffe is imported
+os.environ.setdefault("GLOG_minloglevel", "0")  # before caffe is imported: what it logs is part of what is observed
 
 import caffe
 import numpy as np
@@ -23,6 +27,7 @@ from google.protobuf import text_format
 from seeded_parameters import input_values, parameter_values
 
 PHASES = {"TRAIN": caffe.TRAIN, "TEST": caffe.TEST}
+LOGGED = re.compile(r"[IWE]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] ?(.*)")  # glog's head and the text after it
 HUGE = 1e30  # beyond this a value is a mark, as -FLT_MAX is, and no part of the blob's scale
 
 
@@ -53,6 +58,24 @@ def load(prototxt: str, case: dict) -> caffe.Net:
         file.write(prototxt)
         file.flush()
         return caffe.Net(file.name, PHASES[case["phase"]], level=case["level"], stages=list(case["stages"]))
+
+
+@contextmanager
+def captured_log() -> Iterator[list[str]]:
+    """Collect what Caffe logs meanwhile, without glog's heads; the list is filled at the end."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            found = [LOGGED.match(line) for line in file.read().decode().splitlines()]
+            lines += [match[1] for match in found if match]
 
 
 def saved_weights(net: caffe.Net) -> bytes:
@@ -120,6 +143,8 @@ def give(net: caffe.Net, case: dict) -> list[tuple[str, np.ndarray]]:
     """Write the case's inputs into the net; labels are class numbers, all else standard normal."""
     shapes = [tuple(net.blobs[name].shape) for name in net.inputs]
     values = input_values(case["seed"] + 1, shapes, case["input_scale"])
+    if case.get("rounded"):
+        values = [np.round(value) + np.float32(0) for value in values]  # no negative zeros
     if case["classes"]:
         stream = np.random.RandomState(case["seed"] + 2)
         for place, name in enumerate(net.inputs):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from zlib import crc32
 
 Shape = tuple[int, ...]
 FRAME: Shape = (2, 4, 7, 9)  # no two axes alike, so that a swapped axis shows
@@ -23,6 +24,7 @@ class Case:
     input_scale: float = 1.0
     fill: bool = True  # parameters from the seed; else what the net's fillers give
     weights: str = "caffemodel"  # "caffemodel": stored as Caffe saves them; "seeded": not stored; "v1": in V1 layers
+    rounded: bool = False  # inputs are whole numbers, so that they tie
     classes: int = 0  # input "label" holds numbers below this; 0: it is an input as any other
     backward: bool = True  # its gradients are kept too, where its group's are
     forced: bool = True  # by force_backward, so that inputs get gradients
@@ -55,3 +57,8 @@ def one_layer(kind: str, table: dict[str, tuple[Shape, str]], seed: int, scale: 
     for place, (name, (shape, body)) in enumerate(table.items()):
         net = inputs(data=shape) + layer("tested", kind, "data", "out", body)
         yield Case(kind, name, net, seed + place, input_scale=scale)
+
+
+def named_seed(case: Case) -> Case:
+    """Draw the seed from the case's name, so that a case more or less changes no other."""
+    return replace(case, seed=crc32(case.name.encode()) >> 2)

@@ -8,11 +8,13 @@ from the seed. A solver case keeps the parameters and the loss after each iterat
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
-from nets import Group, caffe, fill, give, input_values, load
+from nets import Group, caffe, captured_log, fill, give, input_values, load
 
+NEEDS_BACKWARD = re.compile(r"(.*) needs backward computation\.")
 # Layers with learnable or differentiable behaviour of their own; whole networks and input forms add nothing here.
 WITHOUT_GRADIENTS = {"nets", "openpose", "rules", "legacy", "v1", "syntax", "fillers", "Input"}
 # Real Caffe writes outside the blob (a window without an element), or reads what in-place work has overwritten.
@@ -32,7 +34,9 @@ def write_gradients(cases: list[dict], folder: Path) -> None:
 
 def _gradient(case: dict, group: Group) -> None:
     prototxt = ("force_backward: true\n" if case["forced"] else "") + case["prototxt"]
-    net = load(prototxt, case)
+    with captured_log() as lines:
+        net = load(prototxt, case)
+    needing = [match[1] for match in map(NEEDS_BACKWARD.match, lines) if match]
     if case["fill"]:
         fill(net, case["seed"])
     inputs = give(net, case)
@@ -48,6 +52,8 @@ def _gradient(case: dict, group: Group) -> None:
         {
             **{key: case[key] for key in ("group", "name", "seed", "phase", "fill")},
             "prototxt": prototxt,
+            "loss_weights": [[name, weight] for name, weight in weights.items()],
+            "needs_backward": needing,
             "inputs": [[name, group.place(value)] for name, value in inputs],
             "given": [[name, group.place(value)] for name, value in zip(outputs, given)],
             "blobs": [[name, group.place(blob.diff)] for name, blob in net.blobs.items()],

@@ -193,11 +193,16 @@ def refusals() -> tuple[Refused, ...]:
     )
 
 
-@cache
-def behaviours() -> tuple[Behaviour, ...]:
-    """Read pycaffe's behaviours."""
-    descriptions, arrays = read_file(FOLDER / f"{BEHAVIOURS}.npz")
+def read_behaviours(path: Path) -> tuple[Behaviour, ...]:
+    """Read one file of behaviours."""
+    descriptions, arrays = read_file(path)
     return tuple(
         Behaviour(each["name"], each["settings"], {name: arrays[place] for name, place in each["arrays"].items()})
         for each in descriptions
     )
+
+
+@cache
+def behaviours() -> tuple[Behaviour, ...]:
+    """Read pycaffe's behaviours."""
+    return read_behaviours(FOLDER / f"{BEHAVIOURS}.npz")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from goldens.caffe_goldens import Expected, behaviours
-from goldens.training_goldens import gradients, solver_runs, training_goldens
+from goldens.training_goldens import gradients, solver_runs, training_behaviours, training_goldens, training_runs
 
 LOWEST = np.finfo(np.float32).min  # what real Caffe leaves where a MAX window has no element
 
@@ -42,6 +42,7 @@ def test_only_every_step_th_value_is_compared() -> None:
 
 
 def test_names_in_the_files_are_unique() -> None:
-    for goldens in (behaviours(), training_goldens(), gradients(), solver_runs()):
+    groups = (behaviours(), training_goldens(), gradients(), solver_runs(), training_runs(), training_behaviours())
+    for goldens in groups:
         names = [str(golden) for golden in goldens]
         assert len(names) == len(set(names)) > 0

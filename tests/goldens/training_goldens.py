@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from goldens.caffe_goldens import Golden, read_file, read_networks
+from goldens.caffe_goldens import Array, Behaviour, Expected, Golden, read_behaviours, read_file, read_networks
 from goldens.seeded_parameters import parameter_values
+from goldens.seeded_streams import InputStream
 
 FOLDER = Path(__file__).parent / "caffe_training"
-NETWORKS = ("more_layers", "losses", "recurrent")
+NETWORKS = ("more_layers", "losses", "recurrent", "drawn", "composed")
+BEHAVIOURS = "pycaffe_training"
 
 Floats = npt.NDArray[np.float32]
 Layers = list[tuple[str, list[tuple[int, ...]]]]  # type and parameter shapes of each layer
@@ -33,6 +37,8 @@ class Gradient:
     seed: int
     phase: str
     fill: bool
+    loss_weights: Mapping[str, float]  # net.blob_loss_weights
+    needs_backward: tuple[str, ...]  # names of the layers that a backward pass runs, as Caffe logs them
     inputs: Mapping[str, Floats]
     given: Mapping[str, Floats]  # diffs of the outputs that are no losses, written before backward
     blobs: Mapping[str, Floats]  # every blob's diff
@@ -70,6 +76,63 @@ class SolverRun:
         return self.name
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run after some iterations: each layer's parameters, and their diffs, which hold the last update."""
+
+    iteration: int
+    rate: float
+    parameters: tuple[tuple[Expected, ...], ...]
+    updates: tuple[tuple[Expected, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """A solver's run with inputs drawn anew before each `stride` iterations, or one call of solve().
+
+    The network's file is called net.prototxt. `inputs` holds names and shapes for the train net and each test net;
+    test nets are fed once, before the first iteration.
+    """
+
+    name: str
+    solver: str  # prototxt without the network
+    network: str
+    seed: int
+    iterations: int
+    stride: int
+    classes: int
+    solve: bool
+    inputs: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]
+    losses: Floats  # of each iteration (with iter_size: of its last pass), that of solve()'s last display left out
+    log: tuple[str, ...]  # what Caffe logs, without glog's heads; speeds are written (R iter/s, Ts/…)
+    states: tuple[State, ...]
+    files: Mapping[str, bytes]  # the snapshots that it wrote
+
+    def __str__(self) -> str:
+        return self.name
+
+    def stream(self, net: int) -> InputStream:
+        """Begin the inputs of one of its nets anew: 0 is the train net, others are test nets."""
+        return InputStream(self.seed + 1 + net, list(self.inputs[net]), self.classes)
+
+    def parameter_values(self, layers: Layers) -> list[list[Floats]]:
+        """Draw the parameters of each layer of the train net at the start."""
+        return parameter_values(self.seed, layers)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSolver:
+    """A solver's prototxt, naming net.prototxt, at which real Caffe ends the process when it is made or stepped."""
+
+    name: str
+    solver: str
+    network: str
+    message: str  # of real Caffe's failed check
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @cache
 def training_goldens() -> tuple[Golden, ...]:
     """Read the forward passes of the layer types that inference seldom needs."""
@@ -83,6 +146,8 @@ def gradients() -> tuple[Gradient, ...]:
     return tuple(
         Gradient(
             **{key: each[key] for key in ("group", "name", "prototxt", "seed", "phase", "fill")},
+            loss_weights=dict(each["loss_weights"]),
+            needs_backward=tuple(each["needs_backward"]),
             **{key: {name: arrays[place] for name, place in each[key]} for key in ("inputs", "given", "blobs")},
             parameters={(layer, index): arrays[place] for layer, index, place in each["parameters"]},
         )
@@ -109,3 +174,46 @@ def solver_runs() -> tuple[SolverRun, ...]:
         )
         for each in descriptions
     )
+
+
+def _state(given: dict[str, Any], arrays: list[Array]) -> State:
+    both = [
+        tuple(
+            tuple(
+                Expected(tuple(each["shape"]), each["step"], each["maximum"], arrays[each["values"]]) for each in layer
+            )
+            for layer in given[key]
+        )
+        for key in ("parameters", "updates")
+    ]
+    return State(given["iteration"], given["rate"], *both)
+
+
+@cache
+def training_runs() -> tuple[TrainingRun, ...]:
+    """Read the long runs: 50 iterations of small nets, 200 of LeNet."""
+    descriptions, arrays = read_file(FOLDER / "runs.npz")
+    keys = ("name", "solver", "network", "seed", "iterations", "stride", "classes", "solve")
+    return tuple(
+        TrainingRun(
+            **{key: each[key] for key in keys},
+            inputs=tuple(tuple((name, tuple(shape)) for name, shape in net) for net in each["inputs"]),
+            losses=arrays[each["losses"]],
+            log=tuple(each["log"]),
+            states=tuple(_state(step, arrays) for step in each["steps"]),
+            files={name: arrays[place].tobytes() for name, place in each["files"].items()},
+        )
+        for each in descriptions
+    )
+
+
+@cache
+def training_behaviours() -> tuple[Behaviour, ...]:
+    """Read what pycaffe shows around training: backward, hooks, sharing, files, solvers, Python layers, exceptions."""
+    return read_behaviours(FOLDER / f"{BEHAVIOURS}.npz")
+
+
+@cache
+def refused_solvers() -> tuple[RefusedSolver, ...]:
+    """Read the solvers that real Caffe refuses."""
+    return tuple(RefusedSolver(**each) for each in json.loads((FOLDER / "refused_solvers.json").read_text()))
