@@ -78,6 +78,16 @@ def test_a_blob_that_was_looked_at_comes_with_the_next_forward(build: Build, sen
     assert calls(sent()) == [("caffe.forward", 6 * FLOAT, 16 * FLOAT)]
 
 
+def test_blobs_that_are_looked_at_before_the_first_forward_cost_nothing(build: Build, sent: Sent) -> None:
+    net = build()
+    sent()
+    for blob in net.blobs.values():
+        assert not blob.data.any()
+    assert calls(sent()) == []
+    net.forward(a=X)["sum"].copy()
+    assert calls(sent()) == [("caffe.forward", 6 * FLOAT, 8 * FLOAT)], "and they do not come with the first forward"
+
+
 def test_blobs_asked_for_come_with_the_forward(build: Build, sent: Sent) -> None:
     net = build()
     sent()

@@ -43,26 +43,19 @@ class Memory:
     """The contents of one array on the host. Blobs that share memory at the destination share it here."""
 
     __slots__ = (
-        "_capacity",
-        "_lease",
-        "_values",
-        "coming",
-        "digest",
-        "looked_at",
-        "origin",
-        "stale",
-        "touched",
+        "_capacity", "_lease", "_values", "changed", "coming", "digest", "looked_at", "origin", "stale", "touched",
         "upload",
-    )
+    )  # fmt: skip
 
     def __init__(self, origin: BlobRef, shape: Shape, stale: bool) -> None:
         self._capacity = math.prod(shape)
         self._values: Floats = np.zeros(0, np.float32)  # nothing is allocated before it is needed
         self._lease: Callable[[], Lease | None] = _no_lease
         self.origin = origin  # the array at the destination that holds the newest contents
+        self.changed = False  # a layer has written it at the destination
         self.stale = stale  # the destination's contents are newer
         self.touched = False  # the application had a view since the contents were last sent
-        self.looked_at = True  # a view was handed out since the destination changed them; outputs begin as such
+        self.looked_at = False  # a view was handed out since a layer has written it
         self.coming: Issued | None = None  # the request under way that brings the newest contents
         self.upload: Call | None = None  # the last call that sends from here
         self.digest = b""  # of a parameter as the destination has it

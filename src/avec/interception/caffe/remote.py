@@ -75,7 +75,7 @@ class RemoteNet:
         self._groups = sharing_groups(self.description)
         self.blobs = _blob_arrays(self.description, self._groups)
         self.parameters = _parameter_arrays(self.description)
-        self._flows: dict[tuple[int, int], Flow] = {}
+        self._flows: dict[tuple[int, int], Flow] = {}  # those that have run
         self._issued: deque[Issued] = deque()
         self._reshaped: dict[int, Shape] = {}  # not told yet
         self._uneven = False  # a blob has a new shape that has not reached all layers
@@ -94,7 +94,7 @@ class RemoteNet:
         if memory.upload is not None:
             self._wait_sent(memory.upload)
             memory.upload = None
-        memory.touched = memory.looked_at = True
+        memory.touched, memory.looked_at = True, memory.changed
         if array.ref.layer >= 0:
             self._open_parameters[array.ref] = array
         elif not array.ref.diff:
@@ -141,6 +141,7 @@ class RemoteNet:
         writes = self._changed_blobs(flow) + self._changed_parameters()
         held = any(array.memory.held for array in writes)
         wanted, watched = self._expect(flow, results, asked)
+        self._note_run(start, end, flow)
         request = Forward(
             tuple(array.ref for array in writes),
             self._take_reshaped(),
@@ -182,10 +183,15 @@ class RemoteNet:
 
     def _flow(self, start: int, end: int) -> Flow:
         found = self._flows.get((start, end))
-        if found is None:
-            found = flow(self.description.layers, self._groups, start, end, self._training)
-            self._flows[start, end] = found
-        return found
+        return found or flow(self.description.layers, self._groups, start, end, self._training)
+
+    def _note_run(self, start: int, end: int, ran: Flow) -> None:
+        """Mark what a range changes as stale, the first time. Later only what the host has seen since has to be."""
+        if (start, end) not in self._flows:
+            self._flows[start, end] = ran
+            for index in ran.changes:
+                memory = self.blobs[index].memory
+                memory.changed = memory.stale = True
 
     def _changed_blobs(self, flow: Flow) -> list[NetArray]:
         """The blobs that a range reads and the application may have written."""
@@ -214,6 +220,7 @@ class RemoteNet:
     ) -> tuple[list[NetArray], bool]:
         """Mark what a range changes as stale. Say what to ask for, and whether a view is held of any of it."""
         certain = {id(array.memory) for array in asked}
+        certain.update(id(array.memory) for array in results if not array.memory.changed)  # looked at, most likely
         wanted: dict[int, NetArray] = {}
         watched = False
         candidates = {array.ref.index: array for array in (*results, *asked)} | self._seen
@@ -350,8 +357,8 @@ class RemoteNet:
             if array.shape != shape and not array.given and index not in self._reshaped:
                 array.shape = shape
                 array.memory.fit(shape)
-                if not self.blobs[self._groups[index]].given:
-                    array.memory.stale = array.memory.stale or not array.memory.touched
+                if array.memory.changed and not array.memory.touched:
+                    array.memory.stale = True
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
@@ -370,8 +377,8 @@ def _blob_arrays(description: NetDescription, groups: Sequence[int]) -> list[Net
     arrays: list[NetArray] = []
     for index, blob in enumerate(description.blobs):
         group = groups[index]
-        # What the application is to give is zeros on both sides; the rest is whatever the net began with.
-        memory = Memory(BlobRef(index), blob.shape, index not in given) if group == index else arrays[group].memory
+        # Before the first forward every blob is zeros, on both sides.
+        memory = Memory(BlobRef(index), blob.shape, stale=False) if group == index else arrays[group].memory
         arrays.append(NetArray(BlobRef(index), blob.shape, memory, index in given))
     return arrays
 
