@@ -21,6 +21,7 @@ from avec.destination.executors import Answer, Executor, Model
 from avec.errors import InvalidArgument, ProtocolError, SessionLost, UnsupportedOperation, pack
 from avec.modelcache import Manifest, ModelCache, PinnedModel
 from avec.protocol.codec import Frame
+from avec.protocol.connection import CALLS
 from avec.protocol.messages import (
     Draining,
     Failed,
@@ -43,6 +44,30 @@ IDLE_BUFFERS_NBYTES = 512 << 20
 FAREWELL_S = 30.0  # for a host on a slow link to receive its last results
 
 log = logging.getLogger("avec.destination")
+
+
+class _Grant:
+    """Holds a host to its credit: the receiving thread takes note of calls, the other of their answers."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    def note_call(self, nbytes: int) -> None:
+        with self._lock:
+            if self._calls and (self._calls >= CREDIT_CALLS or self._nbytes + nbytes > CREDIT_NBYTES):
+                raise ProtocolError(
+                    f"a call of {nbytes} bytes after {self._calls} unanswered ones with {self._nbytes} bytes; "
+                    f"{CREDIT_CALLS} calls with {CREDIT_NBYTES} bytes were granted"
+                )
+            self._calls += 1
+            self._nbytes += nbytes
+
+    def note_answer(self, nbytes: int) -> None:
+        with self._lock:
+            self._calls -= 1
+            self._nbytes -= nbytes
 
 
 class Session:
@@ -70,6 +95,7 @@ class Session:
         self._executors = executors
         self._models: dict[int, Model] = {}
         self._inbox: queue.SimpleQueue[tuple[Frame, int] | Draining | Exception] = queue.SimpleQueue()
+        self._grant = _Grant()
         self._on_lost = on_lost
         self._pins = ExitStack()
         self._pinned: dict[str, PinnedModel] = {}
@@ -108,7 +134,10 @@ class Session:
         try:
             while True:
                 frame = self._channel.receive()
-                self._inbox.put((frame, clock_ns()))
+                received_ns = clock_ns()
+                if isinstance(frame.message, CALLS):
+                    self._grant.note_call(_nbytes(frame))
+                self._inbox.put((frame, received_ns))
         except (SessionLost, ProtocolError) as exc:
             self._inbox.put(exc)
             self._on_lost(exc)
@@ -141,6 +170,7 @@ class Session:
             ended_ns = clock_ns()
             timings = Timings(received_ns, began_ns - received_ns, ended_ns - began_ns, ended_ns, kernels)
             result = msgspec.structs.replace(result, timings=timings)
+        self._grant.note_answer(_nbytes(frame))
         self._channel.send(result, frame.number, arrays)
 
     def _consider(self, offer: Offer, arrays: Sequence[Array]) -> Want:
@@ -184,3 +214,7 @@ class Session:
     def _open_files(self, digests: Mapping[str, str]) -> Iterator[dict[str, Path]]:
         with ExitStack() as stack:
             yield {role: stack.enter_context(self._cache.open(digest)).path for role, digest in digests.items()}
+
+
+def _nbytes(frame: Frame) -> int:
+    return sum(array.nbytes for array in frame.arrays)

@@ -1,0 +1,228 @@
+"""The destination's side of a session, with an executor that does only what a test tells it to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avec.communication.channel import Channel, Heartbeat
+from avec.destination import session as destination_session
+from avec.destination.buffers import BufferPool
+from avec.destination.executors import Answer, Model
+from avec.destination.session import Session
+from avec.errors import ErrorRecord, ProtocolError, SessionLost
+from avec.modelcache import ModelCache, manifest_of_bytes
+from avec.protocol import messages
+from avec.protocol.codec import Frame
+from avec.protocol.messages import Failed, Goodbye, Load, Message, Offer, Release, Result, Run
+from avec.tensor import Array
+from communication.pairs import open_pair
+
+pytestmark = pytest.mark.usefixtures("tidy")
+
+WELCOME = messages.Welcome(1, "1", "test")
+PATIENT = Heartbeat(30.0, 3)
+ONE_BYTE = np.zeros(1, np.uint8)
+
+
+@dataclass
+class Held:
+    """A model whose calls wait until the test lets them go, and then answer with their own parts."""
+
+    let_go: threading.Semaphore
+    log: list[str]
+
+    def run(self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path], *_: object) -> Answer:
+        assert self.let_go.acquire(timeout=20)
+        if body == b"fail":
+            raise LookupError("as told")
+        return Answer(body, [np.array(array) for array in arrays], kernels=3)
+
+    def close(self) -> None:
+        self.log.append("closed")
+
+
+@dataclass
+class HeldExecutor:
+    """Makes held models."""
+
+    let_go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    log: list[str] = field(default_factory=list)
+
+    def load(self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path]) -> tuple[Model, Answer]:
+        return Held(self.let_go, self.log), Answer(b"loaded")
+
+
+@dataclass
+class Serving:
+    """A session that serves on a thread, and the host's end of its connection."""
+
+    session: Session
+    host: Channel
+    executor: HeldExecutor
+    lost: queue.SimpleQueue[Exception]  # what the receiving thread ended with
+    ended: queue.SimpleQueue[Exception]  # what serving ended with
+
+    def call(self, number: int, message: Message, *arrays: Array) -> None:
+        self.host.send(message, number, arrays)
+
+    def answer(self) -> Frame:
+        return self.host.receive()
+
+    def load(self, number: int = 1, handle: int = 1) -> None:
+        self.call(number, Load(handle=handle, format="held"))
+        assert self.answer().message.body == b"loaded"
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    with open_pair() as (ours, theirs):
+        lost: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+        executor = HeldExecutor()
+        session = Session(
+            Channel(theirs, "destination", PATIENT),
+            BufferPool(lambda nbytes: np.empty(nbytes, np.uint8), 1 << 20),
+            ModelCache(tmp_path / "models", 1 << 30),
+            {"held": executor},
+            lost.put,
+        )
+
+        def serve() -> None:
+            try:
+                session.serve(WELCOME)
+            except (SessionLost, ProtocolError) as exc:
+                ended.put(exc)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        host = Channel(ours, "host", PATIENT)
+        assert host.receive().message == WELCOME
+        yield Serving(session, host, executor, lost, ended)
+        executor.let_go.release(1000)
+        host.abort()
+        thread.join()
+        for receiver in threading.enumerate():
+            if receiver.name == "avec-receive":
+                receiver.join()
+
+
+def test_a_call_is_answered_with_timings_and_the_number_of_its_operators(serving: Serving) -> None:
+    serving.load()
+    serving.executor.let_go.release()
+    serving.call(2, Run(handle=1, body=b"x"), ONE_BYTE)
+    frame = serving.answer()
+    assert isinstance(frame.message, Result)
+    assert (frame.number, frame.message.body, len(frame.arrays)) == (2, b"x", 1)
+    timings = frame.message.timings
+    assert timings is not None
+    assert timings.kernels == 3
+    assert timings.received_ns + timings.queue_ns + timings.compute_ns <= timings.sent_ns
+
+
+def test_time_in_the_queue_is_no_time_of_computing(serving: Serving) -> None:
+    serving.load()
+    serving.call(2, Run(handle=1))
+    serving.call(3, Run(handle=1))
+    threading.Event().wait(0.05)  # what both calls spend waiting, the second in the queue
+    serving.executor.let_go.release(2)
+    first, second = serving.answer().message, serving.answer().message
+    assert first.timings.compute_ns >= 40_000_000
+    assert second.timings.queue_ns >= 40_000_000
+    assert second.timings.compute_ns < 40_000_000
+
+
+def test_what_a_call_raises_is_its_answer_with_type_and_traceback(serving: Serving) -> None:
+    serving.load()
+    serving.executor.let_go.release()
+    serving.call(2, Run(handle=1, body=b"fail"))
+    message = serving.answer().message
+    assert isinstance(message, Failed)
+    assert (message.error.code, message.error.message) == ("remote", "LookupError: as told")
+    assert "in run" in message.error.traceback
+
+
+def test_released_handles_are_closed_after_the_calls_before(serving: Serving) -> None:
+    serving.load()
+    serving.executor.let_go.release()
+    serving.call(2, Run(handle=1))
+    serving.call(0, Release((1, 55)))
+    assert serving.answer().number == 2
+    serving.load(3, handle=2)
+    assert serving.executor.log == ["closed"]
+
+
+def test_draining_is_said_after_what_was_sent_before(serving: Serving) -> None:
+    serving.load()
+    serving.call(2, Run(handle=1))
+    serving.call(0, messages.Ping(1))
+    serving.session.drain("maintenance")
+    serving.executor.let_go.release()
+    kinds = {type(serving.answer().message) for _ in range(2)}
+    assert kinds == {Result, messages.Draining}
+
+
+def test_calls_that_were_sent_before_the_goodbye_are_answered(serving: Serving) -> None:
+    serving.load()
+    for number in range(2, 6):
+        serving.call(number, Run(handle=1, body=bytes([number])))
+    serving.call(0, Goodbye())
+    serving.executor.let_go.release(4)
+    assert [serving.answer().number for _ in range(4)] == [2, 3, 4, 5]
+    with pytest.raises(SessionLost, match="closed the connection$"):
+        serving.answer()
+
+
+def test_more_calls_than_were_granted_end_the_session(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destination_session, "CREDIT_CALLS", 3)
+    serving.load()
+    for number in range(2, 6):
+        serving.call(number, Run(handle=1))
+    lost = serving.lost.get(timeout=20)
+    assert isinstance(lost, ProtocolError)
+    assert str(lost).startswith("a call of 0 bytes after 3 unanswered ones with 0 bytes; 3 calls with ")
+
+
+def test_more_bytes_than_were_granted_end_the_session(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destination_session, "CREDIT_NBYTES", 10)
+    serving.load()
+    serving.call(2, Run(handle=1), np.zeros(7, np.uint8))
+    serving.call(3, Run(handle=1), np.zeros(4, np.uint8))
+    lost = serving.lost.get(timeout=20)
+    assert isinstance(lost, ProtocolError)
+    assert "a call of 4 bytes after 1 unanswered ones with 7 bytes" in str(lost)
+
+
+def test_one_call_alone_may_be_larger_than_what_was_granted(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destination_session, "CREDIT_NBYTES", 10)
+    serving.load()
+    serving.executor.let_go.release(2)
+    for number in (2, 3):
+        serving.call(number, Run(handle=1), np.zeros(100, np.uint8))
+        assert serving.answer().arrays[0].nbytes == 100
+
+
+def test_a_message_that_is_of_uploads_ends_the_session(serving: Serving) -> None:
+    serving.host.send(messages.Chunk(digest="d", index=0), 0, [ONE_BYTE])
+    assert "Chunk is not expected in a session" in str(serving.ended.get(timeout=20))
+
+
+def test_an_offer_of_what_is_missing_is_answered_by_the_missing_chunks(serving: Serving) -> None:
+    manifest = manifest_of_bytes(b"model")
+    serving.call(1, Offer(digest=manifest.digest, nbytes=5), np.frombuffer(manifest.chunks, np.uint8))
+    assert serving.answer().message == messages.Want(manifest.digest, ((0, 1),))
+
+
+def test_an_offer_that_contradicts_itself_fails_and_the_session_goes_on(serving: Serving) -> None:
+    serving.call(1, Offer(digest="0" * 64, nbytes=5))
+    message = serving.answer().message
+    assert isinstance(message, Failed)
+    assert isinstance(message.error, ErrorRecord)
+    assert message.error.code == "invalid-argument"
+    serving.load(2)
