@@ -47,8 +47,13 @@ HELLO_TIMEOUT_S = 0.4
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
-    """A destination for two hosts that has little patience with strangers."""
-    variables = {"AVEC_HELLO_TIMEOUT_S": str(HELLO_TIMEOUT_S), "AVEC_MAX_SESSIONS": "2"}
+    """A destination for two hosts that has little patience with strangers, and with hosts that answer nothing."""
+    variables = {
+        "AVEC_HELLO_TIMEOUT_S": str(HELLO_TIMEOUT_S),
+        "AVEC_MAX_SESSIONS": "2",
+        "AVEC_HEARTBEAT_S": "0.2",
+        "AVEC_IDLE_HOST_TIMEOUT_S": "0.8",
+    }
     with running(tmp_path_factory.mktemp("small"), **variables) as destination:
         yield destination
         assert destination.stop() == 0, destination.log_text()
@@ -211,14 +216,14 @@ def test_an_upload_takes_no_sessions_place(small: Destination, tmp_path: Path) -
         assert probe(small.url, settings).models >= 1
 
 
-def test_a_session_ends_when_the_host_says_nothing_for_long(tmp_path: Path) -> None:
-    with running(tmp_path / "served", AVEC_HEARTBEAT_S="0.1", AVEC_IDLE_HOST_TIMEOUT_S="0.5") as destination:
-        with stranger(destination) as sock:
-            sock.sendall(frame_bytes(messages.Hello(1, 1, "session", "avec"), 0, ()))
-            assert sock.recv(1)
-            (worker,) = destination.workers()
-            what_comes(sock)
-        await_true(lambda: not alive(worker), "the worker has ended")
+def test_a_session_ends_when_the_host_says_nothing_for_long(small: Destination) -> None:
+    before = small.workers()
+    with stranger(small) as sock:
+        sock.sendall(frame_bytes(messages.Hello(1, 1, "session", "avec"), 0, ()))
+        assert sock.recv(1)
+        worker = small.new_worker(before)
+        what_comes(sock)
+    await_true(lambda: not alive(worker), "the worker has ended")
 
 
 def test_sigterm_lets_a_call_under_way_be_answered_and_no_new_one_in(tmp_path: Path) -> None:
