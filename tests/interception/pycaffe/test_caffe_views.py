@@ -371,3 +371,19 @@ def test_a_forked_child_is_told_that_the_net_is_its_parents(build: Build) -> Non
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     np.testing.assert_allclose(net.forward(a=X)["sum"], expected(net, X), rtol=1e-5)
+
+
+def test_layers_that_share_a_parameter_by_name_share_its_memory(build: Build) -> None:
+    layer = (
+        'layer {{ name: "{0}" type: "InnerProduct" bottom: "{1}" top: "{0}" param {{ name: "w" }}'
+        " inner_product_param {{ num_output: 2 bias_term: false }} }}"
+    )
+    net = build(
+        'layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 1 dim: 2 } } }'
+        + layer.format("first", "a")
+        + layer.format("second", "first")
+    )
+    net.params["second"][0].data[...] = 0
+    net.params["first"][0].data[...] = [[2, 0], [0, 3]]
+    assert net.params["second"][0].data.tolist() == [[2, 0], [0, 3]]
+    assert net.forward(a=np.ones((1, 2)))["second"].tolist() == [[4, 9]]
