@@ -1,4 +1,4 @@
-"""Convolution and Deconvolution, over one to three spatial axes. Source: caffe/src/caffe/layers/base_conv_layer.cpp."""
+"""Convolution and Deconvolution over one to three spatial axes, and Im2col. Source: caffe/src/caffe/layers/base_conv_layer.cpp."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Operation, ParameterSpec, Prepared, Shape
+from avec.destination.executors.caffe.layers.layer import (
+    Gradient,
+    Layer,
+    Operation,
+    ParameterSpec,
+    Pass,
+    Prepared,
+    Shape,
+)
 
 _CONVOLUTIONS = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
@@ -103,7 +112,7 @@ def convolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) ->
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(bottoms[0][g.axis + 1 :], g.kernel, g.stride, g.pad, g.dilation, strict=True)
     ]
-    return _prepared(layer, operation, g, bottoms, size)
+    return _prepared(layer, operation, g, bottoms, size, transposed=False)
 
 
 def deconvolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
@@ -118,17 +127,67 @@ def deconvolution(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
         s * (n - 1) + d * (k - 1) + 1 - 2 * p
         for n, k, s, p, d in zip(bottoms[0][g.axis + 1 :], g.kernel, g.stride, g.pad, g.dilation, strict=True)
     ]
-    return _prepared(layer, operation, g, bottoms, size)
+    return _prepared(layer, operation, g, bottoms, size, transposed=True)
 
 
 def _prepared(
-    layer: Layer, operation: Callable[..., Tensor], g: Geometry, bottoms: Sequence[Shape], size: list[int]
+    layer: Layer,
+    operation: Callable[..., Tensor],
+    g: Geometry,
+    bottoms: Sequence[Shape],
+    size: list[int],
+    transposed: bool,
 ) -> Prepared:
     layer.require(min(size) > 0, f"kernel {g.kernel} with pad {g.pad} leaves nothing of a bottom of shape {bottoms[0]}")
     top = (*bottoms[0][: g.axis], g.outputs, *size)
     flattened = _over_leading_axes(operation, g.axis)
-    return Prepared(_for_each_bottom(flattened, len(bottoms)), [top] * len(bottoms))
+    gradient = _gradient(g, transposed) if g.axis == 1 else None
+    return Prepared(_for_each_bottom(flattened, len(bottoms)), [top] * len(bottoms), gradient)
 
+
+def _gradient(g: Geometry, transposed: bool) -> Gradient:
+    """Of all bottoms; what they give to the parameters is summed up."""
+    no_padding = (0,) * len(g.kernel)
+
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        count, weight = len(given.bottoms), given.parameters[0]
+        learns = given.wanted[count:]
+        bias_shape = [g.outputs] if len(learns) > 1 else None
+        downs: list[Tensor | None] = []
+        sums: list[Tensor | None] = [None] * len(learns)
+        for x, diff, down in zip(given.bottoms, given.diffs, given.wanted, strict=False):
+            found = torch.ops.aten.convolution_backward(
+                diff, x, weight, bias_shape, g.stride, g.pad, g.dilation, transposed, no_padding, g.groups,
+                (down, *learns, *(False for _ in range(2 - len(learns)))),
+            )  # fmt: skip
+            downs.append(found[0])
+            for index, (total, part) in enumerate(zip(sums, found[1:], strict=False)):
+                sums[index] = part if total is None else total + part
+        return [*downs, *sums]
+
+    return gradient
+
+
+def im2col(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
+    """Each window of the kernel as a column of channels. Source: caffe/src/caffe/layers/im2col_layer.cpp."""
+    setting, shape = layer.setting("convolution_param"), bottoms[0]
+    axis = layer.axis(setting.axis, shape)
+    if len(shape) - axis - 1 != 2:
+        layer.unsupported(f"a bottom of shape {shape} with channels on axis {axis}: 2 spatial axes are; that")
+    kernel = _per_axis(layer, "kernel", "kernel_size", 2, None)
+    stride = _per_axis(layer, "stride", "stride", 2, 1)
+    pad = _per_axis(layer, "pad", "pad", 2, 0)
+    dilation = _per_axis(layer, "dilation", "dilation", 2, 1)
+    spans = zip(shape[axis + 1 :], kernel, stride, pad, dilation, strict=True)
+    size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in spans]
+    layer.require(min(size) > 0, f"kernel {kernel} with pad {pad} leaves nothing of a bottom of shape {shape}")
+    top = (*shape[:axis], shape[axis] * math.prod(kernel), *size)
+
+    def operation(x: Tensor) -> Tensor:
+        batch = x.reshape(math.prod(shape[:axis]), *shape[axis:])
+        return F.unfold(batch, kernel, dilation, pad, stride).view(top)
+
+    return Prepared(operation, [top])
 
 def _check_channels(layer: Layer, given: int, expected: int) -> None:
     layer.require(given == expected, f"the bottom has {given} channels; the weights are for {expected}")

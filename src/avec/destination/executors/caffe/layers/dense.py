@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, ParameterSpec, Prepared, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, ParameterSpec, Pass, Prepared, Shape, elementwise
 
 
 def inner_product_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[ParameterSpec]:
@@ -33,11 +33,19 @@ def inner_product(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
         length == expected, f"a bottom of shape {shape} gives {length} values a row; the weights are for {expected}"
     )
     flat, result = (math.prod(shape[:axis]), length), (*shape[:axis], setting.num_output)
+    rows = (flat[0], setting.num_output)
 
     def operation(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x.view(flat), weight.t() if transposed else weight, bias).view(result)
 
-    return Prepared(operation, [result])
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        x, weight, diff = given.bottoms[0].view(flat), given.parameters[0], given.diffs[0].view(rows)
+        down, learns, *learns_bias = given.wanted
+        to_weight = (x.t() @ diff if transposed else diff.t() @ x) if learns else None
+        to_bottom = (diff @ (weight.t() if transposed else weight)).view(shape) if down else None
+        return [to_bottom, to_weight, *(diff.sum(0) for _ in learns_bias)]
+
+    return Prepared(operation, [result], gradient)
 
 
 def softmax(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
@@ -46,4 +54,4 @@ def softmax(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
     def operation(x: Tensor) -> Tensor:
         return torch.softmax(x, axis)
 
-    return Prepared(operation, bottoms)
+    return Prepared(operation, bottoms, elementwise(lambda x, y, dy: y * (dy - (dy * y).sum(axis, keepdim=True))))

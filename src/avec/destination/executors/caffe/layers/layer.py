@@ -104,6 +104,13 @@ class Layer:
     def unsupported(self, what: str) -> NoReturn:
         raise UnsupportedOperation(f"{self.kind}: {what} is not supported")
 
+    def kept(self, name: str) -> Tensor:
+        """What the last forward pass left for the backward pass."""
+        found = self.state.get(name)
+        if found is None:
+            self.refuse("a backward pass needs a forward pass before it")
+        return found
+
     def axis(self, index: int, shape: Shape) -> int:
         """Resolve an axis that may count from the end. Source: Blob::CanonicalAxisIndex."""
         self.require(-len(shape) <= index < len(shape), f"axis {index} is out of range for a bottom of shape {shape}")

@@ -1,18 +1,22 @@
-"""Pooling, with Caffe's own output sizes and divisors. Source: caffe/src/caffe/layers/pooling_layer.cpp."""
+"""Pooling, with Caffe's own output sizes and divisors, and LRN. Source: caffe/src/caffe/layers/pooling_layer.cpp."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Operation, Prepared, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, Operation, Pass, Prepared, Shape, differentiated
+from avec.formats.caffe.message import message_class
 
 LOWEST = float(np.finfo(np.float32).min)  # what Caffe's MAX starts from, and gives for a window outside the image
+PYRAMID_LIMIT = 10  # levels: the tenth has 512 × 512 windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def pooling(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
     setting = layer.setting("pooling_param")
     found = windows(layer, bottoms[0])
     if setting.pool == setting.STOCHASTIC:
-        layer.unsupported("pool: STOCHASTIC")
+        return _stochastic(layer, bottoms[0], found)
     if setting.pool == setting.AVE:
         layer.require(len(layer.tops) == 1, "a second top (the mask) is for MAX pooling")
         operation = _average(found, device)
@@ -120,6 +124,70 @@ def _maximum_with_mask(w: Windows) -> Operation:
         return y, torch.where(y == LOWEST, torch.full_like(mask, -1.0), mask)
 
     return operation
+
+
+def _stochastic(layer: Layer, shape: Shape, w: Windows) -> Prepared:
+    """One value of each window, as likely as it is large; without training the mean weighted by the values."""
+    layer.require(w.pad == (0, 0), "padding is for MAX and AVE pooling")
+    layer.require(len(layer.tops) == 1, "a second top (the mask) is for MAX pooling")
+    top = (*shape[:2], *w.pooled)
+    spread = (*shape[:2], math.prod(w.kernel), math.prod(w.pooled))
+
+    def values(x: Tensor) -> Tensor:
+        """The values of each window, zeros where it reaches beyond the image."""
+        columns = F.unfold(_surround(x, w, 0.0), w.kernel, stride=w.stride)
+        rows = [(n + o - k) // s + 1 for n, o, k, s in zip(w.size, w.overhang, w.kernel, w.stride, strict=True)]
+        whole = columns.view(*spread[:3], *rows)[..., : w.pooled[0], : w.pooled[1]]
+        return whole.reshape(spread)
+
+    def weighted(x: Tensor) -> Tensor:
+        found = values(x)
+        total = found.sum(2)
+        return torch.where(total > 0, (found * found).sum(2) / total, 0.0).view(top)
+
+    def drawn(x: Tensor) -> Tensor:
+        found = values(x)
+        running = found.cumsum(2)
+        draw = torch.empty_like(running[:, :, -1:]).uniform_(generator=layer.random)
+        place = (running >= draw * running[:, :, -1:]).to(torch.uint8).argmax(2, keepdim=True)
+        layer.state["place"] = place
+        return found.gather(2, place).view(top)
+
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        place = layer.kept("place")
+        return differentiated(lambda x: values(x).gather(2, place).view(top))(given)
+
+    return Prepared(drawn, [top], gradient) if layer.training else Prepared(weighted, [top])
+
+
+def spatial_pyramid_pooling(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
+    """Pooling to 1, 2 × 2, 4 × 4… windows, one after another in one row. Source: …/layers/spp_layer.cpp."""
+    setting, shape = layer.setting("spp_param"), bottoms[0]
+    layer.require(len(shape) == 4 and min(shape[2:]) > 0, f"the bottom must be (N, C, height, width), not {shape}")
+    height: int = setting.pyramid_height
+    layer.require(0 < height <= PYRAMID_LIMIT, f"pyramid_height must be 1 to {PYRAMID_LIMIT}, not {height}")
+    levels = [pooling(_level(layer, shape, 2**level), bottoms, device) for level in range(height)]
+    if height == 1:
+        return levels[0]
+    operations = [cast(Callable[[Tensor], Tensor], level.operation) for level in levels]
+
+    def operation(x: Tensor) -> Tensor:
+        return torch.cat([pool(x).flatten(1) for pool in operations], 1)
+
+    return Prepared(operation, [(shape[0], sum(math.prod(level.tops[0][1:]) for level in levels))])
+
+
+def _level(layer: Layer, shape: Shape, bins: int) -> Layer:
+    """The pooling layer of one level. Source: SPPLayer::GetPoolingParam."""
+    definition = message_class("LayerParameter")(name=layer.name, type=layer.type)
+    setting = definition.pooling_param
+    setting.pool = layer.setting("spp_param").pool  # the enums' values agree
+    for side, size in (("h", shape[2]), ("w", shape[3])):
+        kernel = -(-size // bins)
+        setattr(setting, f"kernel_{side}", kernel)
+        setattr(setting, f"stride_{side}", kernel)
+        setattr(setting, f"pad_{side}", (kernel * bins - size + 1) // 2)
+    return Layer(layer.name, layer.type, definition, layer.bottoms, layer.tops, layer.training, random=layer.random)
 
 
 def _average(w: Windows, device: torch.device) -> Operation:

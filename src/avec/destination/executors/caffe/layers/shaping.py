@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Prepared, Shape
+from avec.destination.executors.caffe.layers.layer import Layer, Pass, Prepared, Shape, elementwise
 
 
 def input_shapes(layer: Layer) -> list[Shape]:
@@ -39,7 +40,10 @@ def split(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepa
     def operation(x: Tensor) -> Tensor | list[Tensor]:
         return [x] * count if count > 1 else x
 
-    return Prepared(operation, [bottoms[0]] * count)
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        return (reduce(torch.add, given.diffs) if count > 1 else given.diffs[0],)
+
+    return Prepared(operation, [bottoms[0]] * count, gradient)
 
 
 def _either_axis(layer: Layer, holder: str, old: str, shape: Shape) -> int:
@@ -59,13 +63,16 @@ def concat(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prep
         )
         layer.require(same, f"bottoms of shapes {bottoms[0]} and {other} differ beyond axis {axis}")
     if len(bottoms) == 1:
-        return Prepared(_identity, bottoms)
-    joined = sum(shape[axis] for shape in bottoms)
+        return Prepared(_identity, bottoms, elementwise(lambda x, y, dy: dy))
+    sizes = [shape[axis] for shape in bottoms]
 
     def operation(*tensors: Tensor) -> Tensor:
         return torch.cat(tensors, axis)
 
-    return Prepared(operation, [_with(bottoms[0], axis, joined)])
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        return torch.split(given.diffs[0], sizes, axis)
+
+    return Prepared(operation, [_with(bottoms[0], axis, sum(sizes))], gradient)
 
 
 def _with(shape: Shape, axis: int, size: int) -> Shape:
@@ -104,12 +111,15 @@ def slice_(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prep
         layer.require(total % tops == 0, f"{total} values on axis {axis} do not divide into {tops} tops")
         sizes = [total // tops] * tops
     if tops == 1:
-        return Prepared(_identity, bottoms)
+        return Prepared(_identity, bottoms, elementwise(lambda x, y, dy: dy))
+
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        return (torch.cat(list(given.diffs), axis),)
 
     def operation(x: Tensor) -> list[Tensor]:
         return [piece.clone(memory_format=torch.contiguous_format) for piece in torch.split(x, sizes, axis)]
 
-    return Prepared(operation, [_with(bottoms[0], axis, size) for size in sizes])
+    return Prepared(operation, [_with(bottoms[0], axis, size) for size in sizes], gradient)
 
 
 def crop(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
@@ -141,14 +151,14 @@ def flatten(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
     layer.require(not layer.in_place, "in-place computation is not allowed")
     setting, shape = layer.setting("flatten_param"), bottoms[0]
     start, end = layer.axis(setting.axis, shape), layer.axis(setting.end_axis, shape)
-    return _view((*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
+    return _view(shape, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 
-def _view(shape: Shape) -> Prepared:
+def _view(bottom: Shape, top: Shape) -> Prepared:
     def operation(x: Tensor) -> Tensor:
-        return x.view(shape)
+        return x.view(top)
 
-    return Prepared(operation, [shape])
+    return Prepared(operation, [top], elementwise(lambda x, y, dy: dy.view(bottom)))
 
 
 def reshape(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
@@ -170,7 +180,7 @@ def reshape(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
         )
         target[target.index(-1)] = math.prod(shape) // rest
     layer.require(math.prod(target) == math.prod(shape), f"shape {target} holds another number of values than {shape}")
-    return _view(tuple(target))
+    return _view(shape, tuple(target))
 
 
 def _copied_axes(layer: Layer, shape: Shape, start: int) -> list[int]:
