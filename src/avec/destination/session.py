@@ -131,14 +131,18 @@ class Session:
         self._inbox.put(Draining(reason))
 
     def _receive_all(self) -> None:
+        leaving = False
         try:
             while True:
                 frame = self._channel.receive()
                 received_ns = clock_ns()
+                leaving = isinstance(frame.message, Goodbye)
                 if isinstance(frame.message, CALLS):
                     self._grant.note_call(_nbytes(frame))
                 self._inbox.put((frame, received_ns))
         except (SessionLost, ProtocolError) as exc:
+            if leaving and isinstance(exc, SessionLost):
+                return
             self._inbox.put(exc)
             self._on_lost(exc)
 
