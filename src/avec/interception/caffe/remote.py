@@ -30,7 +30,7 @@ from avec.protocol.caffe import (
     Shapes,
 )
 
-from .dataflow import Flow, flow, given_blobs, sharing_groups
+from .dataflow import Flow, flow, given_blobs, sharing_groups, sources
 from .memory import Floats, Issued, Memory, NetArray, Shape
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ class RemoteNet:
         network = np.frombuffer(prototxt, np.uint8)
         reply = session.load(self._handle, FORMAT, _ENCODER.encode(request), [network], files).wait()
         self.description = _DESCRIPTIONS.decode(reply.arrays[0].data)
-        self._training = request.phase == "TRAIN"
         self._groups = sharing_groups(self.description)
         self.blobs = _blob_arrays(self.description, self._groups)
         self.parameters = _parameter_arrays(self.description)
@@ -183,7 +182,7 @@ class RemoteNet:
 
     def _flow(self, start: int, end: int) -> Flow:
         found = self._flows.get((start, end))
-        return found or flow(self.description.layers, self._groups, start, end, self._training)
+        return found or flow(self.description.layers, self._groups, start, end)
 
     def _note_run(self, start: int, end: int, ran: Flow) -> None:
         """Mark what a range changes as stale, the first time. Later only what the host has seen since has to be."""
@@ -373,12 +372,12 @@ def _may_have_changed(memory: Memory) -> bool:
 
 
 def _blob_arrays(description: NetDescription, groups: Sequence[int]) -> list[NetArray]:
-    given = given_blobs(description)
+    given, filled = given_blobs(description), sources(description)
     arrays: list[NetArray] = []
     for index, blob in enumerate(description.blobs):
         group = groups[index]
-        # Before the first forward every blob is zeros, on both sides.
-        memory = Memory(BlobRef(index), blob.shape, stale=False) if group == index else arrays[group].memory
+        # Before the first forward all other blobs are zeros, on both sides.
+        memory = Memory(BlobRef(index), blob.shape, index in filled) if group == index else arrays[group].memory
         arrays.append(NetArray(BlobRef(index), blob.shape, memory, index in given))
     return arrays
 
