@@ -46,7 +46,7 @@ HELLO_TIMEOUT_S = 0.4
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
     """A destination for two hosts that has little patience with strangers, and with hosts that answer nothing."""
     variables = {
         "AVEC_HELLO_TIMEOUT_S": str(HELLO_TIMEOUT_S),
@@ -57,6 +57,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
     with running(tmp_path_factory.mktemp("small"), **variables) as destination:
         yield destination
         assert destination.stop() == 0, destination.log_text()
+
+
+@pytest.fixture
+def small(small_server: Destination, settings: Settings) -> Destination:
+    """That destination, once the sessions of the test before have ended."""
+    await_true(lambda: small_server.sessions(settings) == 0, "all places are free")
+    return small_server
 
 
 def stranger(destination: Destination) -> socket.socket:
