@@ -128,7 +128,8 @@ class Plan:
             layer.require(
                 bottom != top or before == after, f"it works in place, but would change shape {before} to {after}"
             )
-        backward = _backward(prepared.gradient or differentiated(prepared.operation), layer)
+        gradient = prepared.gradient or differentiated(prepared.operation)
+        backward = _backward(gradient, layer, prepared.scribbles)
         return Ready(self._step(layer, prepared), backward, tuple(prepared.tops))
 
     def _step(self, layer: Layer, prepared: Prepared) -> Step:
@@ -306,24 +307,31 @@ def _no_diffs(blobs: Tensors, diffs: Tensors) -> None:
     """The backward step of a layer that is not prepared: what is given has no gradient."""
 
 
-def _backward(gradient: Gradient, layer: Layer) -> BackwardStep:
+def _check_reachable(layer: Layer) -> None:
+    """Refuse a backward pass that Caffe would end the process at."""
+    kind = LAYER_TYPES[layer.type]
+    for place, propagates in enumerate(layer.propagates):
+        layer.require(not propagates or place not in kind.closed, f"no diff can reach bottom {place}")
+        layer.require(not propagates or kind.differentiable, "it cannot run backwards")
+
+
+def _backward(gradient: Gradient, layer: Layer, scribbles: frozenset[int]) -> BackwardStep:
     parameters = tuple(layer.parameters)
-    closed = LAYER_TYPES[layer.type].closed
 
     def step(blobs: Tensors, diffs: Tensors) -> None:
+        _check_reachable(layer)
         wanted = (*layer.propagates, *layer.learns)
-        for place in closed:
-            layer.require(place >= len(layer.bottoms) or not layer.propagates[place], f"no diff can reach bottom {place}")
-        layer.require(LAYER_TYPES[layer.type].differentiable or not any(wanted), "it cannot run backwards")
         bottoms = [cast(Tensor, blobs[place]) for place in layer.bottoms]
         if BOTTOM in layer.state:
             bottoms[0] = layer.state[BOTTOM]
         tops = [cast(Tensor, blobs[place]) for place in layer.tops]
         given = Pass(bottoms, tops, [cast(Tensor, diffs[place]) for place in layer.tops], parameters, wanted)
         found = gradient(given)
-        for place, diff, propagates in zip(layer.bottoms, found, layer.propagates, strict=False):
-            if propagates:
-                diffs[place] = torch.zeros_like(cast(Tensor, blobs[place])) if diff is None else diff.contiguous()
+        for index, (place, diff) in enumerate(zip(layer.bottoms, found, strict=False)):
+            if diff is not None and (wanted[index] or index in scribbles):
+                diffs[place] = diff.contiguous()
+            elif wanted[index]:
+                diffs[place] = torch.zeros_like(cast(Tensor, blobs[place]))
         for learnable, diff, learns in zip(layer.learnables, found[len(bottoms) :], layer.learns, strict=False):
             if learns and diff is not None:
                 learnable.accumulate(_own(diff, given.diffs))

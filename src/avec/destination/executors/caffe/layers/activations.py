@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avec.destination.executors.caffe.layers.layer import Layer, Prepared, Shape, elementwise
+from avec.destination.executors.caffe.layers.layer import Gradient, Layer, Prepared, Shape, elementwise
+
+
+def _overwriting(layer: Layer, derivative: Callable[[Tensor, Tensor], Tensor]) -> Gradient:
+    """A gradient by a derivative of x and y, which Caffe's CPU code writes over the bottom's diff and then multiplies
+    by the top's: in place that is the derivative as well."""
+
+    def gradient(x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        found = derivative(x, y)
+        return found * (found if layer.in_place else dy)
+
+    return elementwise(gradient)
 
 
 def absolute(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
-    return Prepared(torch.abs, bottoms, elementwise(lambda x, y, dy: x.sign() * dy))
+    return Prepared(torch.abs, bottoms, _overwriting(layer, lambda x, y: x.sign()))
 
 
 def bnll(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
@@ -75,7 +86,7 @@ def logarithm(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> P
     def operation(x: Tensor) -> Tensor:
         return torch.log(x * scale + shift) / natural
 
-    return Prepared(operation, bottoms, elementwise(lambda x, y, dy: dy * (scale / natural) / (x * scale + shift)))
+    return Prepared(operation, bottoms, _overwriting(layer, lambda x, y: (scale / natural) / (x * scale + shift)))
 
 
 def power(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
@@ -89,15 +100,13 @@ def power(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepa
         base = x if (scale, shift) == (1, 0) else x * scale + shift
         return base.clone() if exponent == 1 and base is x else base if exponent == 1 else base.pow(exponent)
 
-    def gradient(x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-        if exponent * scale == 0:
-            return torch.zeros_like(dy)
-        if exponent == 1:
-            return dy * scale
+    def derivative(x: Tensor, y: Tensor) -> Tensor:
+        if exponent == 1 or exponent * scale == 0:
+            return torch.full_like(x, exponent * scale)
         base = x * scale + shift
-        return dy * (exponent * scale) * (base if exponent == 2 else y / base)
+        return (base if exponent == 2 else y / base) * (exponent * scale)
 
-    return Prepared(operation, bottoms, elementwise(gradient))
+    return Prepared(operation, bottoms, _overwriting(layer, derivative))
 
 
 def _power(base: float, exponent: float) -> float:

@@ -199,7 +199,31 @@ def scale(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepa
     def without_bias(x: Tensor, factor: Tensor) -> Tensor:
         return x * factor.view(spread)
 
-    return Prepared(with_bias if setting.bias_term else without_bias, bottoms[:1], keeps_bottom=True)
+    operation: Operation = with_bias if setting.bias_term else without_bias
+    gradient = _scale_gradient(shape, factor, spread, scribbles=not layer.in_place and factor != shape)
+    return Prepared(operation, bottoms[:1], gradient, keeps_bottom=True, scribbles=frozenset({0}))
+
+
+def _scale_gradient(shape: Shape, factor: Shape, spread: Shape, scribbles: bool) -> Gradient:
+    """Where Caffe needs a product to sum up, and the bottom wants no diff, the product stays in the bottom's diff."""
+    axis = len(shape) - len(spread)
+    kept = range(axis, axis + len(factor))
+    axes = [place for place in range(len(shape)) if place not in kept]
+
+    def to_factor(values: Tensor) -> Tensor:
+        return (values.sum(axes) if axes else values).view(factor)
+
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        x, by, diff = given.bottoms[0], (*given.bottoms, *given.parameters)[1], given.diffs[0]
+        down, to_scale, *to_bias = given.wanted
+        product = x * diff if to_scale else None
+        if down:
+            bottom: Tensor | None = diff * by.view(spread)
+        else:
+            bottom = product if scribbles else None
+        return [bottom, None if product is None else to_factor(product), *(to_factor(diff) for _ in to_bias)]
+
+    return gradient
 
 
 def bias_parameters(layer: Layer, bottoms: Sequence[Shape]) -> list[ParameterSpec]:

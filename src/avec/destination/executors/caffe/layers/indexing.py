@@ -84,9 +84,10 @@ def filter_(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
     for shape in filtered:
         layer.require(shape[:1] == selector[:1], f"bottom of shape {shape} and selector of {selector} differ in items")
 
-    def operation(*tensors: Tensor) -> list[Tensor]:
+    def operation(*tensors: Tensor) -> Tensor | list[Tensor]:
         chosen = tensors[-1].detach().reshape(-1).nonzero().reshape(-1)
-        return [tensor.index_select(0, chosen) for tensor in tensors[:-1]]
+        found = [tensor.index_select(0, chosen) for tensor in tensors[:-1]]
+        return found if len(found) > 1 else found[0]
 
     return Prepared(operation, filtered)
 

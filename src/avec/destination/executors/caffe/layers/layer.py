@@ -139,6 +139,7 @@ class Prepared(NamedTuple):
     tops: Sequence[Shape]
     gradient: Gradient | None = None  # None: by differentiating the operation
     keeps_bottom: bool = False  # in place, the gradient needs what the first bottom was before
+    scribbles: frozenset[int] = frozenset()  # bottoms whose diffs are written although they are not wanted, as in Caffe
 
 
 def elementwise(gradient: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Gradient:

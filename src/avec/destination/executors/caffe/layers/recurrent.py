@@ -139,13 +139,14 @@ def _recurrent(layer: Layer, bottoms: Sequence[Shape], device: torch.device, cel
         """Through the outputs only: neither first nor last states take part. Source: RecurrentLayer::LayerSetUp."""
         states = [layer.kept(f"first {name}") for name in names]
         blank = [False] * cell.states
-        wanted = (*given.wanted[:fixed], *blank, *given.wanted[len(given.bottoms) :])
+        wanted = (True, False, *([True] * static), *blank, *given.wanted[len(given.bottoms) :])
         part = Pass([*given.bottoms[:fixed], *states], [], given.diffs[:1], given.parameters, wanted)
         found = differentiated(lambda *tensors: unrolled(*tensors)[:1])(part)
         return [*found[:fixed], *([None] * (len(given.bottoms) - fixed)), *found[fixed + cell.states :]]
 
     state = (1, streams, size)
-    return Prepared(operation, [(steps, streams, size), *([state] * cell.states if exposed else [])], gradient)
+    tops = [(steps, streams, size), *([state] * cell.states if exposed else [])]
+    return Prepared(operation, tops, gradient, scribbles=frozenset({0, 2} if static else {0}))
 
 
 def rnn(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:

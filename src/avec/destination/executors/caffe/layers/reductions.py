@@ -58,6 +58,9 @@ def mean_variance_normalization(layer: Layer, bottoms: Sequence[Shape], device: 
         diff, normalized = dy.reshape(rows), y.reshape(rows)
         if not setting.normalize_variance:
             return centred(diff).view(shape)
+        if layer.in_place:  # Caffe's CPU code overwrites the diffs that it goes on to read
+            shared = normalized * (normalized * diff).sum(1, keepdim=True)
+            return ((shared + shared.sum(1, keepdim=True)) * (-2 / rows[1]) / deviation(x.reshape(rows))).view(shape)
         # Caffe's own formula: it differs from the derivative by eps.
         shared = normalized * (normalized * diff).mean(1, keepdim=True) + diff.mean(1, keepdim=True)
         return ((diff - shared) / deviation(x.reshape(rows))).view(shape)
