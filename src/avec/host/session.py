@@ -163,7 +163,10 @@ class Session:
             return [call.error for calls in self._failed.values() for call in calls if call.error]
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Say goodbye, stop the threads, release the connection, within `timeout_s`; twice is harmless."""
+        """Say goodbye, take the answers that are due, release the connection; twice is harmless.
+
+        Waits at most `timeout_s` for calls that are still under way; then they are given up.
+        """
         if self._closing:
             return
         self._closing = True
@@ -171,10 +174,10 @@ class Session:
             self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
         self._outbox.put(None)
         sender, receiver = self._threads
-        sender.join(timeout_s)
+        receiver.join(timeout_s)  # it ends when the destination has answered everything and closed
         self._channel.abort()
-        receiver.join(timeout_s)
-        sender.join(timeout_s)
+        receiver.join()
+        sender.join()
         self._channel.close()
         self._note_origin()
 

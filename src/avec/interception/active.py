@@ -125,9 +125,9 @@ def end() -> None:
         _active.session = _active.settings = None
     if session is None or settings is None:
         return
+    session.close(CLOSE_TIMEOUT_S)
     for failure in session.undelivered():
         _say(f"a call failed and nothing waited for it: {failure}")
-    session.close(CLOSE_TIMEOUT_S)
     _report(session, settings)
 
 
