@@ -158,6 +158,7 @@ CASES = [
     ("sizes", data("sizes.lmdb", "batch_size: 1 prefetch: 2"), 6),
     ("sizes_cropped", data("sizes.lmdb", "batch_size: 4", "crop_size: 5"), 1),
     ("colour", data("colour.lmdb", "batch_size: 4", "mean_value: 10"), 1),
+    ("colour_as_grey", data("colour.lmdb", "batch_size: 4", "force_gray: true"), 1),
     ("grey", data("grey.lmdb", "batch_size: 2"), 1),
     ("mixed_colour", data("mixed.lmdb", "batch_size: 4", "force_color: true"), 1),
     ("mixed_grey", data("mixed.lmdb", "batch_size: 3", "force_gray: true crop_size: 10"), 1),
@@ -190,6 +191,20 @@ CASES = [
     ),
 ]
 
+# The same, of layers that choose at random in either phase: which items can come, not in which order.
+RANDOM_CASES = [
+    (
+        "windows_mirrored",
+        window_data("edge_windows.txt", "fg_fraction: 0.5 context_pad: 3", "crop_size: 16 mirror: true"),
+        6,
+    ),
+    (
+        "pixels_mirrored",
+        data("pixels.lmdb", "batch_size: 7", 'crop_size: 9 mirror: true mean_file: "mean.binaryproto"'),
+        6,
+    ),
+]
+
 
 def main() -> None:
     folder = Path(sys.argv[1])
@@ -198,7 +213,11 @@ def main() -> None:
     write_databases(folder)
     write_images(folder)
     write_hdf5(folder)
-    cases = [{"name": name, "prototxt": prototxt, "batches": batches} for name, prototxt, batches in CASES]
+    cases = [
+        {"name": name, "prototxt": prototxt, "batches": batches, "random": random}
+        for random, table in ((False, CASES), (True, RANDOM_CASES))
+        for name, prototxt, batches in table
+    ]
     (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 

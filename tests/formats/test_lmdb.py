@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import lmdb
@@ -49,6 +50,13 @@ def test_the_last_reader_closes_the_database(database: str) -> None:
     second.close()
     second.close()
     lmdb.open(database).close()
+
+
+def test_a_database_too_large_to_be_walked_is_held_to_its_size(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avec.formats.lmdb.CHECKED_NBYTES", 0)
+    os.truncate(f"{database}/data.mdb", 3 * 4096)
+    with pytest.raises(InvalidData, match="data.mdb has 12288 bytes of 28672: it is truncated"):
+        Records(database)
 
 
 @pytest.mark.parametrize("page", range(3))

@@ -26,9 +26,13 @@ class DataCase:
 
 
 @cache
-def data_cases() -> dict[str, DataCase]:
-    """All cases by their names."""
-    prototxts = {case["name"]: case["prototxt"] for case in json.loads((FILES / "cases.json").read_text())}
+def data_cases(random: bool = False) -> dict[str, DataCase]:
+    """The cases by their names: those that can come in one way only, or those that Caffe draws at random."""
+    prototxts = {
+        case["name"]: case["prototxt"]
+        for case in json.loads((FILES / "cases.json").read_text())
+        if case["random"] is random
+    }
     with np.load(FOLDER / "batches.npz") as stored:
         descriptions = json.loads(stored["goldens"].tobytes())
         return {
@@ -39,4 +43,5 @@ def data_cases() -> dict[str, DataCase]:
                 tuple(tuple(stored[f"array_{place}"] for place in batch) for batch in each["batches"]),
             )
             for each in descriptions
+            if each["name"] in prototxts
         }

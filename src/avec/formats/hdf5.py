@@ -134,13 +134,13 @@ def put_integer(group: Group, name: str, value: int) -> None:
 
 
 def text(group: Group, name: str, source: str) -> str:
-    """Read a dataset that is one string, up to its first zero byte."""
+    """Read a dataset that is one string."""
     value = group[name][()]
     if isinstance(value, str):
         return value
     if not isinstance(value, bytes):
         raise InvalidData(f"{source}: dataset {name} is no text, but {type(value).__name__}")
-    return os.fsdecode(value.split(b"\0")[0])
+    return os.fsdecode(value)
 
 
 def put_text(group: Group, name: str, value: str) -> None:

@@ -48,16 +48,23 @@ class Records:
         library = _library(path)
         _check_folder(path)
         self._error: type[Exception] = library.Error
+        self._environment: _Environment | None = None
+        self._transaction: Any = None
         try:
-            self._environment: _Environment | None = _environment(library, path)
-            self._transaction = self._environment.handle.begin(buffers=True)
-            self._cursor = self._transaction.cursor()
-            found = self._cursor.first()
-        except library.Error as exc:
-            raise _unreadable(path, exc) from exc
-        if not found:
+            self._begin(library)
+        except BaseException as exc:
             self.close()
-            raise InvalidData(f"{path}: the LMDB holds no record; fill it, or name another one as the source")
+            if isinstance(exc, library.Error):
+                raise _unreadable(path, exc) from exc
+            raise
+
+    def _begin(self, library: Any) -> None:
+        self._environment = _environment(library, self._path)
+        _check_size(self._path, self._environment.handle)
+        self._transaction = self._environment.handle.begin(buffers=True)
+        self._cursor = self._transaction.cursor()
+        if not self._cursor.first():
+            raise InvalidData(f"{self._path}: the LMDB holds no record; fill it, or name another one as the source")
 
     def record(self) -> tuple[bytes, memoryview]:
         """The key and the value where the cursor stands; the value is valid until `close`."""
@@ -74,10 +81,9 @@ class Records:
 
     def close(self) -> None:
         """End the transaction; the database is closed with its last reader."""
-        if self._environment is not None:
-            self._cursor.close()
-            self._transaction.abort()
-            self._environment = None
+        if self._transaction is not None:
+            self._transaction.abort()  # which closes the cursor
+        self._transaction = self._environment = None
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +126,6 @@ def _environment(library: Any, path: str) -> _Environment:
         lock = os.access(path, os.W_OK)
         handle = library.open(path, readonly=True, create=False, lock=lock, max_readers=READERS, readahead=False)
         environment = _OPEN[identity] = _Environment(handle)
-    _check_size(path, environment.handle, status.st_size)
     return environment
 
 
@@ -138,8 +143,9 @@ def _check_pages(path: str) -> None:
             raise _unreadable(path, problem)
 
 
-def _check_size(path: str, handle: Any, nbytes: int) -> None:
+def _check_size(path: str, handle: Any) -> None:
     """The engine maps the file and would end the process at a page beyond its end."""
+    nbytes = os.path.getsize(os.path.join(path, "data.mdb"))
     needed = (handle.info()["last_pgno"] + 1) * handle.stat()["psize"]
     if nbytes < needed:
         raise _unreadable(path, f"data.mdb has {nbytes} bytes of {needed}: it is truncated")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 from avec.formats.caffe.message import Message
 from avec.interception.caffe.data import Floats, open_source
+from goldens.data_goldens import data_cases
 
 TRAIN, TEST = 0, 1
 
@@ -49,6 +50,18 @@ def places_of(crop_CHW: Floats, whole_CHW: Floats) -> set[tuple[int, int, bool]]
         for mirrored, found in ((False, crop_CHW), (True, crop_CHW[:, :, ::-1]))
         if np.array_equal(found, whole_CHW[:, row : row + height, column : column + width])
     }
+
+
+@pytest.mark.parametrize("name", data_cases(random=True))
+def test_items_drawn_at_random_are_those_that_real_caffe_draws(name: str, read: READ) -> None:
+    case = data_cases(random=True)[name]
+
+    def items(batches: Iterable[Sequence[Floats]]) -> set[tuple[bytes, float]]:
+        return {
+            (item.tobytes(), float(label)) for data, labels in batches for item, label in zip(data, labels, strict=True)
+        }
+
+    assert items(read(case.prototxt, 20, TEST)) == items(case.batches)
 
 
 def test_crops_in_training_lie_anywhere_in_the_item(read: READ) -> None:
