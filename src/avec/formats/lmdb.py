@@ -124,7 +124,7 @@ def _environment(library: Any, path: str) -> _Environment:
             _check_pages(path)
         # A folder that cannot be written has no place for the table of readers: as Caffe does, read without it.
         lock = os.access(path, os.W_OK)
-        handle = library.open(path, readonly=True, create=False, lock=lock, max_readers=READERS, readahead=False)
+        handle = library.open(path, readonly=True, create=False, lock=lock, max_readers=READERS)
         environment = _OPEN[identity] = _Environment(handle)
     return environment
 
@@ -136,7 +136,7 @@ def _check_pages(path: str) -> None:
         return
     try:
         problems = verification.verify(path)
-    except verification.VerifyError as exc:
+    except (OSError, verification.VerifyError) as exc:
         raise _unreadable(path, exc) from exc
     for problem in problems:
         if problem.startswith("main"):  # mistakes in the list of free pages do no harm to a reader
