@@ -1,6 +1,6 @@
-"""Carries out Caffe nets on torch: a prototxt and a caffemodel become a net on the accelerator, with Caffe's semantics.
+"""Carries out Caffe nets and solvers on torch: prototxts and caffemodels become nets on the accelerator.
 
-Not here yet: loss, data and solver layers and the backward pass. A layer type is added in `layers`.
+A layer type is added in `layers`, a type of solver in `solver.updates`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,42 @@ from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Answer
 from avec.destination.executors.caffe.build import build
 from avec.destination.executors.caffe.model import CaffeModel
+from avec.destination.executors.caffe.solver import CaffeSolver, load_solver
 from avec.errors import InvalidArgument
-from avec.protocol.caffe import WEIGHTS, LoadNet
+from avec.protocol.caffe import WEIGHTS, LoadNet, LoadSolver, NetDescription, SolverDescription
 from avec.tensor import Array
+
+_LOADS: msgspec.msgpack.Decoder[LoadNet | LoadSolver] = msgspec.msgpack.Decoder(LoadNet | LoadSolver)
 
 
 class CaffeExecutor:
-    """Makes nets on one accelerator. See avec.destination.executors.Executor."""
+    """Makes nets and solvers on one accelerator. See avec.destination.executors.Executor."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
 
-    def load(self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path]) -> tuple[CaffeModel, Answer]:
-        """Build a net: `body` is a LoadNet, part 0 the prototxt, files["weights"] a caffemodel if there is one.
+    def load(
+        self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path]
+    ) -> tuple[CaffeModel | CaffeSolver, Answer]:
+        """Build what `body` asks for: a LoadNet, with files["weights"] a caffemodel if there is one, or a LoadSolver.
 
         Raises:
             InvalidArgument: the request itself is wrong.
-            InvalidModel, UnsupportedOperation, AcceleratorOutOfMemory: the net cannot be built.
+            InvalidModel, UnsupportedOperation, AcceleratorOutOfMemory: the net or solver cannot be built.
         """
         try:
-            request = msgspec.msgpack.decode(body, type=LoadNet)
+            request = _LOADS.decode(body)
         except msgspec.MsgspecError as exc:
             raise InvalidArgument(f"a request to load a Caffe net cannot be understood: {exc}") from exc
-        if len(arrays) != 1 or arrays[0].dtype != np.uint8:
-            raise InvalidArgument(f"loading {request.source!r}: one uint8 part, the prototxt, is needed")
-        model, description = build(request, arrays[0].tobytes(), files.get(WEIGHTS), self._accelerator)
+        parts = 1 + (len(request.nets) if isinstance(request, LoadSolver) else 0)
+        if len(arrays) != parts or any(array.dtype != np.uint8 for array in arrays):
+            raise InvalidArgument(f"loading {request.source!r}: {parts} uint8 parts, the prototxts, are needed")
+        model: CaffeModel | CaffeSolver
+        description: NetDescription | SolverDescription
+        if isinstance(request, LoadSolver):
+            model, description = load_solver(request, arrays, self._accelerator)
+        else:
+            model, description = build(request, arrays[0].tobytes(), files.get(WEIGHTS), self._accelerator)
         self._accelerator.synchronize()
         return model, Answer(arrays=(np.frombuffer(msgspec.msgpack.encode(description), np.uint8),))
 

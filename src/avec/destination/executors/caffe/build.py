@@ -52,7 +52,7 @@ def build_net(
     except InvalidArgument as exc:
         raise InvalidModel(f"{source}: {exc}") from exc
     builder = Builder(network, source, accelerator, FILLER_SEED if seed < 0 else seed, saved, weights)
-    model = CaffeModel(network.blobs, network.layers, builder.plan, accelerator, builder)
+    model = CaffeModel(network.blobs, network.layers, builder.plan, accelerator, builder, network.outputs)
     return model, model.build()
 
 

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
+import torch
+from torch import Tensor
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Answer, Model
@@ -62,14 +64,18 @@ class CaffeModel:
         plan: Plan,
         accelerator: Accelerator,
         construction: Construction,
+        outputs: Sequence[int] = (),
     ) -> None:
         self.layers = layers
         self.plan = plan
         self.memory = Memory(names, layers, plan, accelerator)
-        self._names = names
+        self.names = names
+        self.outputs = outputs
         self._accelerator = accelerator
         self._construction = construction
         self._told: list[Shape] = []
+        self._counts_losses = False
+        self._losses: list[Tensor] = []  # of the forward passes since diffs or losses were cleared
 
     def run(
         self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path], others: Sequence[Model] = ()
@@ -86,8 +92,8 @@ class CaffeModel:
         self, request: NetRequest, arrays: Sequence[Array], files: Mapping[str, Path], others: Sequence[Model]
     ) -> Answer:
         """Carry out one decoded request, without waiting for the accelerator."""
-        if not self._construction.complete and not isinstance(request, SetUpLayer):
-            raise InvalidArgument("the net is not complete: it awaits a layer of the host's, see SetUpLayer")
+        if not isinstance(request, SetUpLayer):
+            self.require_complete()
         self.synchronise(request.writes, request.reshaped, arrays)
         kernels = 0
         results: tuple[Array, ...] = ()
@@ -107,8 +113,8 @@ class CaffeModel:
             case ClearDiffs():
                 self.clear_diffs()
             case ShareWith():
-                share_weights(self.layers, _other_net(others, request.net).layers)
-                self.plan.forget()
+                if share_weights(self.layers, _other_net(others, request.net).layers):
+                    self.plan.forget()
             case SetUpLayer():
                 self._construction.set_up(request.tops, request.parameters, request.loss_weights)
                 results = (np.frombuffer(_ENCODER.encode(self.build()), np.uint8),)
@@ -131,7 +137,7 @@ class CaffeModel:
         if len(arrays) != len(writes):
             raise InvalidArgument(f"a request with {len(writes)} writes came with {len(arrays)} parts")
         for change in reshaped:
-            check_index("blob", change.index, len(self._names))
+            check_index("blob", change.index, len(self.names))
             self.plan.set_shape(change.index, change.shape)
         for ref, array in zip(writes, arrays, strict=True):
             self.memory.write(ref, array)
@@ -144,7 +150,39 @@ class CaffeModel:
         self.plan.propagate(start, end)
         for index in self.plan.reads(start, end):
             self.memory.blob(index)
-        return self.plan.run(start, end, self.memory.blobs)
+        kernels = self.plan.run(start, end, self.memory.blobs)
+        if self._counts_losses:
+            self._take_losses(start, end)
+        return kernels
+
+    def _take_losses(self, start: int, end: int) -> None:
+        for layer in self.layers[start : end + 1]:
+            if not layer.external:
+                for place, weight in zip(layer.tops, layer.loss_weights, strict=False):
+                    if weight:
+                        self._losses.append(self.memory.blob(place).sum() * weight)
+
+    def count_losses(self) -> None:
+        """Keep the losses of forward passes from now on: a solver wants them."""
+        self._counts_losses = True
+
+    def total_loss(self) -> Tensor:
+        """The loss of all forward passes since diffs or losses were cleared."""
+        if not self._losses:
+            return torch.zeros((), device=self._accelerator.device)
+        return torch.stack(self._losses).sum()
+
+    def clear_losses(self) -> None:
+        self._losses.clear()
+
+    @property
+    def has_host_layers(self) -> bool:
+        return any(layer.external for layer in self.layers)
+
+    def require_complete(self) -> None:
+        """Raise InvalidArgument while the net awaits a layer of the host's."""
+        if not self._construction.complete:
+            raise InvalidArgument("the net is not complete: it awaits a layer of the host's, see SetUpLayer")
 
     def backward(self, start: int = -1, end: int = 0) -> int:
         """Run layers start…end (start ≥ end) backwards; returns how many operators were launched."""
@@ -159,7 +197,8 @@ class CaffeModel:
         return self.plan.run_backward(start, end, self.memory.blobs, self.memory.diffs)
 
     def clear_diffs(self) -> None:
-        """Set the diffs of all parameters to 0."""
+        """Set the diffs of all parameters to 0; an iteration begins."""
+        self._losses.clear()
         for layer in self.layers:
             for learnable in layer.learnables:
                 learnable.diff = None

@@ -64,8 +64,11 @@ def copy_weights(layers: Sequence[Layer], weights: Message, source: str) -> int:
     return len(copies)
 
 
-def share_weights(layers: Sequence[Layer], sources: Sequence[Layer]) -> None:
+def share_weights(layers: Sequence[Layer], sources: Sequence[Layer]) -> bool:
     """Use the parameters of another net's layers of the same names. Source: Net::ShareTrainedLayersWith.
+
+    Returns:
+        Whether any parameter is another tensor now.
 
     Raises:
         InvalidArgument: a layer's parameters differ in number or shape; then nothing is shared.
@@ -75,10 +78,13 @@ def share_weights(layers: Sequence[Layer], sources: Sequence[Layer]) -> None:
     for layer, source in pairs:
         own, others = ([tuple(each.shape) for each in one.parameters] for one in (layer, source))
         layer.require(own == others, f"it has parameters of shapes {own}; those to be shared have {others}")
+    changed = False
     for layer, source in pairs:
         for index, parameter in enumerate(source.parameters):
+            changed = changed or layer.parameters[index] is not parameter
             layer.parameters[index] = parameter
             layer.learnables[index].values = source.learnables[index].values
+    return changed
 
 
 def _match(layer: Layer, saved: Message, source: str) -> list[tuple[Tensor, npt.NDArray[np.float32]]]:
