@@ -42,7 +42,7 @@ def _normalisations() -> Iterator[Case]:
     }
     for (name, (given, kind, bottoms, classes, body)), mode, ignored in product(blobs.items(), modes, (None, 2)):
         ignore = "" if ignored is None else f" ignore_label: {ignored}"
-        scored = given.replace('"data"', '"raw"') + layer("scores", "Scale", "raw", "data")
+        scored = given.replace('"data"', '"raw"') + layer("scores", "PReLU", "raw", "data")
         settings = f"{body} loss_weight: 1.5 loss_param {{ normalization: {mode}{ignore} }}"
         net = scored + layer("tested", kind, bottoms, "loss", settings)
         marked = "" if ignored is None else "_ignoring"
@@ -94,7 +94,7 @@ def _weights() -> Iterator[Case]:
 
 def _margins() -> Iterator[Case]:
     pairs = inputs(left=(5, 3), right=(5, 3), label=(5,))
-    pairs += layer("l", "Scale", "left", "l") + layer("r", "Scale", "right", "r")
+    pairs += layer("l", "PReLU", "left", "l") + layer("r", "PReLU", "right", "r")
     for margin, legacy in product((0.5, 1, 3), ("true", "false")):
         settings = f"contrastive_loss_param {{ margin: {margin} legacy_version: {legacy} }}"
         net = pairs + layer("tested", "ContrastiveLoss", "l r label", "loss", f"{settings} loss_weight: 2")
@@ -104,7 +104,7 @@ def _margins() -> Iterator[Case]:
 
 def _extremes() -> Iterator[Case]:
     """Scores so far apart that probabilities underflow: logarithms are bounded there."""
-    start = inputs(raw=(6, 4), label=(6,)) + layer("scores", "Scale", "raw", "data")
+    start = inputs(raw=(6, 4), label=(6,)) + layer("scores", "PReLU", "raw", "data")
     table = {
         "softmax": start + layer("tested", "SoftmaxWithLoss", "data label", "loss"),
         "multinomial": start
@@ -112,10 +112,10 @@ def _extremes() -> Iterator[Case]:
         + layer("tested", "MultinomialLogisticLoss", "prob label", "loss"),
         "hinge": start + layer("tested", "HingeLoss", "data label", "loss"),
         "infogain": inputs(raw=(6, 4), label=(6,), infogain=(1, 1, 4, 4))
-        + layer("scores", "Scale", "raw", "data")
+        + layer("scores", "PReLU", "raw", "data")
         + layer("tested", "InfogainLoss", "data label infogain", "loss"),
         "sigmoid_cross_entropy": inputs(raw=(6, 4), label=(6, 4))
-        + layer("scores", "Scale", "raw", "data")
+        + layer("scores", "PReLU", "raw", "data")
         + layer("tested", "SigmoidCrossEntropyLoss", "data label", "loss"),
     }
     for name, net in table.items():
@@ -226,7 +226,8 @@ def _splits() -> Iterator[Case]:
 def _in_place() -> Iterator[Case]:
     """Chains in place behind a learnt layer: each overwrites the diff that the one above wrote."""
     given = inputs(data=(3, 4, 3, 3), target=(3, 2))
-    convolution = "convolution_param { num_output: 3 kernel_size: 2 }"
+    # Without a bias: behind it, batch statistics would leave nothing but rounding errors of its gradient.
+    convolution = "convolution_param { num_output: 3 kernel_size: 2 bias_term: false }"
     ending = _dense("out", "conv", 2) + layer("loss", "EuclideanLoss", "out target", "loss")
     chains = {
         "relu_tanh": "ReLU TanH",
@@ -332,8 +333,9 @@ def _classics() -> Iterator[Case]:
         + layer("distance", "EuclideanLoss", "probable label", "l2_error", "loss_weight: 0.2")
     )  # fmt: skip
     caption = (
-        inputs(words=(4, 2, 3), label=(4, 2), target=(4, 2))
-        + layer("lstm", "LSTM", "words label", "lstm", "recurrent_param { num_output: 3 }")
+        inputs(words=(4, 2, 3), label=(4, 2))
+        + layer("embedded", "InnerProduct", "words", "embedded", "inner_product_param { num_output: 4 axis: 2 }")
+        + layer("lstm", "LSTM", "embedded label", "lstm", "recurrent_param { num_output: 3 }")
         + layer("score", "InnerProduct", "lstm", "score", "inner_product_param { num_output: 5 axis: 2 }")
         + layer("squares", "Reduction", "score", "loss", "loss_weight: 0.5 reduction_param { operation: SUMSQ }")
     )

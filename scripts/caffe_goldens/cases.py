@@ -14,6 +14,7 @@ from backward_cases import backward_cases
 from gradient_cases import gradient_cases
 from layer_cases import layer_cases
 from net_cases import net_cases
+from random_cases import random_cases
 from refused_cases import refused_cases
 from run_cases import refused_solvers, run_cases
 from shaping_cases import shaping_cases
@@ -34,6 +35,7 @@ def main() -> None:
         "training": [asdict(case) for case in training],
         "solvers": [asdict(case) for case in solver_cases()],
         "runs": [asdict(case) for case in run_cases()],
+        "random": [asdict(case) for case in random_cases()],
         "refused_solvers": [asdict(case) for case in refused_solvers()],
     }
     json.dump(document, sys.stdout, indent=1)

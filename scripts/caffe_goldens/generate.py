@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import behaviours
+import random_values
 import training
 import training_behaviours
 import training_runs
@@ -122,6 +123,7 @@ def main() -> None:
     training.write_gradients(document["cases"] + document["training"], folder / "caffe_training")
     training.write_solvers(document["solvers"], folder / "caffe_training")
     training_runs.write_runs(document["runs"], folder / "caffe_training")
+    random_values.write_statistics(document["random"], folder / "caffe_training")
     training_behaviours.write(document["refused_solvers"], folder / "caffe_training")
 
 

@@ -215,7 +215,7 @@ def _two_bottoms() -> Iterator[Case]:
         net = inputs(data=(rows, *_any_shape(stream)[1:]), label=(kept,))
         net += layer("act", "PReLU", "data", "act")
         net += layer("tested", "BatchReindex", "act label", "out", "loss_weight: 1.5")
-        net += layer("fixed", "Scale", "data", "scaled") + layer("again", "BatchReindex", "scaled label", "again",
+        net += layer("fixed", "PReLU", "data", "scaled") + layer("again", "BatchReindex", "scaled label", "again",
                                                                   "loss_weight: 0.5")  # fmt: skip
         yield Case("drawn", f"batchreindex_{number}", net, 0, classes=rows, forced=False)
     for number in range(4):

@@ -14,7 +14,7 @@ goldens="$repository/tests/goldens"
 "$here/fetch_caffe.sh" "$root"
 rm -rf "$exchange" && mkdir -p "$exchange/out"
 "${PYTHON:-python3}" "$here/cases.py" > "$exchange/cases.json"
-cp "$here"/{generate,nets,behaviours,training,training_runs,training_behaviours}.py "$exchange/"
+cp "$here"/{generate,nets,behaviours,training,training_runs,training_behaviours,random_values}.py "$exchange/"
 cp "$goldens"/seeded_{parameters,streams}.py "$exchange/"
 # One BLAS thread and one order of sets, so that the same machine writes the same bytes again.
 chroot "$root" /usr/bin/env LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu/openblas-pthread OPENBLAS_NUM_THREADS=1 \

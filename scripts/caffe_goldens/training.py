@@ -36,7 +36,7 @@ def _gradient(case: dict, group: Group) -> None:
     prototxt = ("force_backward: true\n" if case["forced"] else "") + case["prototxt"]
     with captured_log() as lines:
         net = load(prototxt, case)
-    needing = [match[1] for match in map(NEEDS_BACKWARD.match, lines) if match]
+    needing = [match[1] for match in map(NEEDS_BACKWARD.match, lines) if match]  # and those of recurrent layers' nets
     if case["fill"]:
         fill(net, case["seed"])
     inputs = give(net, case)
@@ -53,7 +53,7 @@ def _gradient(case: dict, group: Group) -> None:
             **{key: case[key] for key in ("group", "name", "seed", "phase", "fill")},
             "prototxt": prototxt,
             "loss_weights": [[name, weight] for name, weight in weights.items()],
-            "needs_backward": needing,
+            "needs_backward": [name for name in net._layer_names if name in needing],
             "inputs": [[name, group.place(value)] for name, value in inputs],
             "given": [[name, group.place(value)] for name, value in zip(outputs, given)],
             "blobs": [[name, group.place(blob.diff)] for name, blob in net.blobs.items()],

@@ -62,7 +62,7 @@ def _two_bottoms() -> Iterator[Case]:
     # These layers end the process when a gradient towards their indices is forced.
     ending = layer("fc", "InnerProduct", "out", "fc", "inner_product_param { num_output: 2 axis: -1 }")
     ending += layer("loss", "EuclideanLoss", "fc target", "loss")
-    indices = inputs(data=(4, 3), label=(6,), target=(6, 2)) + layer("scale", "Scale", "data", "scaled")
+    indices = inputs(data=(4, 3), label=(6,), target=(6, 2)) + layer("slope", "PReLU", "data", "scaled")
     indices += layer("tested", "BatchReindex", "scaled label", "out") + ending
     yield Case("more_layers", "batch_reindex", indices, 5101, classes=4, forced=False)
     kept = inputs(data=(5, 3), label=(5, 1)) + layer("tested", "Filter", "data label", "out")

@@ -75,6 +75,10 @@ class SolverRun:
     def __str__(self) -> str:
         return self.name
 
+    def parameter_values(self, layers: Layers) -> list[list[Floats]]:
+        """Draw the parameters of each layer at the start."""
+        return parameter_values(self.seed, layers)
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -118,6 +122,27 @@ class TrainingRun:
     def parameter_values(self, layers: Layers) -> list[list[Floats]]:
         """Draw the parameters of each layer of the train net at the start."""
         return parameter_values(self.seed, layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What real Caffe drew at random: a blob after forward in training, or parameter 0 of the layer "tested"."""
+
+    name: str
+    prototxt: str
+    phase: str
+    blob: str  # empty: the parameter
+    shape: tuple[int, ...]
+    mean: float
+    deviation: float
+    minimum: float
+    maximum: float
+    zeros: float  # the fraction of values that are 0
+    row_sums: tuple[float, float]  # the smallest and the largest sum over a row (the first axis)
+    drawn_again: bool  # whether a second forward pass gave other values
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +242,12 @@ def training_behaviours() -> tuple[Behaviour, ...]:
 def refused_solvers() -> tuple[RefusedSolver, ...]:
     """Read the solvers that real Caffe refuses."""
     return tuple(RefusedSolver(**each) for each in json.loads((FOLDER / "refused_solvers.json").read_text()))
+
+
+@cache
+def statistics() -> tuple[Statistics, ...]:
+    """Read the statistics of what is drawn at random."""
+    read = json.loads((FOLDER / "random.json").read_text())
+    return tuple(
+        Statistics(**{**each, "shape": tuple(each["shape"]), "row_sums": tuple(each["row_sums"])}) for each in read
+    )
