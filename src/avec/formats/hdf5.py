@@ -147,8 +147,7 @@ def put_text(group: Group, name: str, value: str) -> None:
     """Write a string as Caffe does: of fixed size, and ended by a zero byte."""
     h5py = library(name)
     raw = os.fsencode(value) + b"\0"
-    kind = h5py.h5t.C_S1.copy()
+    kind = h5py.h5t.C_S1.copy()  # ended by a zero byte
     kind.set_size(len(raw))
-    kind.set_strpad(h5py.h5t.STR_NULLTERM)
     dataset = h5py.h5d.create(group.id, os.fsencode(name), kind, h5py.h5s.create(h5py.h5s.SCALAR))
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(raw, f"S{len(raw)}"))

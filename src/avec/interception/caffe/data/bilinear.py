@@ -1,6 +1,6 @@
 """cv::resize with INTER_LINEAR on 8-bit pictures, to the bit, in numpy alone; for hosts without OpenCV.
 
-Source: OpenCV 4.5, modules/imgproc/src/resize.cpp: weights of 11 bits, and means of 2 x 2 where the size is halved.
+Source: OpenCV 4.5, modules/imgproc/src/resize.cpp, whose weights have 11 bits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ def resize(picture: Picture, height: int, width: int) -> Picture:
     """Resize to height x width."""
     if picture.shape[:2] == (height, width):
         return picture.copy()
-    if picture.shape[:2] == (2 * height, 2 * width):
-        return _halved(picture)
     before, axes = picture.shape, picture.ndim
     left, part = _places(before[1], width)
     part[(left < 0) | (left >= before[1] - 1)] = 0  # of columns; rows beyond the border keep their weights
@@ -31,11 +29,6 @@ def resize(picture: Picture, height: int, width: int) -> Picture:
     near, far = (weight.reshape(-1, *(1,) * (axes - 1)) for weight in _weights(part))
     high = (near * (_take(wide, upper, 0) >> 4) >> 16) + (far * (_take(wide, upper + 1, 0) >> 4) >> 16)
     return ((high + 2) >> 2).astype(np.uint8)
-
-
-def _halved(picture: Picture) -> Picture:
-    sums: Integers = picture[::2].astype(np.uint16) + picture[1::2]
-    return ((sums[:, ::2] + sums[:, 1::2] + 2) >> 2).astype(np.uint8)
 
 
 def _places(before: int, after: int) -> tuple[Integers, npt.NDArray[np.float32]]:
