@@ -17,14 +17,16 @@ import pytest
 
 from avec.communication.channel import Channel, Heartbeat
 from avec.config import Settings
+from avec.destination.uploads import Uploads
 from avec.errors import InvalidArgument, SessionLost
 from avec.host import models
 from avec.host.greeting import greet
 from avec.host.session import Session
-from avec.modelcache import manifest_of_bytes
+from avec.modelcache import ModelCache, Upload, manifest_of_bytes
 from avec.modelcache.locks import if_unused
 from avec.protocol.codec import CHUNK_NBYTES
-from avec.protocol.messages import Chunk, Failed, Offer, Want
+from avec.protocol.messages import Chunk, Failed, Goodbye, Offer, Stored, Want, Welcome
+from communication.pairs import open_pair
 from destinations import PYTHON, Destination, await_true
 from launching import environ
 from relay import Relay
@@ -33,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("tidy")
 
 Open = Callable[..., Session]
 MODEL_NBYTES = 2 * CHUNK_NBYTES + 123_456  # three chunks
+HASTY = Heartbeat(0.2, 2)
 OVERHEAD_NBYTES = 4096  # hellos, offers, heartbeats
 
 
@@ -290,3 +293,33 @@ def test_a_model_already_there_wants_nothing(
     assert channel.receive().message == Want(manifest.digest, ())
     channel.abort()
     channel.close()
+
+
+def test_a_slow_disk_is_not_taken_for_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = threading.Event()
+    finish = Upload.finish
+
+    def finish_slowly(upload: Upload) -> None:
+        assert written.wait(20)
+        finish(upload)
+
+    monkeypatch.setattr(Upload, "finish", finish_slowly)
+    uploads = Uploads(ModelCache(tmp_path / "models", 1 << 30))
+    manifest = manifest_of_bytes(b"model")
+    with open_pair() as (ours, theirs), ThreadPoolExecutor(1) as pool:
+        destination, host = (
+            Channel(theirs, "destination", Heartbeat(20.0, 1), uploads.allocate),
+            Channel(ours, "host", HASTY),
+        )
+        destination.send(Welcome(1, "1", "test"))
+        serving = pool.submit(uploads.serve, destination)
+        assert isinstance(host.receive().message, Welcome)
+        host.send(Offer(digest=manifest.digest, nbytes=5), 1, [np.frombuffer(manifest.chunks, np.uint8)])
+        assert host.receive().message == Want(manifest.digest, ((0, 1),))
+        host.send(Chunk(digest=manifest.digest, index=0), arrays=[np.frombuffer(b"model", np.uint8)])
+        disk = threading.Timer(3 * HASTY.misses * HASTY.interval_s, written.set)
+        disk.start()
+        assert host.receive().message == Stored(manifest.digest)
+        host.send(Goodbye())
+        serving.result(timeout=20)
+        disk.join()

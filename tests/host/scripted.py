@@ -38,10 +38,10 @@ class Peer:
             pass
         return frame
 
-    def welcome(self) -> None:
+    def welcome(self, welcome: messages.Welcome = WELCOME) -> None:
         """Take the hello and answer it well."""
         self.receive()
-        self._transport.send(self._connection.send(WELCOME))
+        self._transport.send(self._connection.send(welcome))
 
     def say(self, message: messages.Message, number: int = 0) -> None:
         """Send a message, allowed or not."""

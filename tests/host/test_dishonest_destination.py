@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,6 +23,7 @@ from avec.errors import (
 )
 from avec.host.session import Session, probe
 from avec.protocol import messages
+from destinations import await_true
 from host.scripted import WELCOME, Peer, scripted
 from hostile.corpus import FRAMES
 
@@ -176,3 +180,23 @@ def test_a_destination_that_hangs_up_on_the_hello_is_unreachable(settings: Setti
     with scripted(script) as url:
         with pytest.raises(DestinationUnreachable, match=f"no destination answers at {url}: .*closed the connection"):
             Session(url, settings)
+
+
+def test_a_call_that_waited_for_credit_while_the_destination_began_to_drain_is_refused(settings: Settings) -> None:
+    blocked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.welcome(msgspec.structs.replace(WELCOME, credit_calls=1))
+        number = peer.receive_call().number
+        assert blocked.wait(10)
+        peer.say(messages.Draining("maintenance"))
+        peer.say(messages.Result(), number)
+
+    with scripted(script) as url, Session(url, settings) as session, ThreadPoolExecutor(1) as pool:
+        first = session.run(1, "first", b"")
+        second = pool.submit(session.run, 1, "second", b"")
+        await_true(lambda: bool(session._credit._changed._waiters), "the second call waits")
+        blocked.set()
+        first.wait()
+        with pytest.raises(DestinationDraining, match="takes no more calls: maintenance"):
+            second.result(timeout=10)
