@@ -10,6 +10,7 @@ import pytest
 
 from avec.formats.caffe.message import Message
 from avec.interception.caffe.data import Floats, open_source
+from avec.interception.caffe.randomness import UNSEEDED
 from goldens.data_goldens import data_cases
 
 TRAIN, TEST = 0, 1
@@ -31,9 +32,7 @@ WINDOWS = """layer { name: "source" type: "WindowData" top: "data" top: "label"
 def read(files: Path, layer: Callable[[str], Message]) -> READ:
     """Read a few batches of a layer."""
 
-    def batches(
-        prototxt: str, count: int = 4, phase: int = TRAIN, seed: int | None = 1, **turns: int
-    ) -> list[list[Floats]]:
+    def batches(prototxt: str, count: int = 4, phase: int = TRAIN, seed: int = 1, **turns: int) -> list[list[Floats]]:
         with open_source(layer(prototxt), phase, seed, **turns) as source:
             return [source.next_batch() for _ in range(count)]
 
@@ -105,6 +104,11 @@ def test_a_seed_gives_the_same_batches_again_and_another_one_others(read: READ, 
     first, again, other = (read(prototxt, 8, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_equal(again, first)
     assert any(not np.array_equal(a, b) for x, y in zip(first, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_without_a_seed_every_source_draws_its_own(read: READ) -> None:
+    first, second = (read(IMAGES % ("shuffle: true", ""), 30, seed=UNSEEDED) for _ in range(2))
+    assert any(not np.array_equal(a[1], b[1]) for a, b in zip(first, second, strict=True))
 
 
 def test_shuffled_images_come_once_in_each_epoch_in_changing_order(read: READ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.formats.caffe.message import Message
 
+from ..randomness import UNSEEDED
 from .database import DatabaseReader
 from .hdf5_data import HDF5Reader
 from .image_list import ImageListReader
@@ -27,7 +28,7 @@ SOURCE_TYPES = frozenset(_TOPS)
 
 
 def open_source(
-    layer_parameter: Message, phase: int, seed: int | None, *, solver_count: int = 1, solver_rank: int = 0
+    layer_parameter: Message, phase: int, seed: int, *, solver_count: int = 1, solver_rank: int = 0
 ) -> Source:
     """Open what a data layer reads.
 
@@ -36,7 +37,8 @@ def open_source(
     Args:
         layer_parameter: a LayerParameter of today's form, of one of SOURCE_TYPES.
         phase: 0 TRAIN, 1 TEST.
-        seed: of shuffling, skipping and random transformations; the same one gives the same batches.
+        seed: of shuffling, skipping and random transformations; the same one gives the same batches. UNSEEDED gives
+            other ones each time.
         solver_count, solver_rank: of caffe.set_solver_count and set_solver_rank.
 
     Raises:
@@ -45,7 +47,7 @@ def open_source(
         UnsupportedOperation: the layer is of another type, or a library is not installed.
     """
     _check_tops(layer_parameter)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(None if seed == UNSEEDED else seed)
     turns = Turns(phase, solver_count, solver_rank)
     if layer_parameter.type == "MemoryData":
         return MemorySource(layer_parameter)
