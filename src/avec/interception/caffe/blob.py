@@ -6,27 +6,79 @@ Source: caffe/python/caffe/_caffe.cpp, the bindings of Blob<float>; caffe/includ
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from avec.errors import InvalidArgument
 from avec.protocol.caffe import BlobRef
 from avec.tensor import RANK_LIMIT
 
 from .memory import Floats, Memory, NetArray, Shape
-from .remote import RemoteNet
 
 LEGACY_AXES = 4  # num, channels, height, width
 COUNT_LIMIT = 2**31 - 1  # values: Caffe counts them in an int
 
 
+class Keeper(Protocol):
+    """Whoever knows where the newest contents of arrays are: a RemoteNet, or the host alone."""
+
+    def view(self, array: NetArray) -> Floats:
+        """Hand out a view of an array's newest contents."""
+
+    def shape(self, array: NetArray) -> Shape:
+        """An array's shape."""
+
+    def reshape_blob(self, array: NetArray, shape: Shape) -> None:
+        """Change an array's shape."""
+
+    def give(self, array: NetArray, contents: Floats) -> None:
+        """Make an array hold contents of any shape."""
+
+
+class HostKeeper:
+    """Keeps arrays that no destination knows: those of layers that are being set up."""
+
+    def view(self, array: NetArray) -> Floats:
+        array.memory.touched = True
+        return array.memory.view(array.shape)
+
+    def shape(self, array: NetArray) -> Shape:
+        return array.shape
+
+    def reshape_blob(self, array: NetArray, shape: Shape) -> None:
+        array.resize(shape)
+
+    def give(self, array: NetArray, contents: Floats) -> None:
+        array.resize(contents.shape)
+        self.view(array)[...] = contents
+
+
+ON_HOST = HostKeeper()
+
+
+def host_blob(shape: Shape) -> Blob:
+    """Make a blob of zeros that no net has yet."""
+    diff_ref = BlobRef(0, diff=True)
+    diff = NetArray(diff_ref, shape, Memory(diff_ref, shape, stale=False))
+    return Blob(ON_HOST, NetArray(BlobRef(0), shape, Memory(BlobRef(0), shape, stale=False), diff=diff))
+
+
 class Blob:
     """An array of a net. It stays usable when the Net is gone."""
 
-    __slots__ = ("_array", "_diff", "_net")
+    __slots__ = ("_array", "_diff_array", "_diff_keeper", "_keeper")
 
-    def __init__(self, net: RemoteNet, array: NetArray) -> None:
-        self._net = net
-        self._array = array
-        self._diff: Memory | None = None
+    def __init__(self, keeper: Keeper, array: NetArray) -> None:
+        self.bind(keeper, array)
+
+    def bind(self, keeper: Keeper, array: NetArray) -> None:
+        """Stand for this array from now on."""
+        assert array.diff is not None  # a blob's or a parameter's
+        self._keeper = self._diff_keeper = keeper
+        self._array, self._diff_array = array, array.diff
+
+    def share_data(self, other: Blob) -> None:
+        """Stand for another blob's data, and go on with the own diff. Source: Blob::ShareData."""
+        self._keeper, self._array = other._keeper, other._array
 
     @property
     def array(self) -> NetArray:
@@ -34,25 +86,31 @@ class Blob:
         return self._array
 
     @property
+    def diff_array(self) -> NetArray:
+        """What the rest of this package knows the blob's diff by."""
+        return self._diff_array
+
+    @property
     def data(self) -> Floats:
         """A float32 view of the contents. Looking at it blocks while they come from the destination.
 
         Whatever is written into it counts for all later calls on the net; as in Caffe it cannot be assigned.
         """
-        return self._net.view(self._array)
+        return self._keeper.view(self._array)
 
     @property
     def diff(self) -> Floats:
-        """A float32 view of the gradient; zeros until something is written, for nothing computes gradients yet."""
-        if self._diff is None:
-            ref = self._array.ref
-            self._diff = Memory(BlobRef(ref.index, ref.layer, diff=True), self.shape, stale=False)
-        return self._diff.view(self.shape)
+        """A float32 view of the gradient, in all else as `data`."""
+        return self._diff_keeper.view(self._diff_array)
+
+    def give(self, contents: Floats) -> None:
+        """Hold contents of any shape, which are no longer the caller's."""
+        self._keeper.give(self._array, contents)
 
     @property
     def shape(self) -> Shape:
         """The shape; blocks while one is being worked out at the destination."""
-        return self._net.shape(self._array)
+        return self._keeper.shape(self._array)
 
     @property
     def count(self) -> int:
@@ -93,7 +151,7 @@ class Blob:
                 f"a blob cannot get the shape {shape}: at most {RANK_LIMIT} axes, none negative, and {COUNT_LIMIT} "
                 "values are allowed"
             )
-        self._net.reshape_blob(self._array, shape)
+        self._keeper.reshape_blob(self._array, shape)
 
     def _legacy(self, axis: int) -> int:
         shape = self.shape

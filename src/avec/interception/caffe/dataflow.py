@@ -5,23 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from avec.protocol.caffe import LayerDescription, NetDescription
+from avec.protocol.caffe import BlobRef, LayerDescription, NetDescription
+
+OWN_DIFFS = frozenset({"Split"})  # layers that share their bottom's data with their tops, and not its diff
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Places are those of NetDescription.blobs and .layers."""
+    """Arrays by their references."""
 
-    reads: tuple[int, ...]  # blobs whose contents from before the range count
-    changes: dict[int, int]  # blob that has new contents after it → the blob to fetch them by
-    changed_parameters: tuple[int, ...]  # layers
+    reads: tuple[BlobRef, ...]  # blobs whose contents from before the range count
+    changes: dict[BlobRef, BlobRef]  # blob that has new contents after it → the blob to fetch them by
+    changed_parameters: tuple[BlobRef, ...]
 
 
 def sharing_groups(description: NetDescription) -> list[int]:
     """For each blob the first blob that it shares memory with, perhaps itself."""
+    return _groups(description, frozenset())
+
+
+def diff_groups(description: NetDescription) -> list[int]:
+    """For each blob the first blob whose diff its own is, perhaps itself."""
+    return _groups(description, OWN_DIFFS)
+
+
+def _groups(description: NetDescription, left_out: frozenset[str]) -> list[int]:
     first = list(range(len(description.blobs)))
     for layer in description.layers:
-        if layer.shares_memory:
+        if layer.shares_memory and layer.type not in left_out:
             for top in layer.tops:
                 first[top] = first[layer.bottoms[0]]
     return first
@@ -29,35 +40,87 @@ def sharing_groups(description: NetDescription) -> list[int]:
 
 def given_blobs(description: NetDescription) -> frozenset[int]:
     """The blobs that no layer at the destination computes: contents and shape come from the host alone."""
-    computed = {top for layer in description.layers if _computes(layer) for top in layer.tops}
+    computed = {top for layer in description.layers if computes(layer) for top in layer.tops}
     return frozenset(range(len(description.blobs))) - computed
 
 
 def sources(description: NetDescription) -> frozenset[int]:
     """The blobs that layers make from nothing, as DummyData does; they may be filled before the first forward."""
-    return frozenset(
-        top for layer in description.layers if _computes(layer) and not layer.bottoms for top in layer.tops
-    )
+    return frozenset(top for layer in description.layers if computes(layer) and not layer.bottoms for top in layer.tops)
 
 
-def _computes(layer: LayerDescription) -> bool:
+def computes(layer: LayerDescription) -> bool:
+    """Whether the destination has something to do for a layer."""
     return layer.type != "Input" and not layer.external
 
 
-def flow(layers: Sequence[LayerDescription], groups: Sequence[int], start: int, end: int) -> Flow:
-    """Work out what layers start…end (inclusive) read and change."""
+def forward_flow(description: NetDescription, groups: Sequence[int], start: int, end: int) -> Flow:
+    """Work out what a forward pass through layers start…end (inclusive) reads and changes."""
+    layers = description.layers
     reads: dict[int, None] = {}
     produced: set[int] = set()
     newest: dict[int, int] = {}  # group → blob
     for layer in layers[start : end + 1]:
         reads.update(dict.fromkeys(blob for blob in layer.bottoms if blob not in produced))
-        if not _computes(layer):
+        if not computes(layer):
             continue
         produced.update(layer.tops)
         if not layer.shares_memory:
             newest.update((groups[top], top) for top in layer.tops)
     return Flow(
+        reads=tuple(BlobRef(blob) for blob in reads),
+        changes={BlobRef(blob): BlobRef(newest[group]) for blob, group in enumerate(groups) if group in newest},
+        changed_parameters=tuple(
+            BlobRef(index, place)
+            for place in range(start, end + 1)
+            if layers[place].writes_parameters
+            for index in range(len(layers[place].parameters))
+        ),
+    )
+
+
+def backward_flow(description: NetDescription, groups: Sequence[int], start: int, end: int) -> Flow:
+    """Work out what a backward pass through layers start…end (inclusive, start ≥ end) reads and changes.
+
+    Args:
+        groups: of `diff_groups`.
+    """
+    layers = description.layers
+    ran = [place for place in range(start, end - 1, -1) if layers[place].needs_backward and computes(layers[place])]
+    reads: dict[BlobRef, None] = {}
+    newest: dict[int, int] = {}  # group → blob
+    for place in ran:
+        layer = layers[place]
+        reads.update((BlobRef(blob), None) for blob in (*layer.bottoms, *layer.tops))
+        reads.update((BlobRef(top, diff=True), None) for top in layer.tops if groups[top] not in newest)
+        propagating = [bottom for bottom, given in zip(layer.bottoms, layer.propagates, strict=True) if given]
+        newest.update((groups[bottom], bottom) for bottom in propagating)
+    return Flow(
         reads=tuple(reads),
-        changes={blob: newest[group] for blob, group in enumerate(groups) if group in newest},
-        changed_parameters=tuple(place for place in range(start, end + 1) if layers[place].writes_parameters),
+        changes={
+            BlobRef(blob, diff=True): BlobRef(newest[group], diff=True)
+            for blob, group in enumerate(groups)
+            if group in newest
+        },
+        changed_parameters=tuple(
+            BlobRef(index, place, diff=True) for place in ran for index in range(len(layers[place].parameters))
+        ),
+    )
+
+
+def iteration_flow(description: NetDescription, groups: Sequence[int], groups_of_diffs: Sequence[int]) -> Flow:
+    """Work out what a solver's iteration reads and changes: both passes, and all parameters."""
+    last = len(description.layers) - 1
+    forward = forward_flow(description, groups, 0, last)
+    backward = backward_flow(description, groups_of_diffs, last, 0)
+    produced = set(forward.changes)
+    return Flow(
+        reads=tuple(dict.fromkeys((*forward.reads, *(ref for ref in backward.reads if ref not in produced)))),
+        changes=forward.changes | backward.changes,
+        changed_parameters=tuple(
+            BlobRef(index, place, diff)
+            for place, layer in enumerate(description.layers)
+            for index in range(len(layer.parameters))
+            for diff in (False, True)
+        ),
     )

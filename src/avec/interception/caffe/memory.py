@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from avec.protocol.caffe import BlobRef
+from avec.protocol.caffe import BlobRef, Progress
 from avec.tensor import bytes_view
 
 if TYPE_CHECKING:
@@ -101,6 +101,13 @@ class Memory:
             self._capacity = received.size
             self._replace(received.reshape(-1))
 
+    def give(self, contents: Floats) -> None:
+        """Make values of the host's the contents, without copying them; nobody holds a view."""
+        values = np.ascontiguousarray(contents, np.float32).reshape(-1)
+        self._capacity = values.size
+        self._replace(values)
+        self.stale, self.touched, self.coming, self.upload = False, True, None, None
+
     def _replace(self, values: Floats) -> None:
         self._values = values
         self._lease = _no_lease
@@ -122,6 +129,14 @@ class NetArray:
     shape: Shape
     memory: Memory
     given: bool = False  # no layer produces it: contents and shape come from the application alone
+    diff: NetArray | None = None  # its gradient, which has the same shape; a diff has none
+
+    def resize(self, shape: Shape) -> None:
+        """Take another shape, and the diff with it."""
+        self.shape = shape
+        self.memory.fit(shape)
+        if self.diff is not None:
+            self.diff.resize(shape)
 
 
 @dataclass(slots=True, eq=False)
@@ -131,3 +146,5 @@ class Issued:
     call: Call
     sent: Sequence[NetArray]
     wanted: Sequence[NetArray]
+    on_solver: bool = False  # its answer is a Progress
+    progress: Progress | None = None  # what was answered

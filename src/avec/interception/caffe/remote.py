@@ -6,43 +6,51 @@ what the application looks at. One net is used by one thread at a time, as in Ca
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
-import numpy as np
 
-from avec.errors import AvecError, SessionLost
+from avec.errors import AvecError
 from avec.protocol.caffe import (
     WEIGHTS,
+    Backward,
     BlobRef,
+    ClearDiffs,
     CopyFrom,
     Forward,
-    LoadNet,
     NetDescription,
+    NetRequest,
+    Progress,
     Read,
-    Request,
+    Reseed,
     Reshape,
     Reshaped,
     Shapes,
+    ShareWith,
+    SolverRequest,
+    Within,
 )
 
-from .dataflow import Flow, flow, given_blobs, sharing_groups, sources
+from .arrays import blob_arrays, parameter_arrays
+from .dataflow import Flow, backward_flow, diff_groups, forward_flow, iteration_flow, sharing_groups
+from .handle import Handle
 from .memory import Floats, Issued, Memory, NetArray, Shape
 
 if TYPE_CHECKING:
     from avec.host.calls import Call
-    from avec.host.session import Session
 
-FORMAT = "caffe"
-
-_ENCODER = msgspec.msgpack.Encoder()
-_DESCRIPTIONS = msgspec.msgpack.Decoder(NetDescription)
 _SHAPES = msgspec.msgpack.Decoder(Shapes)
-_NO_SHAPES = _ENCODER.encode(Shapes())
+_PROGRESS = msgspec.msgpack.Decoder(Progress)
+_NO_SHAPES = msgspec.msgpack.encode(Shapes())
+
+Range: TypeAlias = tuple[str, int, int]  # of layers, and what runs them
+# Makes a request from its writes, changed shapes, and what is wanted back.
+Making: TypeAlias = Callable[
+    [tuple[BlobRef, ...], tuple[Reshaped, ...], tuple[BlobRef, ...]], "NetRequest | SolverRequest"
+]
 
 
 class Results(Protocol):
@@ -53,52 +61,44 @@ class Results(Protocol):
 
 
 class RemoteNet:
-    """Owns the handle of one net at the destination; it is released when nobody refers to this object any more."""
+    """Keeps track of one complete net; `handle` is its own, or that of the solver in which it has a place."""
 
-    def __init__(self, session: Session, prototxt: bytes, request: LoadNet, weights_digest: str | None) -> None:
-        """Build the net at the destination; blocks until it is there.
-
-        Raises:
-            InvalidModel, UnsupportedOperation, AcceleratorOutOfMemory: the net cannot be built.
-            DestinationError: the destination failed.
-        """
-        self._session = session
-        self._process = os.getpid()
-        self._source = request.source
-        self._handle = session.new_handle()
-        weakref.finalize(self, session.release, self._handle).atexit = False
-        files = {} if weights_digest is None else {WEIGHTS: weights_digest}
-        network = np.frombuffer(prototxt, np.uint8)
-        reply = session.load(self._handle, FORMAT, _ENCODER.encode(request), [network], files).wait()
-        self.description = _DESCRIPTIONS.decode(reply.arrays[0].data)
-        self._groups = sharing_groups(self.description)
-        self.blobs = _blob_arrays(self.description, self._groups)
-        self.parameters = _parameter_arrays(self.description)
-        self._flows: dict[tuple[int, int], Flow] = {}  # those that have run
+    def __init__(self, handle: Handle, description: NetDescription, place: int | None = None) -> None:
+        self.handle = handle
+        self.place = place  # in a solver
+        self.description = description
+        self._groups = sharing_groups(description)
+        self._diff_groups = diff_groups(description)
+        self.blobs = blob_arrays(description)
+        self.parameters = parameter_arrays(description)
+        self._flows: dict[Range, Flow] = {}  # those that have run
         self._issued: deque[Issued] = deque()
         self._reshaped: dict[int, Shape] = {}  # not told yet
         self._uneven = False  # a blob has a new shape that has not reached all layers
         self._reshaping: Issued | None = None  # the last request under way that may change shapes
-        # By place the blobs whose contents the host may have: those that it gives, and those it has looked at.
-        self._seen = {array.ref.index: array for array in self.blobs if array.given}
+        # The blobs and diffs whose contents the host may have: those that it gives, and those it has looked at.
+        self._seen = {array.ref: array for array in self.blobs if array.given}
         self._open_parameters: dict[BlobRef, NetArray] = {}  # parameters that the application may have changed
         self._results: list[weakref.ref[Results]] = []
+        self._lenders: list[RemoteNet] = []  # nets whose parameters this one uses
 
     def view(self, array: NetArray) -> Floats:
         """Hand out a view of an array's newest contents; blocks while they come from the destination."""
-        memory = array.memory
         self._settle_shapes(array)
-        if memory.stale:
-            self._refresh(array)
-        if memory.upload is not None:
-            self._wait_sent(memory.upload)
-            memory.upload = None
+        self._ready(array)
+        memory = array.memory
         memory.touched, memory.looked_at = True, memory.changed
-        if array.ref.layer >= 0:
-            self._open_parameters[array.ref] = array
-        elif not array.ref.diff:
-            self._seen[array.ref.index] = array
         return memory.view(array.shape)
+
+    def give(self, array: NetArray, contents: Floats) -> None:
+        """Make an array, which the host alone produces, hold contents of any shape; they are no longer the caller's."""
+        if array.shape != contents.shape:
+            self.reshape_blob(array, contents.shape)
+        if array.memory.held:
+            self.view(array)[...] = contents
+        else:
+            array.memory.give(contents)
+        self._seen[array.ref] = array
 
     def shape(self, array: NetArray) -> Shape:
         """An array's shape; blocks while a change of another blob's shape is under way that may change it."""
@@ -112,18 +112,17 @@ class RemoteNet:
         self._fix_results()
         if array.memory.stale:
             self._refresh(array)
-        array.shape = shape
+        array.resize(shape)
         array.memory.touched = True
-        array.memory.fit(shape)
-        self._seen[array.ref.index] = array
+        self._seen[array.ref] = array
         self._reshaped[array.ref.index] = shape
         self._uneven = True
 
-    def reshape(self) -> None:
-        """Let the changed shapes reach all layers; does not wait."""
+    def reshape(self, start: int = 0, end: int = -1) -> None:
+        """Let the changed shapes reach layers start…end; does not wait."""
         self._fix_results()
         self._take_done()
-        self._reshaping = self._issue("caffe.reshape", Reshape(reshaped=self._take_reshaped()))
+        self._reshaping = self._issue("caffe.reshape", Reshape((), self._take_reshaped(), start, end))
         self._uneven = False
 
     def forward(self, start: int, end: int, results: Iterable[NetArray], asked: Iterable[NetArray] = ()) -> None:
@@ -133,29 +132,53 @@ class RemoteNet:
             results: what the application will probably look at, judged by what it did last time.
             asked: what it certainly will look at.
         """
+        uneven = self._uneven
+        issued = self.run(
+            ("forward", start, end),
+            lambda writes, reshaped, wanted: Forward(writes, reshaped, start, end, wanted),
+            results,
+            asked,
+        )
+        if uneven:
+            self._reshaping = issued if issued in self._issued else None
+            self._uneven = start > 0 or end < len(self.parameters) - 1
+
+    def backward(self, start: int, end: int, results: Iterable[NetArray], asked: Iterable[NetArray] = ()) -> None:
+        """Run layers start…end (inclusive, start ≥ end) backwards; waits only where views are held of what changes."""
+        self.run(
+            ("backward", start, end),
+            lambda writes, reshaped, wanted: Backward(writes, reshaped, start, end, wanted),
+            results,
+            asked,
+        )
+
+    def run(self, layers: Range, make: Making, results: Iterable[NetArray], asked: Iterable[NetArray] = ()) -> Issued:
+        """Issue a request that changes what the flow of `layers` says."""
+        for lender in self._lenders:
+            lender.flush()
         self._take_done()
         if self._uneven:
             self._fix_results()
-        flow = self._flow(start, end)
+        flow = self._flow(layers)
         writes = self._changed_blobs(flow) + self._changed_parameters()
         held = any(array.memory.held for array in writes)
         wanted, watched = self._expect(flow, results, asked)
-        self._note_run(start, end, flow)
-        request = Forward(
+        self._note_run(layers, flow)
+        request = make(
             tuple(array.ref for array in writes),
             self._take_reshaped(),
-            start,
-            end,
             tuple(array.memory.origin for array in wanted),
         )
-        issued = self._issue("caffe.forward", request, writes, wanted)
-        if self._uneven:
-            self._reshaping = issued
-            self._uneven = start > 0 or end < len(self.parameters) - 1
+        issued = self._issue(f"caffe.{layers[0]}", request, writes, wanted)
         if watched:
-            self._settle(issued)
+            self.settle(issued)
         elif held:
             self._wait_sent(issued.call)
+        return issued
+
+    def all_ran(self) -> None:
+        """Take note that a pass has gone through all layers, in pieces: new shapes have reached them."""
+        self._uneven = bool(self._reshaped)
 
     def watch(self, results: Results) -> None:
         """Have results fixed before the shapes change that they have now."""
@@ -170,31 +193,135 @@ class RemoteNet:
 
     def copy_from(self, digest: str, source: str) -> None:
         """Copy parameters from a model that the destination has into layers of the same name; waits."""
+        self._overwrite(lambda writes, reshaped, _: CopyFrom(writes, reshaped, source), "copy_from", digest)
+
+    def _overwrite(self, make: Making, name: str, digest: str | None = None, others: Sequence[Handle] = ()) -> None:
+        """Issue a request that replaces parameters' contents; waits."""
+        for lender in self._lenders:
+            lender.flush()
         writes = self._changed_parameters()
-        request = CopyFrom(tuple(array.ref for array in writes), self._take_reshaped(), source)
-        held = [array for layer in self.parameters for array in layer if array.memory.held]
-        for layer in self.parameters:
-            for array in layer:
-                array.memory.stale = True
-        self._settle(self._issue("caffe.copy_from", request, writes, files={WEIGHTS: digest}))
+        request = make(tuple(array.ref for array in writes), self._take_reshaped(), ())
+        arrays = [array for layer in self.parameters for array in layer]
+        held = [array for array in arrays if array.memory.held]
+        self.mark_stale(arrays)
+        files = None if digest is None else {WEIGHTS: digest}
+        self.settle(self._issue(f"caffe.{name}", request, writes, files=files, others=others))
         if held:
             self._read(held)
 
-    def _flow(self, start: int, end: int) -> Flow:
-        found = self._flows.get((start, end))
-        return found or flow(self.description.layers, self._groups, start, end)
+    def clear_diffs(self) -> None:
+        """Set the diffs of all parameters to 0; does not wait."""
+        diffs = [array.diff for layer in self.parameters for array in layer if array.diff is not None]
+        self.mark_stale(diffs)
+        for diff in diffs:
+            self._open_parameters.pop(diff.ref, None)
+        self._issue("caffe.clear_diffs", ClearDiffs((), self._take_reshaped()))
+        held = [diff for diff in diffs if diff.memory.held]
+        if held:
+            self._read(held)
 
-    def _note_run(self, start: int, end: int, ran: Flow) -> None:
+    def share_with(self, other: RemoteNet) -> None:
+        """Use another net's parameters; waits. See `sharing` for the arrays.
+
+        Raises:
+            InvalidModel, InvalidArgument: layers of the same name have other parameters.
+        """
+        other.flush()
+        self._overwrite(
+            lambda writes, reshaped, _: ShareWith(writes, reshaped, other.place or 0),
+            "share_with",
+            others=(other.handle,),
+        )
+
+    def borrow(self, other: RemoteNet) -> None:
+        """Note that another net's parameters are this one's, so that what is written there is sent in time."""
+        if other is not self and other not in self._lenders:
+            self._lenders.append(other)
+
+    def reseed(self, seed: int) -> None:
+        """Begin random numbers anew; does not wait."""
+        self._issue("caffe.reseed", Reseed((), self._take_reshaped(), seed))
+
+    def flush(self) -> None:
+        """Send what the application has written into parameters and given blobs; does not wait for an answer."""
+        self._take_done()
+        blobs = [array for array in self.blobs if array.given and _may_have_changed(array.memory)]
+        writes = blobs + self._changed_parameters()
+        if writes or self._reshaped:
+            held = any(array.memory.held for array in writes)
+            request = Read(tuple(array.ref for array in writes), self._take_reshaped())
+            issued = self._issue("caffe.write", request, writes)
+            if held:
+                self._wait_sent(issued.call)
+
+    def settle_all(self) -> None:
+        """Wait for all requests, and raise what failed."""
+        while self._issued:
+            self._take_in()
+
+    def contents(self, arrays: Sequence[NetArray]) -> list[Floats]:
+        """The newest contents of arrays, fetched together; to be used before anything else is asked of the net."""
+        self.settle_all()
+        stale = {array.memory: array for array in arrays if array.memory.stale}
+        if stale:
+            self._read(list(stale.values()))
+        return [array.memory.values(array.shape) for array in arrays]
+
+    def put_parameter(self, array: NetArray, values: Floats) -> None:
+        """Write a parameter without fetching what it had."""
+        array.memory.stale, array.memory.coming = False, None
+        array.memory.digest = b""
+        self.view(array)[...] = values.reshape(array.shape)
+
+    def mark_stale(self, arrays: Iterable[NetArray]) -> None:
+        """Take note that the destination has newer contents."""
+        for array in arrays:
+            array.memory.stale, array.memory.coming = True, None
+
+    def mark_changed(self) -> None:
+        """Take note that all layers have run at the destination, and that parameters may have changed."""
+        layers = ("step", 0, len(self.parameters) - 1)
+        flow = self._flow(layers)
+        self._expect(flow, (), ())
+        self._note_run(layers, flow)
+
+    def refresh_held(self) -> None:
+        """Bring what the application holds views of, where the destination has newer contents."""
+        blobs = [each for array in self.blobs for each in (array, array.diff) if each is not None]
+        parameters = [each for layer in self.parameters for array in layer for each in (array, array.diff) if each]
+        held = {each.memory: each for each in (*blobs, *parameters) if each.memory.held and each.memory.stale}
+        if held:
+            self._read(list(held.values()))
+
+    def _flow(self, layers: Range) -> Flow:
+        found = self._flows.get(layers)
+        if found is not None:
+            return found
+        kind, start, end = layers
+        if kind == "forward":
+            return forward_flow(self.description, self._groups, start, end)
+        if kind == "backward":
+            return backward_flow(self.description, self._diff_groups, start, end)
+        return iteration_flow(self.description, self._groups, self._diff_groups)
+
+    def _array(self, ref: BlobRef) -> NetArray:
+        array = self.blobs[ref.index] if ref.layer < 0 else self.parameters[ref.layer][ref.index]
+        if not ref.diff:
+            return array
+        assert array.diff is not None  # a blob's or a parameter's
+        return array.diff
+
+    def _note_run(self, layers: Range, ran: Flow) -> None:
         """Mark what a range changes as stale, the first time. Later only what the host has seen since has to be."""
-        if (start, end) not in self._flows:
-            self._flows[start, end] = ran
-            for index in ran.changes:
-                memory = self.blobs[index].memory
+        if layers not in self._flows:
+            self._flows[layers] = ran
+            for ref in ran.changes:
+                memory = self._array(ref).memory
                 memory.changed = memory.stale = True
 
     def _changed_blobs(self, flow: Flow) -> list[NetArray]:
         """The blobs that a range reads and the application may have written."""
-        changed = [self.blobs[index] for index in flow.reads if _may_have_changed(self.blobs[index].memory)]
+        changed = [array for array in map(self._array, flow.reads) if _may_have_changed(array.memory)]
         for array in changed:
             self._settle_shapes(array)
         return changed
@@ -222,41 +349,48 @@ class RemoteNet:
         certain.update(id(array.memory) for array in results if not array.memory.changed)  # looked at, most likely
         wanted: dict[int, NetArray] = {}
         watched = False
-        candidates = {array.ref.index: array for array in (*results, *asked)} | self._seen
-        for index, array in candidates.items():
-            if index not in flow.changes:
+        candidates = {array.ref: array for array in (*results, *asked)} | self._seen
+        for ref, array in candidates.items():
+            origin = flow.changes.get(ref)
+            if origin is None:
                 continue
             memory = array.memory
             held = memory.held
             watched = watched or held
             if held or memory.looked_at or id(memory) in certain:
                 wanted[id(memory)] = array
-            memory.origin = BlobRef(flow.changes[index])
+            memory.origin = origin
             memory.stale, memory.touched, memory.coming = True, held, None
         for array in wanted.values():
             array.memory.looked_at = False
-            self._seen[array.ref.index] = array
-        for layer in flow.changed_parameters:
-            for array in self.parameters[layer]:
-                array.memory.stale = True
-                if array.memory.held:
-                    wanted[id(array.memory)] = array
-                    watched = True
+            self._seen[array.ref] = array
+        for ref in flow.changed_parameters:
+            array = self._array(ref)
+            memory = array.memory
+            held = memory.held
+            watched = watched or held
+            if held or memory.looked_at:
+                wanted[id(memory)] = array
+            memory.stale, memory.changed, memory.looked_at, memory.coming = True, True, False, None
         return list(wanted.values()), watched
 
     def _issue(
         self,
         name: str,
-        request: Request,
+        request: NetRequest | SolverRequest,
         writes: Sequence[NetArray] = (),
         wanted: Sequence[NetArray] = (),
         files: Mapping[str, str] | None = None,
+        others: Sequence[Handle] = (),
     ) -> Issued:
-        self._check_process()
         contents = [array.memory.values(array.shape) for array in writes]
         into = [array.memory.values(self._sent_shape(array)) if self._knows_shape(array) else None for array in wanted]
-        call = self._session.run(self._handle, name, _ENCODER.encode(request), contents, files, into)
-        issued = Issued(call, writes, wanted)
+        if isinstance(request, SolverRequest):
+            call = self.handle.run(name, request, contents, files, into, others)
+        else:
+            whole = request if self.place is None else Within(self.place, request)
+            call = self.handle.run(name, whole, contents, files, into, others)
+        issued = Issued(call, writes, wanted, isinstance(request, SolverRequest))
         for array in writes:
             array.memory.touched = array.memory.held  # who holds a view can write into it after this
             array.memory.upload = call
@@ -280,25 +414,39 @@ class RemoteNet:
 
     def _settle_shapes(self, array: NetArray) -> None:
         if self._reshaping is not None and not array.given:
-            self._settle(self._reshaping)
+            self.settle(self._reshaping)
+
+    def _ready(self, array: NetArray) -> None:
+        """Have the newest contents, and the right to change them."""
+        memory = array.memory
+        if memory.stale:
+            self._refresh(array)
+        if memory.upload is not None:
+            self._wait_sent(memory.upload)
+            memory.upload = None
+        if array.ref.layer >= 0:
+            self._open_parameters[array.ref] = array
+        else:
+            self._seen[array.ref] = array
 
     def _refresh(self, array: NetArray) -> None:
         memory = array.memory
         if memory.coming is not None:
-            self._settle(memory.coming)
+            self.settle(memory.coming)
             return
-        layer = array.ref.layer
         # A layer's weights are seldom looked at without its bias; one wait serves both.
-        others = [] if layer < 0 else [each for each in self.parameters[layer] if each.memory.stale]
-        self._read(others or [array])
+        layer = () if array.ref.layer < 0 else self.parameters[array.ref.layer]
+        sides = [each.diff if array.ref.diff else each for each in layer]
+        others = {each.memory: each for each in sides if each is not None and each.memory.stale}
+        self._read(list(others.values()) or [array])
 
     def _read(self, arrays: Sequence[NetArray]) -> None:
-        request = Read(wanted=tuple(array.memory.origin for array in arrays), reshaped=self._take_reshaped())
-        self._settle(self._issue("caffe.read", request, wanted=arrays))
+        request = Read((), self._take_reshaped(), tuple(array.memory.origin for array in arrays))
+        self.settle(self._issue("caffe.read", request, wanted=arrays))
 
-    def _settle(self, issued: Issued) -> None:
+    def settle(self, issued: Issued) -> None:
         """Wait for a request, and take in the answers up to it in their order."""
-        self._check_process()
+        self.handle.check_process()
         while self._issued:
             if self._take_in() is issued:
                 return
@@ -319,9 +467,15 @@ class RemoteNet:
             self._undo(issued)
             raise
         self._forget(issued)
-        if reply.body != _NO_SHAPES:
+        if issued.on_solver:
+            issued.progress = _PROGRESS.decode(reply.body)
+            if issued.progress.shapes:
+                self._take_shapes(issued.progress.shapes)
+        elif reply.body != _NO_SHAPES:
             self._take_shapes(_SHAPES.decode(reply.body).shapes)
-        for array, received in zip(issued.wanted, reply.arrays, strict=True):
+        for array, received in zip(
+            issued.wanted, reply.arrays[-len(issued.wanted) :] if issued.wanted else (), strict=True
+        ):
             memory = array.memory
             if memory.coming is issued:
                 memory.take_over(received)
@@ -337,7 +491,7 @@ class RemoteNet:
 
     def _wait_sent(self, call: Call) -> None:
         if not call.done:
-            self._check_process()
+            self.handle.check_process()
             call.wait_sent()
 
     def _undo(self, issued: Issued) -> None:
@@ -354,40 +508,11 @@ class RemoteNet:
     def _take_shapes(self, shapes: Sequence[Shape]) -> None:
         for index, (array, shape) in enumerate(zip(self.blobs, shapes, strict=True)):
             if array.shape != shape and not array.given and index not in self._reshaped:
-                array.shape = shape
-                array.memory.fit(shape)
-                if array.memory.changed and not array.memory.touched:
-                    array.memory.stale = True
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise SessionLost(
-                f"the net of {self._source} belongs to process {self._process}, and this is its child {os.getpid()}; "
-                "make a caffe.Net in the process that uses it"
-            )
+                array.resize(shape)
+                for each in (array, array.diff):
+                    if each is not None and each.memory.changed and not each.memory.touched:
+                        each.memory.stale = True
 
 
 def _may_have_changed(memory: Memory) -> bool:
     return not memory.stale and (memory.touched or memory.held)
-
-
-def _blob_arrays(description: NetDescription, groups: Sequence[int]) -> list[NetArray]:
-    given, filled = given_blobs(description), sources(description)
-    arrays: list[NetArray] = []
-    for index, blob in enumerate(description.blobs):
-        group = groups[index]
-        # Before the first forward all other blobs are zeros, on both sides.
-        memory = Memory(BlobRef(index), blob.shape, index in filled) if group == index else arrays[group].memory
-        arrays.append(NetArray(BlobRef(index), blob.shape, memory, index in given))
-    return arrays
-
-
-def _parameter_arrays(description: NetDescription) -> list[list[NetArray]]:
-    arrays: list[list[NetArray]] = []
-    for place, layer in enumerate(description.layers):
-        arrays.append([])
-        for index, parameter in enumerate(layer.parameters):
-            ref, (owner, its_index) = BlobRef(index, place), parameter.owner
-            memory = Memory(ref, parameter.shape, stale=True) if owner < 0 else arrays[owner][its_index].memory
-            arrays[-1].append(NetArray(ref, parameter.shape, memory, given=True))
-    return arrays

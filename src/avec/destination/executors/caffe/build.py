@@ -11,9 +11,9 @@ from torch import Tensor
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors.caffe.differentiation import mark
-from avec.destination.executors.caffe.fillers import fill
 from avec.destination.executors.caffe.layers import LAYER_TYPES
 from avec.destination.executors.caffe.layers.elementwise import constant_filler
+from avec.destination.executors.caffe.layers.fillers import fill
 from avec.destination.executors.caffe.layers.layer import Layer, Learnable, ParameterSpec, Shape
 from avec.destination.executors.caffe.layers.shaping import input_shapes
 from avec.destination.executors.caffe.model import CaffeModel
@@ -173,7 +173,8 @@ class Builder:
         permissive = declared.share_mode == declared.PERMISSIVE
         layer.require(
             math.prod(found) == math.prod(shape) if permissive else found == shape,
-            f"it shares parameter {declared.name!r} with layer {owner.name!r}, but needs shape {shape} where that has {found}",
+            f"it shares parameter {declared.name!r} with layer {owner.name!r}, but needs shape {shape} "
+            f"where that has {found}",
         )
         for field, present in (("lr_mult", learnable.rate), ("decay_mult", learnable.decay)):
             if declared.HasField(field):
@@ -195,9 +196,7 @@ class Builder:
         network = self._network
         known = network.layers[: self._next + 1]
         layers = tuple(self._describe_layer(place, layer) for place, layer in enumerate(known))
-        blobs = tuple(
-            BlobDescription(name, shape) for name, shape in zip(network.blobs, self.plan.shapes, strict=True)
-        )
+        blobs = tuple(BlobDescription(name, shape) for name, shape in zip(network.blobs, self.plan.shapes, strict=True))
         awaiting = -1 if self.complete else self._next
         return NetDescription(network.name, layers, blobs, network.inputs, network.outputs, awaiting)
 

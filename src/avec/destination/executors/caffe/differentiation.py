@@ -40,7 +40,7 @@ def _mark_forwards(layers: Sequence[Layer]) -> None:
 
 
 def _mark_backwards(layers: Sequence[Layer], blobs: Sequence[str]) -> None:
-    """Leave out what contributes to no loss, and what nothing is propagated to. Blobs are known by name, as in Caffe."""
+    """Leave out what contributes to no loss, and what nothing is propagated to; by the blobs' names, as in Caffe."""
     under_loss: set[str] = set()
     skipped: set[str] = set()
     for layer in reversed(layers):

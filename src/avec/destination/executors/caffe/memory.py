@@ -1,4 +1,4 @@
-"""The arrays of one net on an accelerator: blobs, parameters and the diffs of both; how they come from and go to a host."""
+"""The arrays of a net on an accelerator, blobs, parameters and diffs of both, and their ways from and to a host."""
 
 from __future__ import annotations
 

@@ -257,6 +257,8 @@ def _encoded(shapes: tuple[Shape, ...]) -> bytes:
 def _other_net(others: Sequence[Model], place: int) -> CaffeModel:
     nets = [net for other in others for net in getattr(other, "nets", [other])]
     if not 0 <= place < len(nets) or not isinstance(nets[place], CaffeModel):
-        raise InvalidArgument(f"sharing parameters with net {place} of {len(nets)}: another Caffe net's handle is needed")
+        raise InvalidArgument(
+            f"sharing parameters with net {place} of {len(nets)}: another Caffe net's handle is needed"
+        )
     found: CaffeModel = nets[place]
     return found

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from avec.destination.executors.caffe.layers import activations, dense, elementwise, indexing, losses, pooling
+from avec.destination.executors.caffe.layers import (
+    activations,
+    dense,
+    elementwise,
+    indexing,
+    losses,
+    pooling,
+    recurrent,
+    reductions,
+    shaping,
+    sources,
+)
 from avec.destination.executors.caffe.layers import convolution as conv
-from avec.destination.executors.caffe.layers import recurrent, reductions, shaping, sources
 from avec.destination.executors.caffe.layers.layer import LayerType, Parameters, Prepare, no_parameters
 from avec.protocol.caffe import HOST_LAYERS
 
@@ -21,7 +31,9 @@ def _pointwise(prepare: Prepare) -> LayerType:
 def _loss(prepare: Prepare, bottoms: tuple[int, int] = (2, 2), tops: int = 1) -> LayerType:
     """A loss whose bottoms after the first are labels. Source: caffe/include/caffe/layers/loss_layer.hpp."""
     labels = frozenset(range(1, bottoms[1]))
-    return LayerType(prepare, bottoms, (0, tops), loss=True, forced=frozenset({0, *range(2, bottoms[1])}), closed=labels)
+    return LayerType(
+        prepare, bottoms, (0, tops), loss=True, forced=frozenset({0, *range(2, bottoms[1])}), closed=labels
+    )
 
 
 def _recurrent(prepare: Prepare, parameters: Parameters) -> LayerType:
@@ -33,9 +45,7 @@ LAYER_TYPES: dict[str, LayerType] = {
     "Accuracy": LayerType(losses.accuracy, (2, 2), (1, 2), differentiable=False),
     "ArgMax": LayerType(indexing.arg_max, ONE, ONE, differentiable=False),
     "BNLL": _pointwise(activations.bnll),
-    "BatchNorm": LayerType(
-        elementwise.batch_norm, ONE, ONE, elementwise.batch_norm_parameters, fixed_parameters=True
-    ),
+    "BatchNorm": LayerType(elementwise.batch_norm, ONE, ONE, elementwise.batch_norm_parameters, fixed_parameters=True),
     "BatchReindex": LayerType(indexing.batch_reindex, (2, 2), ONE, closed=SECOND),
     "Bias": LayerType(elementwise.bias, (1, 2), ONE, elementwise.bias_parameters),
     "Clip": _pointwise(activations.clip),

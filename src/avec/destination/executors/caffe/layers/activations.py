@@ -1,4 +1,4 @@
-"""The rest of the layers that work on each value by itself. Source: the files of these names in caffe/src/caffe/layers."""
+"""The rest of the layers that work on each value by itself. Source: caffe/src/caffe/layers, files of these names."""
 
 from __future__ import annotations
 
@@ -98,7 +98,10 @@ def power(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepa
         if exponent * scale == 0:
             return torch.full_like(x, 1.0 if exponent == 0 else _power(shift, exponent))
         base = x if (scale, shift) == (1, 0) else x * scale + shift
-        return base.clone() if exponent == 1 and base is x else base if exponent == 1 else base.pow(exponent)
+        if exponent == 1:
+            return base.clone() if base is x else base
+        raised: Tensor = torch.pow(base, exponent)
+        return raised
 
     def derivative(x: Tensor, y: Tensor) -> Tensor:
         if exponent == 1 or exponent * scale == 0:

@@ -1,4 +1,4 @@
-"""Convolution and Deconvolution over one to three spatial axes, and Im2col. Source: caffe/src/caffe/layers/base_conv_layer.cpp."""
+"""Convolution and Deconvolution over one to three axes, Im2col. Source: caffe/src/caffe/layers/base_conv_layer.cpp."""
 
 from __future__ import annotations
 
@@ -188,6 +188,7 @@ def im2col(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prep
         return F.unfold(batch, kernel, dilation, pad, stride).view(top)
 
     return Prepared(operation, [top])
+
 
 def _check_channels(layer: Layer, given: int, expected: int) -> None:
     layer.require(given == expected, f"the bottom has {given} channels; the weights are for {expected}")

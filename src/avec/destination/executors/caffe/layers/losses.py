@@ -119,7 +119,9 @@ def infogain_loss(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
     def operation(x: Tensor, labels: Tensor, matrix: Tensor) -> Tensor | Sequence[Tensor]:
         probabilities = torch.softmax(x.reshape(known.outer, known.classes, known.inner), 1)
         rows, counts = weights(labels, matrix)
-        loss = -(rows * probabilities.clamp(min=LOG_THRESHOLD).log()).sum() / known.normalizer(counts) + known.poison(labels)
+        loss = -(rows * probabilities.clamp(min=LOG_THRESHOLD).log()).sum() / known.normalizer(counts) + known.poison(
+            labels
+        )
         return [loss, probabilities.view(bottoms[0])] if len(layer.tops) > 1 else loss
 
     def gradient(given: Pass) -> Sequence[Tensor | None]:
@@ -288,5 +290,3 @@ def accuracy(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pr
         return empty.scatter_add(0, index.reshape(-1), right.reshape(-1)) / totals.clamp(min=1)
 
     return Prepared(operation, [(), (known.classes,)][: len(layer.tops)])
-
-

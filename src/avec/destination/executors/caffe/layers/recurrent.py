@@ -1,4 +1,4 @@
-"""RNN and LSTM, unrolled over time, and the LSTM's unit. Source: …/layers/recurrent_layer.cpp, rnn_layer.cpp, lstm_layer.cpp.
+"""RNN and LSTM, unrolled over time, and the LSTM's unit. Source: …/layers/recurrent_layer.cpp, lstm_layer.cpp.
 
 Bottoms are the sequence (T, N, …), the indicators of continuation (T, N), perhaps a static input (N, …), and where
 hidden states are exposed, their first values; tops are the outputs (T, N, D), and then the last hidden states.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avec.destination.executors.caffe.fillers import fill
 from avec.destination.executors.caffe.layers.elementwise import constant_filler
+from avec.destination.executors.caffe.layers.fillers import fill
 from avec.destination.executors.caffe.layers.layer import Layer, ParameterSpec, Prepared, Shape
 from avec.errors import InvalidArgument
 from avec.formats.caffe.message import Message

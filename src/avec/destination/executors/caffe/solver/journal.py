@@ -23,7 +23,7 @@ class Entry:
     write: Callable[[Values], list[str]]
 
 
-def number(value: float | np.floating[npt.NBitBase]) -> str:
+def number(value: float | np.float32) -> str:
     """A number as C++ streams write it."""
     return f"{value:g}"
 

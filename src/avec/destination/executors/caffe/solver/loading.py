@@ -1,4 +1,4 @@
-"""From a solver's prototxt and those that it names to a solver on the accelerator. Source: caffe/src/caffe/solver.cpp."""
+"""From a solver's prototxt and those that it names to a solver. Source: caffe/src/caffe/solver.cpp, Solver::Init."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def load_solver(
         InvalidModel: a prototxt is wrong.
         UnsupportedOperation, AcceleratorOutOfMemory: a net cannot be built.
     """
-    settings = message_class("SolverParameter").from_text(
-        as_text(arrays[0].tobytes(), request.source), request.source
-    )
+    settings = message_class("SolverParameter").from_text(as_text(arrays[0].tobytes(), request.source), request.source)
     texts = {name: array.tobytes() for name, array in zip(request.nets, arrays[1:], strict=True)}
     try:
         _upgrade(settings, request.solver_type)

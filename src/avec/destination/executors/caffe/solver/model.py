@@ -114,9 +114,7 @@ class CaffeSolver:
             case _:
                 assert_never(request)
         losses, lines = self._journal.tell()
-        progress = Progress(
-            self._iteration, self._step, self._rate(), losses, lines, due, scores, net.changed_shapes()
-        )
+        progress = Progress(self._iteration, self._step, self._rate(), losses, lines, due, scores, net.changed_shapes())
         return Answer(msgspec.msgpack.encode(progress), results, self._kernels)
 
     def _begin(self, request: SolverRequest) -> None:

@@ -142,7 +142,9 @@ def regularize(settings: Message, values: list[Tensor], diffs: list[Tensor], dec
     if not places:
         return
     chosen = [values[place] for place in places]
-    pull = torch._foreach_sign(chosen) if settings.regularization_type == "L1" else list(torch._foreach_mul(chosen, 1.0))
+    pull = (
+        torch._foreach_sign(chosen) if settings.regularization_type == "L1" else list(torch._foreach_mul(chosen, 1.0))
+    )
     torch._foreach_mul_(pull, [local[place] for place in places])
     torch._foreach_add_([diffs[place] for place in places], pull)
 
@@ -152,6 +154,6 @@ def clip(limit: float, diffs: list[Tensor]) -> Tensor:
 
     Source: SGDSolver::ClipGradients.
     """
-    norm = torch.stack(torch._foreach_norm(diffs)).norm()
+    norm: Tensor = torch.stack(torch._foreach_norm(diffs)).norm()
     torch._foreach_mul_(diffs, torch.where(norm > limit, limit / norm, 1.0))
     return norm
