@@ -202,7 +202,7 @@ def test_blobs_outlive_their_net(build: Build) -> None:
 
 def test_a_net_that_is_gone_is_released(build: Build) -> None:
     net = build()
-    handle = net._remote._handle
+    handle = net._remote.handle.number
     view = net.forward(a=X)["sum"]
     wanted = expected(net, X)
     del net

@@ -23,19 +23,20 @@ from .parallel import (
     solver_rank,
 )
 from .pycaffe import Net
+from .python_layer import Layer
 from .randomness import set_random_seed
 from .timer import Timer
 
 __version__ = "1.0.0"  # of the Caffe whose behaviour this package has
 
 __all__ = [
-    "NCCL", "TEST", "TRAIN", "Classifier", "Detector", "Net", "NetSpec", "Timer", "has_nccl", "init_log", "io",
+    "NCCL", "TEST", "TRAIN", "Classifier", "Detector", "Layer", "Net", "NetSpec", "Timer", "has_nccl", "init_log", "io",
     "layer_type_list", "layers", "log", "params", "set_device", "set_mode_cpu", "set_mode_gpu", "set_multiprocess",
     "set_random_seed", "set_solver_count", "set_solver_rank", "solver_count", "solver_rank", "to_proto",
 ]  # fmt: skip
 
 _NOT_YET = frozenset(
-    {"AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Layer", "NesterovSolver", "RMSPropSolver", "SGDSolver",
+    {"AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "NesterovSolver", "RMSPropSolver", "SGDSolver",
      "get_solver"}
 )  # fmt: skip
 

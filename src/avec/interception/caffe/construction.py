@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from avec import config
-from avec.errors import UnsupportedOperation
 from avec.host.models import provide
 from avec.interception.active import session
-from avec.protocol.caffe import LoadNet
+from avec.protocol.caffe import WEIGHTS, LoadNet
 
+from .building import Built, complete, load_net
+from .definitions import net_definition
+from .handle import Handle
 from .randomness import draw_seed
-from .remote import RemoteNet
+from .weights import load_hdf5
 
 if TYPE_CHECKING:
     from avec.host.session import Session
@@ -33,13 +35,35 @@ class _Given:
     request: LoadNet
 
 
-def construct(*args: Any, **kwargs: Any) -> RemoteNet:
+def construct(*args: Any, **kwargs: Any) -> Built:
     """Build the net that the constructor's arguments describe; see Net."""
     given = _old_form(*args, **kwargs) if _is_old_form(args) else _new_form(*args, **kwargs)
+    request = given.request
     prototxt = Path(given.network).read_bytes()
     destination = session()
-    digest = None if given.weights is None else provide_weights(destination, given.weights)
-    return RemoteNet(destination, prototxt, given.request, digest)
+    files = {}
+    if given.weights is not None and not is_hdf5(given.weights):
+        files[WEIGHTS] = provide_weights(destination, given.weights)
+    handle = Handle(destination, f"the net of {request.source}")
+    description = load_net(handle, request, prototxt, files)
+    definition = net_definition(prototxt, request.source, request.phase, request.level, request.stages)
+    built = complete(handle, description, definition, TRAIN if request.phase == "TRAIN" else TEST)
+    if given.weights is not None and (built.host_parameters or not files):
+        copy_weights(built, given.weights)
+    return built
+
+
+def copy_weights(built: Built, name: str) -> None:
+    """Copy parameters from a file into the layers of the same names; waits."""
+    if is_hdf5(name):
+        load_hdf5(built, name)
+    else:
+        built.remote.copy_from(provide_weights(session(), name), name)
+
+
+def is_hdf5(name: str) -> bool:
+    """Whether a file of weights is HDF5. Source: Net::CopyTrainedLayersFrom."""
+    return name.endswith(".h5")
 
 
 def existing(filename: FileName) -> str:
@@ -54,8 +78,6 @@ def existing(filename: FileName) -> str:
 
 def provide_weights(destination: Session, weights: str) -> str:
     """Bring a caffemodel to the destination, unless it is there; gives its digest."""
-    if weights.endswith(".h5"):  # as Net::CopyTrainedLayersFrom decides
-        raise UnsupportedOperation(f"{weights}: weights in HDF5 are not supported; convert them to a .caffemodel")
     return provide(destination, Path(weights), config.load())
 
 

@@ -6,6 +6,8 @@ The numbers are not those of Caffe's own generators. Source: Caffe::set_random_s
 from __future__ import annotations
 
 import threading
+import weakref
+from typing import Protocol
 
 import numpy as np
 
@@ -14,8 +16,17 @@ _DRAWN_LIMIT = 2**63
 UNSEEDED = -1  # what the protocol and `draw_seed` call no seed
 
 
+class Seeded(Protocol):
+    """A net with random layers."""
+
+    def reseed(self, seed: int) -> None:
+        """Begin the random numbers anew."""
+
+
 class _State(threading.local):
-    generator: np.random.Generator | None = None
+    def __init__(self) -> None:
+        self.generator: np.random.Generator | None = None
+        self.nets: weakref.WeakSet[Seeded] = weakref.WeakSet()
 
 
 _state = _State()
@@ -28,6 +39,13 @@ def set_random_seed(seed: int) -> None:
     if not 0 <= seed < _SEED_LIMIT:
         raise OverflowError(f"caffe.set_random_seed takes 0 to {_SEED_LIMIT - 1}, not {seed}")
     _state.generator = np.random.default_rng(int(seed))
+    for net in tuple(_state.nets):
+        net.reseed(int(seed))
+
+
+def follow(net: Seeded) -> None:
+    """Let a net begin its random numbers anew whenever this thread sets a seed."""
+    _state.nets.add(net)
 
 
 def draw_seed() -> int:

@@ -1,0 +1,50 @@
+"""What the host itself has to know of a net's prototxt: the settings of layers that it runs, and what Caffe saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TypeAlias
+
+from avec.errors import InvalidModel
+from avec.formats.caffe.caffemodel import as_built
+from avec.formats.caffe.filter import filter_net
+from avec.formats.caffe.message import Message, message_class
+from avec.formats.caffe.upgrade import upgrade_net
+
+Definition: TypeAlias = Callable[[], Message]  # a NetParameter as Caffe has it once the net is built
+
+
+def net_definition(prototxt: bytes, source: str, phase: str, level: int, stages: Sequence[str]) -> Definition:
+    """A net in the caller's state; it is read when it is needed first. Source: Net::Net(param_file, …)."""
+
+    @cache
+    def read() -> Message:
+        net = parse(prototxt, source)
+        net.state.phase = phase
+        net.state.level = level
+        net.state.stage.extend(stages)
+        return finish(net, source)
+
+    return read
+
+
+def parse(prototxt: bytes, source: str) -> Message:
+    """Read a NetParameter in today's form.
+
+    Raises:
+        InvalidModel: it cannot be read.
+    """
+    try:
+        text = prototxt.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidModel(f"{source}: byte {exc.start} is not UTF-8: this is not prototxt") from exc
+    net = message_class("NetParameter").from_text(text, source)
+    upgrade_net(net, source)
+    return net
+
+
+def finish(net: Message, source: str) -> Message:
+    """Choose the layers of the net's state, and insert what Caffe does."""
+    filter_net(net, source)
+    return as_built(net, source)
