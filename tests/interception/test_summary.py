@@ -23,9 +23,9 @@ def test_each_kind_of_call_has_a_row_of_medians() -> None:
         recorder.add(cycle(number, compute_ms))
     assert summary(recorder) == (
         "avec: computed at tcp://box:7700 on H200 (cuda, 139 GiB), numerics strict, round trip 0.123 ms\n"
-        "avec: model pose.caffemodel: 209 MB, 0 B uploaded in 0.51 s\n"
-        "avec: call           count  p50 ms  p95 ms  encode  send  queue  compute  return  decode    sent  received\n"
-        "avec: caffe.forward      3   23.50   33.50    1.00  2.00   0.00    20.00    0.00    0.50  2.6 MB    1.2 kB\n"
+        "avec: model pose.caffemodel: 209 MB, was there already\n"
+        "avec: call           count  p50 ms  p95 ms  encode  send  queue  compute  return  decode    sent  received  kernels\n"
+        "avec: caffe.forward      3   23.50   33.50    1.00  2.00   0.00    20.00    0.00    0.50  2.6 MB    1.2 kB      150\n"
         "avec: medians per call; the stages in milliseconds\n"
     )
 

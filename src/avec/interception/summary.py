@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from avec.profiling import STAGES, ModelTransfer, Origin, Profile, Recorder, profiles
 
 MODELS_SHOWN = 5  # so that the summary stays on one screen
-_HEAD = ("call", "count", "p50 ms", "p95 ms", *STAGES, "sent", "received")
+_HEAD = ("call", "count", "p50 ms", "p95 ms", *STAGES, "sent", "received", "kernels")
 
 
 def summary(recorder: Recorder) -> str:
@@ -42,17 +42,21 @@ def _origin(origin: Origin | None) -> list[str]:
 
 
 def _transfers(transfers: Sequence[ModelTransfer]) -> list[str]:
-    lines = [
-        f"model {each.name}: {size(each.nbytes)}, {size(each.uploaded_nbytes)} uploaded in {each.seconds:.2f} s"
-        for each in transfers[:MODELS_SHOWN]
-    ]
+    lines = [f"model {each.name}: {size(each.nbytes)}, {_how_it_got_there(each)}" for each in transfers[:MODELS_SHOWN]]
     more = len(transfers) - MODELS_SHOWN
     return [*lines, f"and {more} models more"] if more > 0 else lines
 
 
+def _how_it_got_there(each: ModelTransfer) -> str:
+    if not each.uploaded_nbytes:
+        return "was there already"
+    part = "" if each.uploaded_nbytes == each.nbytes else f"{size(each.uploaded_nbytes)} of it "
+    return f"{part}uploaded in {each.seconds:.2f} s"
+
+
 def _row(each: Profile) -> tuple[str, ...]:
     stages = (f"{each.stages_ms[stage]:.2f}" for stage in STAGES)
-    sizes = (size(each.wire_nbytes_up), size(each.wire_nbytes_down))
+    sizes = (size(each.wire_nbytes_up), size(each.wire_nbytes_down), str(each.kernels))
     return (each.name, str(each.count), f"{each.total_ms:.2f}", f"{each.total_p95_ms:.2f}", *stages, *sizes)
 
 
