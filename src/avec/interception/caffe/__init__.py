@@ -1,6 +1,6 @@
 """What `import caffe` gives under AVEC: pycaffe's names, whose nets compute at a destination.
 
-Only numpy is needed on the host. Names that pycaffe has and this package has not yet say so when they are used.
+Only numpy is needed on the host.
 Source: caffe/python/caffe/__init__.py.
 """
 
@@ -25,23 +25,22 @@ from .parallel import (
 from .pycaffe import Net
 from .python_layer import Layer
 from .randomness import set_random_seed
+from .solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    get_solver,
+)
 from .timer import Timer
 
 __version__ = "1.0.0"  # of the Caffe whose behaviour this package has
 
 __all__ = [
-    "NCCL", "TEST", "TRAIN", "Classifier", "Detector", "Layer", "Net", "NetSpec", "Timer", "has_nccl", "init_log", "io",
+    "NCCL", "TEST", "TRAIN", "AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "Classifier", "Detector", "Layer", "Net",
+    "NesterovSolver", "NetSpec", "RMSPropSolver", "SGDSolver", "Timer", "get_solver", "has_nccl", "init_log", "io",
     "layer_type_list", "layers", "log", "params", "set_device", "set_mode_cpu", "set_mode_gpu", "set_multiprocess",
     "set_random_seed", "set_solver_count", "set_solver_rank", "solver_count", "solver_rank", "to_proto",
 ]  # fmt: skip
-
-_NOT_YET = frozenset(
-    {"AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "NesterovSolver", "RMSPropSolver", "SGDSolver",
-     "get_solver"}
-)  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    if name in _NOT_YET:
-        raise AttributeError(f"caffe.{name} is not there yet: AVEC's Caffe runs nets forward and does not train them")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

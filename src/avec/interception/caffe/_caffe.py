@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 
 from .blob import Blob
+from .solver import Solver
 
-__all__ = ["Blob"]
+__all__ = ["Blob", "Solver"]
 
 
 def __getattr__(name: str) -> object:

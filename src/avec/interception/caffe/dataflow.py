@@ -19,6 +19,9 @@ class Flow:
     changed_parameters: tuple[BlobRef, ...]
 
 
+NOTHING = Flow((), {}, ())
+
+
 def sharing_groups(description: NetDescription) -> list[int]:
     """For each blob the first blob that it shares memory with, perhaps itself."""
     return _groups(description, frozenset())
@@ -117,6 +120,15 @@ def iteration_flow(description: NetDescription, groups: Sequence[int], groups_of
     return Flow(
         reads=tuple(dict.fromkeys((*forward.reads, *(ref for ref in backward.reads if ref not in produced)))),
         changes=forward.changes | backward.changes,
+        changed_parameters=update_flow(description).changed_parameters,
+    )
+
+
+def update_flow(description: NetDescription) -> Flow:
+    """What a solver's update changes: all parameters and their diffs."""
+    return Flow(
+        reads=(),
+        changes={},
         changed_parameters=tuple(
             BlobRef(index, place, diff)
             for place, layer in enumerate(description.layers)

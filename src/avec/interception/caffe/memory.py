@@ -148,3 +148,4 @@ class Issued:
     wanted: Sequence[NetArray]
     on_solver: bool = False  # its answer is a Progress
     progress: Progress | None = None  # what was answered
+    extra: Sequence[Floats] = ()  # what came besides what was wanted

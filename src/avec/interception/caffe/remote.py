@@ -35,7 +35,16 @@ from avec.protocol.caffe import (
 )
 
 from .arrays import blob_arrays, parameter_arrays
-from .dataflow import Flow, backward_flow, diff_groups, forward_flow, iteration_flow, sharing_groups
+from .dataflow import (
+    NOTHING,
+    Flow,
+    backward_flow,
+    diff_groups,
+    forward_flow,
+    iteration_flow,
+    sharing_groups,
+    update_flow,
+)
 from .handle import Handle
 from .memory import Floats, Issued, Memory, NetArray, Shape
 
@@ -152,8 +161,19 @@ class RemoteNet:
             asked,
         )
 
-    def run(self, layers: Range, make: Making, results: Iterable[NetArray], asked: Iterable[NetArray] = ()) -> Issued:
-        """Issue a request that changes what the flow of `layers` says."""
+    def run(
+        self,
+        layers: Range,
+        make: Making,
+        results: Iterable[NetArray] = (),
+        asked: Iterable[NetArray] = (),
+        extra: Sequence[Floats] = (),
+    ) -> Issued:
+        """Issue a request that changes what the flow of `layers` says.
+
+        Args:
+            extra: what goes along besides the writes.
+        """
         for lender in self._lenders:
             lender.flush()
         self._take_done()
@@ -169,7 +189,7 @@ class RemoteNet:
             self._take_reshaped(),
             tuple(array.memory.origin for array in wanted),
         )
-        issued = self._issue(f"caffe.{layers[0]}", request, writes, wanted)
+        issued = self._issue(f"caffe.{layers[0]}", request, writes, wanted, extra=extra)
         if watched:
             self.settle(issued)
         elif held:
@@ -254,6 +274,11 @@ class RemoteNet:
             if held:
                 self._wait_sent(issued.call)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether requests have not been waited for."""
+        return bool(self._issued)
+
     def settle_all(self) -> None:
         """Wait for all requests, and raise what failed."""
         while self._issued:
@@ -278,14 +303,15 @@ class RemoteNet:
         for array in arrays:
             array.memory.stale, array.memory.coming = True, None
 
-    def mark_changed(self) -> None:
-        """Take note that all layers have run at the destination, and that parameters may have changed."""
-        layers = ("step", 0, len(self.parameters) - 1)
+    def mark_forwarded(self) -> None:
+        """Take note that all layers have run at the destination without a request of this net's."""
+        layers = ("forward", 0, len(self.parameters) - 1)
         flow = self._flow(layers)
         self._expect(flow, (), ())
         self._note_run(layers, flow)
+        self._refresh_held()
 
-    def refresh_held(self) -> None:
+    def _refresh_held(self) -> None:
         """Bring what the application holds views of, where the destination has newer contents."""
         blobs = [each for array in self.blobs for each in (array, array.diff) if each is not None]
         parameters = [each for layer in self.parameters for array in layer for each in (array, array.diff) if each]
@@ -302,7 +328,9 @@ class RemoteNet:
             return forward_flow(self.description, self._groups, start, end)
         if kind == "backward":
             return backward_flow(self.description, self._diff_groups, start, end)
-        return iteration_flow(self.description, self._groups, self._diff_groups)
+        if kind == "step":
+            return iteration_flow(self.description, self._groups, self._diff_groups)
+        return update_flow(self.description) if kind == "update" else NOTHING
 
     def _array(self, ref: BlobRef) -> NetArray:
         array = self.blobs[ref.index] if ref.layer < 0 else self.parameters[ref.layer][ref.index]
@@ -382,8 +410,9 @@ class RemoteNet:
         wanted: Sequence[NetArray] = (),
         files: Mapping[str, str] | None = None,
         others: Sequence[Handle] = (),
+        extra: Sequence[Floats] = (),
     ) -> Issued:
-        contents = [array.memory.values(array.shape) for array in writes]
+        contents = [array.memory.values(array.shape) for array in writes] + list(extra)
         into = [array.memory.values(self._sent_shape(array)) if self._knows_shape(array) else None for array in wanted]
         if isinstance(request, SolverRequest):
             call = self.handle.run(name, request, contents, files, into, others)
@@ -473,9 +502,9 @@ class RemoteNet:
                 self._take_shapes(issued.progress.shapes)
         elif reply.body != _NO_SHAPES:
             self._take_shapes(_SHAPES.decode(reply.body).shapes)
-        for array, received in zip(
-            issued.wanted, reply.arrays[-len(issued.wanted) :] if issued.wanted else (), strict=True
-        ):
+        extra = len(reply.arrays) - len(issued.wanted)
+        issued.extra = reply.arrays[:extra]
+        for array, received in zip(issued.wanted, reply.arrays[extra:], strict=True):
             memory = array.memory
             if memory.coming is issued:
                 memory.take_over(received)

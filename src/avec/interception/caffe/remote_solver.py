@@ -1,0 +1,127 @@
+"""A solver at the destination: its nets as the host keeps track of them, and how its requests change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from avec.host.session import Session
+from avec.protocol.caffe import (
+    ApplyUpdate,
+    Finish,
+    LoadSolver,
+    Observe,
+    Progress,
+    ReadState,
+    SolverDescription,
+    Step,
+    Test,
+    WriteState,
+)
+
+from .building import Built, complete
+from .handle import Handle
+from .memory import Floats, Issued
+from .remote import Making
+from .solver_settings import SolverSettings
+
+_DESCRIPTIONS = msgspec.msgpack.Decoder(SolverDescription)
+
+TRAIN, TEST = 0, 1
+
+
+class RemoteSolver:
+    """Speaks with one solver. What is issued is not waited for; `settle` waits, and gives the progress."""
+
+    def __init__(self, session: Session, settings: SolverSettings, solver_type: str, seed: int) -> None:
+        """Build a solver with its nets; blocks until they are there.
+
+        Raises:
+            InvalidModel, UnsupportedOperation, AcceleratorOutOfMemory: they cannot be built.
+        """
+        handle = Handle(session, f"the solver of {settings.source}")
+        request = LoadSolver(settings.source, tuple(settings.texts), solver_type, seed)
+        parts = [np.frombuffer(text, np.uint8) for text in (settings.prototxt, *settings.texts.values())]
+        description = _DESCRIPTIONS.decode(handle.load(request, parts, {}).arrays[0].data)
+        self.nets: list[Built] = [
+            complete(handle, net, definition, TEST if place else TRAIN, place)
+            for place, (net, definition) in enumerate(zip(description.nets, settings.definitions, strict=True))
+        ]
+        self._last = len(self.nets[0].remote.parameters) - 1
+        self._progress: Progress | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """Where the solver stands; blocks until what was asked of it is done."""
+        if self._progress is None or self.nets[0].remote.under_way:
+            self.settle(self.step(0, first=False))
+        assert self._progress is not None  # it was just settled
+        return self._progress
+
+    def step(self, iterations: int, first: bool, tested: bool = False) -> Issued:
+        """Run iterations at the destination."""
+        return self._run(
+            "step" if iterations else "progress",
+            lambda writes, reshaped, wanted: Step(writes, reshaped, iterations, wanted, first, tested),
+        )
+
+    def observe(self, external_loss: float, first: bool) -> Issued:
+        """Take in the loss of the passes since the diffs were cleared."""
+        return self._run("observe", lambda writes, reshaped, wanted: Observe(writes, reshaped, external_loss, first))
+
+    def apply_update(self) -> Issued:
+        """Change the parameters."""
+        return self._run("update", lambda writes, reshaped, wanted: ApplyUpdate(writes, reshaped, wanted))
+
+    def finish(self, forwarded: bool, external_loss: float) -> Issued:
+        """Have the last loss displayed."""
+        return self._run(
+            "finish" if forwarded else "forward",
+            lambda writes, reshaped, wanted: Finish(writes, reshaped, forwarded, external_loss),
+        )
+
+    def test(
+        self,
+        net: int,
+        iterations: int,
+        first: bool = True,
+        last: bool = True,
+        forwarded: bool = False,
+        loss: float = 0.0,
+    ) -> Issued:
+        """Run a test net, or take what a pass that the host has driven gave."""
+        return self._run(
+            "observe" if forwarded else "forward",
+            lambda writes, reshaped, wanted: Test(writes, reshaped, net, iterations, first, last, forwarded, loss),
+            net,
+        )
+
+    def read_state(self) -> tuple[Progress, Sequence[Floats]]:
+        """Fetch where the solver stands, with its history; waits."""
+        issued = self._run("state", lambda writes, reshaped, wanted: ReadState(writes, reshaped, wanted))
+        progress = self.settle(issued)
+        return progress, issued.extra
+
+    def write_state(self, iteration: int, current_step: int, history: Sequence[Floats]) -> Progress:
+        """Let the solver stand somewhere else; waits."""
+        return self.settle(
+            self.nets[0].remote.run(
+                ("state", 0, self._last),
+                lambda writes, reshaped, wanted: WriteState(writes, reshaped, iteration, current_step),
+                extra=[np.ascontiguousarray(values, np.float32) for values in history],
+            )
+        )
+
+    def settle(self, issued: Issued, net: int = 0) -> Progress:
+        """Wait for a request."""
+        if issued.progress is None:
+            self.nets[net].remote.settle(issued)
+        assert issued.progress is not None  # of a request on a solver, which was answered
+        self._progress = issued.progress
+        return issued.progress
+
+    def _run(self, kind: str, make: Making, net: int = 0) -> Issued:
+        remote = self.nets[net].remote
+        return remote.run((kind, 0, len(remote.parameters) - 1), make)
