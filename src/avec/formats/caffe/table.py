@@ -2,7 +2,8 @@
 
 A paragraph is one message or one enum. A field is `number name type`; after the type, `*` says repeated, `*p` repeated
 and written packed, `!` required; `= value` is its default. An enum inside a message is named `Message.Enum`.
-Field numbers, names and defaults are facts of the format. Source: BVLC Caffe 1.0, src/caffe/proto/caffe.proto.
+Field numbers, names and defaults are facts of the format. Source: BVLC Caffe 1.0, src/caffe/proto/caffe.proto; for
+the parameters 202 to 206, which SSD adds, that file of its fork.
 """
 
 TABLE = """
@@ -40,7 +41,9 @@ message LayerParameter: 1 name string, 2 type string, 3 bottom string*, 4 top st
   139 batch_norm_param BatchNormParameter, 140 elu_param ELUParameter, 141 bias_param BiasParameter,
   142 scale_param ScaleParameter, 143 input_param InputParameter, 144 crop_param CropParameter,
   145 parameter_param ParameterParameter, 146 recurrent_param RecurrentParameter,
-  147 swish_param SwishParameter, 148 clip_param ClipParameter
+  147 swish_param SwishParameter, 148 clip_param ClipParameter, 202 permute_param PermuteParameter,
+  203 prior_box_param PriorBoxParameter, 204 detection_output_param DetectionOutputParameter,
+  206 norm_param NormalizeParameter
 
 message ParamSpec: 1 name string, 2 share_mode ParamSpec.DimCheckMode, 3 lr_mult float = 1, 4 decay_mult float = 1
 enum ParamSpec.DimCheckMode: 0 STRICT, 1 PERMISSIVE
@@ -70,6 +73,10 @@ message CropParameter: 1 axis int32 = 2, 2 offset uint32*
 message DataParameter: 1 source string, 2 scale float = 1, 3 mean_file string, 4 batch_size uint32, 5 crop_size uint32,
   6 mirror bool, 7 rand_skip uint32, 8 backend DataParameter.DB, 9 force_encoded_color bool, 10 prefetch uint32 = 4
 enum DataParameter.DB: 0 LEVELDB, 1 LMDB
+message DetectionOutputParameter: 1 num_classes uint32, 2 share_location bool = true, 3 background_label_id int32,
+  4 nms_param NonMaximumSuppressionParameter, 5 save_output_param SaveOutputParameter,
+  6 code_type PriorBoxParameter.CodeType = CORNER, 7 keep_top_k int32 = -1, 8 variance_encoded_in_target bool,
+  9 confidence_threshold float, 10 visualize bool, 11 visualize_threshold float, 12 save_file string
 message DropoutParameter: 1 dropout_ratio float = 0.5
 message DummyDataParameter: 1 data_filler FillerParameter*, 2 num uint32*, 3 channels uint32*, 4 height uint32*,
   5 width uint32*, 6 shape BlobShape*
@@ -98,6 +105,9 @@ enum LRNParameter.NormRegion: 0 ACROSS_CHANNELS, 1 WITHIN_CHANNEL
 enum LRNParameter.Engine: 0 DEFAULT, 1 CAFFE, 2 CUDNN
 message MemoryDataParameter: 1 batch_size uint32, 2 channels uint32, 3 height uint32, 4 width uint32
 message MVNParameter: 1 normalize_variance bool = true, 2 across_channels bool, 3 eps float = 1e-9
+message NonMaximumSuppressionParameter: 1 nms_threshold float = 0.3, 2 top_k int32, 3 eta float = 1
+message NormalizeParameter: 1 across_spatial bool = true, 2 scale_filler FillerParameter,
+  3 channel_shared bool = true, 4 eps float = 1e-10
 message ParameterParameter: 1 shape BlobShape
 message PoolingParameter: 1 pool PoolingParameter.PoolMethod, 2 kernel_size uint32, 3 stride uint32 = 1, 4 pad uint32,
   5 kernel_h uint32, 6 kernel_w uint32, 7 stride_h uint32, 8 stride_w uint32, 9 pad_h uint32, 10 pad_w uint32,
@@ -106,6 +116,11 @@ enum PoolingParameter.PoolMethod: 0 MAX, 1 AVE, 2 STOCHASTIC
 enum PoolingParameter.Engine: 0 DEFAULT, 1 CAFFE, 2 CUDNN
 enum PoolingParameter.RoundMode: 0 CEIL, 1 FLOOR
 message PowerParameter: 1 power float = 1, 2 scale float = 1, 3 shift float
+message PermuteParameter: 1 order uint32*
+message PriorBoxParameter: 1 min_size float*, 2 max_size float*, 3 aspect_ratio float*, 4 flip bool = true, 5 clip bool,
+  6 variance float*, 7 img_size uint32, 8 img_h uint32, 9 img_w uint32, 10 step float, 11 step_h float,
+  12 step_w float, 13 offset float = 0.5
+enum PriorBoxParameter.CodeType: 1 CORNER, 2 CENTER_SIZE, 3 CORNER_SIZE
 message PReLUParameter: 1 filler FillerParameter, 2 channel_shared bool
 message PythonParameter: 1 module string, 2 layer string, 3 param_str string, 4 share_in_parallel bool
 message RecurrentParameter: 1 num_output uint32, 2 weight_filler FillerParameter, 3 bias_filler FillerParameter,
@@ -115,6 +130,8 @@ enum ReductionParameter.ReductionOp: 1 SUM, 2 ASUM, 3 SUMSQ, 4 MEAN
 message ReLUParameter: 1 negative_slope float, 2 engine ReLUParameter.Engine
 enum ReLUParameter.Engine: 0 DEFAULT, 1 CAFFE, 2 CUDNN
 message ReshapeParameter: 1 shape BlobShape, 2 axis int32, 3 num_axes int32 = -1
+message SaveOutputParameter: 1 output_directory string, 2 output_name_prefix string, 3 output_format string,
+  4 label_map_file string, 5 name_size_file string, 6 num_test_image uint32
 message ScaleParameter: 1 axis int32 = 1, 2 num_axes int32 = 1, 3 filler FillerParameter, 4 bias_term bool,
   5 bias_filler FillerParameter
 message SigmoidParameter: 1 engine SigmoidParameter.Engine

@@ -92,7 +92,9 @@ def logarithm(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> P
 def power(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """(shift + scale · x) ^ power."""
     setting = layer.setting("power_param")
-    exponent, scale, shift = setting.power, setting.scale, setting.shift
+    exponent: float = setting.power
+    scale: float = setting.scale
+    shift: float = setting.shift
 
     def operation(x: Tensor) -> Tensor:
         if exponent * scale == 0:
@@ -100,8 +102,7 @@ def power(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepa
         base = x if (scale, shift) == (1, 0) else x * scale + shift
         if exponent == 1:
             return base.clone() if base is x else base
-        raised: Tensor = torch.pow(base, exponent)
-        return raised
+        return torch.pow(base, exponent)
 
     def derivative(x: Tensor, y: Tensor) -> Tensor:
         if exponent == 1 or exponent * scale == 0:
