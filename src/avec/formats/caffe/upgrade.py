@@ -1,4 +1,4 @@
-"""What old Caffe files become before a net is built: V1 layers, input fields, transformation and batch-norm fields.
+"""What old Caffe files become before a net or solver is built: V1 layers, input, transformation, batch-norm fields.
 
 V0 nets (2013) are refused: Caffe's own tools upgrade them. Source: caffe/src/caffe/util/upgrade_proto.cpp.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from avec.errors import InvalidModel, UnsupportedOperation
 from avec.formats.caffe.message import Message, message_class
 
+_SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")  # by SolverParameter.SolverType
 _TRANSFORM_FIELDS = ("scale", "mean_file", "crop_size", "mirror")
 _TRANSFORMED = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": "window_data_param"}
 
@@ -50,6 +51,20 @@ def upgrade_net(net: Message, source: str) -> None:
         _upgrade_input(net, source)
     for layer in net.layer:
         _upgrade_batch_norm(layer)
+
+
+def upgrade_solver(settings: Message, source: str) -> None:
+    """Bring a SolverParameter to today's form, in place. Source: UpgradeSolverType.
+
+    Raises:
+        InvalidModel: it has both `type` and the older `solver_type`.
+    """
+    if not settings.HasField("solver_type"):
+        return
+    if settings.HasField("type"):
+        raise InvalidModel(f"{source}: type and the older solver_type are both given; keep type")
+    settings.type = _SOLVER_TYPES[settings.solver_type]
+    settings.ClearField("solver_type")
 
 
 def _type_name(layer: Message) -> str:

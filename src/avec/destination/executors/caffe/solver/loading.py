@@ -12,12 +12,11 @@ from avec.destination.executors.caffe.solver.rates import check_policy
 from avec.destination.executors.caffe.solver.updates import check_settings
 from avec.errors import InvalidArgument, InvalidModel
 from avec.formats.caffe.message import Message, message_class
-from avec.formats.caffe.upgrade import upgrade_net
+from avec.formats.caffe.upgrade import upgrade_net, upgrade_solver
 from avec.protocol.caffe import LoadSolver, SolverDescription
 from avec.tensor import Array
 
 TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
-OLD_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")  # by SolverParameter.SolverType
 
 
 def load_solver(
@@ -31,8 +30,10 @@ def load_solver(
     """
     settings = message_class("SolverParameter").from_text(as_text(arrays[0].tobytes(), request.source), request.source)
     texts = {name: array.tobytes() for name, array in zip(request.nets, arrays[1:], strict=True)}
+    upgrade_solver(settings, request.source)
+    if request.solver_type:
+        settings.type = request.solver_type
     try:
-        _upgrade(settings, request.solver_type)
         check_policy(settings)
         check_settings(settings)
         sources = [_train_net(settings, texts), *_test_nets(settings, texts)]
@@ -42,17 +43,6 @@ def load_solver(
     built = [build_net(net, source, accelerator, seed) for source, net in sources]
     solver = CaffeSolver(settings, [model for model, _ in built], accelerator)
     return solver, SolverDescription(settings.type, tuple(description for _, description in built))
-
-
-def _upgrade(settings: Message, solver_type: str) -> None:
-    """Source: UpgradeSolverType in caffe/src/caffe/util/upgrade_proto.cpp."""
-    if settings.HasField("solver_type"):
-        if settings.HasField("type"):
-            raise InvalidArgument("type and the older solver_type are both given; keep type")
-        settings.type = OLD_TYPES[settings.solver_type]
-        settings.ClearField("solver_type")
-    if solver_type:
-        settings.type = solver_type
 
 
 def _named(name: str, texts: Mapping[str, bytes]) -> tuple[str, Message]:
