@@ -272,7 +272,13 @@ class WriteState(Synchronise, frozen=True, tag="write_state"):
     current_step: int = 0
 
 
-SolverRequest = Step | Observe | ApplyUpdate | Test | Finish | ReadState | WriteState
+class Adjust(Synchronise, frozen=True, tag="adjust"):
+    """Change a setting of the solver's that pycaffe lets programs change."""
+
+    base_lr: float = 0.0
+
+
+SolverRequest = Step | Observe | ApplyUpdate | Test | Finish | ReadState | WriteState | Adjust
 Request = NetRequest | Within | SolverRequest
 
 

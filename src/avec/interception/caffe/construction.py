@@ -17,7 +17,7 @@ from .building import Built, complete, load_net
 from .definitions import net_definition
 from .handle import Handle
 from .randomness import draw_seed
-from .weights import load_hdf5
+from .weights import hdf5_as_caffemodel
 
 if TYPE_CHECKING:
     from avec.host.session import Session
@@ -59,6 +59,12 @@ def copy_weights(built: Built, name: str) -> None:
         load_hdf5(built, name)
     else:
         built.remote.copy_from(provide_weights(session(), name), name)
+
+
+def load_hdf5(built: Built, name: str) -> None:
+    """Copy parameters from an HDF5 file, whatever its name; waits."""
+    contents = hdf5_as_caffemodel(built, name)
+    built.remote.copy_from(provide(session(), contents, config.load()), name)
 
 
 def is_hdf5(name: str) -> bool:

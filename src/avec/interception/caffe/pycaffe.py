@@ -16,7 +16,7 @@ import numpy.typing as npt
 from . import python_layer, randomness, weights
 from .blob import Blob
 from .building import Built
-from .construction import FileName, construct, copy_weights, existing
+from .construction import FileName, construct, copy_weights, existing, load_hdf5
 from .data import MemorySource
 from .host_layers import HostLayer, SourceLayer
 from .memory import NetArray
@@ -247,7 +247,7 @@ class Net:
 
     def load_hdf5(self, filename: FileName) -> None:
         """Copy parameters from an HDF5 file into the layers of the same names."""
-        weights.load_hdf5(self._built, existing(filename))
+        load_hdf5(self._built, existing(filename))
 
     def share_with(self, other: Net) -> None:
         """Use the parameters of another net's layers of the same names from now on; the diffs stay the net's own."""

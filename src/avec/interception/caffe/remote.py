@@ -168,11 +168,13 @@ class RemoteNet:
         results: Iterable[NetArray] = (),
         asked: Iterable[NetArray] = (),
         extra: Sequence[Floats] = (),
+        brings: bool = True,
     ) -> Issued:
         """Issue a request that changes what the flow of `layers` says.
 
         Args:
             extra: what goes along besides the writes.
+            brings: whether the answer brings what is wanted; if not, views that are held need a request more.
         """
         for lender in self._lenders:
             lender.flush()
@@ -183,6 +185,7 @@ class RemoteNet:
         writes = self._changed_blobs(flow) + self._changed_parameters()
         held = any(array.memory.held for array in writes)
         wanted, watched = self._expect(flow, results, asked)
+        wanted = wanted if brings else []
         self._note_run(layers, flow)
         request = make(
             tuple(array.ref for array in writes),
@@ -192,6 +195,8 @@ class RemoteNet:
         issued = self._issue(f"caffe.{layers[0]}", request, writes, wanted, extra=extra)
         if watched:
             self.settle(issued)
+            if not brings:
+                self._refresh_held()
         elif held:
             self._wait_sent(issued.call)
         return issued

@@ -9,6 +9,7 @@ import numpy as np
 
 from avec.host.session import Session
 from avec.protocol.caffe import (
+    Adjust,
     ApplyUpdate,
     Finish,
     LoadSolver,
@@ -69,7 +70,9 @@ class RemoteSolver:
 
     def observe(self, external_loss: float, first: bool) -> Issued:
         """Take in the loss of the passes since the diffs were cleared."""
-        return self._run("observe", lambda writes, reshaped, wanted: Observe(writes, reshaped, external_loss, first))
+        return self._run(
+            "observe", lambda writes, reshaped, wanted: Observe(writes, reshaped, external_loss, first), brings=False
+        )
 
     def apply_update(self) -> Issued:
         """Change the parameters."""
@@ -80,6 +83,7 @@ class RemoteSolver:
         return self._run(
             "finish" if forwarded else "forward",
             lambda writes, reshaped, wanted: Finish(writes, reshaped, forwarded, external_loss),
+            brings=False,
         )
 
     def test(
@@ -96,6 +100,7 @@ class RemoteSolver:
             "observe" if forwarded else "forward",
             lambda writes, reshaped, wanted: Test(writes, reshaped, net, iterations, first, last, forwarded, loss),
             net,
+            brings=False,
         )
 
     def read_state(self) -> tuple[Progress, Sequence[Floats]]:
@@ -114,6 +119,10 @@ class RemoteSolver:
             )
         )
 
+    def adjust(self, base_lr: float) -> None:
+        """Go on with another learning rate."""
+        self._run("adjust", lambda writes, reshaped, wanted: Adjust(writes, reshaped, base_lr), brings=False)
+
     def settle(self, issued: Issued, net: int = 0) -> Progress:
         """Wait for a request."""
         if issued.progress is None:
@@ -122,6 +131,6 @@ class RemoteSolver:
         self._progress = issued.progress
         return issued.progress
 
-    def _run(self, kind: str, make: Making, net: int = 0) -> Issued:
+    def _run(self, kind: str, make: Making, net: int = 0, brings: bool = True) -> Issued:
         remote = self.nets[net].remote
-        return remote.run((kind, 0, len(remote.parameters) - 1), make)
+        return remote.run((kind, 0, len(remote.parameters) - 1), make, brings=brings)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from avec.errors import InvalidModel
+from avec.formats.caffe.message import Message
 from avec.interception.active import session
 from avec.protocol.caffe import Progress
 
@@ -31,14 +31,39 @@ LONGEST = 100  # iterations in one request, so that an interrupted program need 
 Callback = Callable[[], object]
 
 
-@dataclass(frozen=True, slots=True)
 class SolverParameter:
-    """What pycaffe shows of a solver's settings."""
+    """What pycaffe shows of a solver's settings; of them only base_lr can be changed."""
 
-    max_iter: int
-    display: int
-    layer_wise_reduce: bool
-    base_lr: float
+    __slots__ = ("_remote", "_settings")
+
+    def __init__(self, settings: Message, remote: RemoteSolver) -> None:
+        self._settings = settings
+        self._remote = remote
+
+    @property
+    def max_iter(self) -> int:
+        """The iteration at which solve() ends."""
+        return int(self._settings.max_iter)
+
+    @property
+    def display(self) -> int:
+        """Every how many iterations the loss is shown; 0 is never."""
+        return int(self._settings.display)
+
+    @property
+    def layer_wise_reduce(self) -> bool:
+        """Without meaning here: it is about training on several accelerators."""
+        return bool(self._settings.layer_wise_reduce)
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate that the policy starts from."""
+        return float(self._settings.base_lr)
+
+    @base_lr.setter
+    def base_lr(self, rate: float) -> None:
+        self._settings.base_lr = rate
+        self._remote.adjust(rate)
 
 
 class Solver:
@@ -87,8 +112,7 @@ class Solver:
     @property
     def param(self) -> SolverParameter:
         """The settings that pycaffe shows."""
-        message = self._settings.message
-        return SolverParameter(message.max_iter, message.display, message.layer_wise_reduce, message.base_lr)
+        return SolverParameter(self._settings.message, self._remote)
 
     def add_callback(self, on_start: Callback, on_gradients_ready: Callback) -> None:
         """Have functions called before and after the passes of each iteration."""

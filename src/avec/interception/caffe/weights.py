@@ -6,13 +6,11 @@ Source: Net::ToProto, Net::ToHDF5 and Net::CopyTrainedLayersFromHDF5 in caffe/sr
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
-from avec.errors import InvalidModel
 from avec.formats.caffe import caffemodel, hdf5_weights
 
 from .building import Built
-from .memory import Floats, NetArray
+from .memory import Floats
 
 
 def save(built: Built, filename: str | os.PathLike[str], diffs: bool = False) -> None:
@@ -41,44 +39,22 @@ def save_hdf5(built: Built, filename: str | os.PathLike[str], diffs: bool = Fals
     )
 
 
-def load_hdf5(built: Built, name: str) -> None:
-    """Copy parameters from an HDF5 file into the layers of the same names; they are sent with the next request.
+def hdf5_as_caffemodel(built: Built, name: str) -> bytes:
+    """What an HDF5 file has for the layers of a net, in the form in which it goes to a destination.
 
     Raises:
-        InvalidData: the file cannot be read.
-        InvalidModel: a layer has other parameters in it.
+        InvalidData: the file cannot be read, or lacks parameters.
     """
-    remote = built.remote
-    layers = remote.description.layers
+    layers = built.remote.description.layers
     owners = {
         (layer.name, index): (layers[parameter.owner[0]].name, parameter.owner[1])
         for layer in layers
         for index, parameter in enumerate(layer.parameters)
         if parameter.owner[0] >= 0
     }
-    stored = hdf5_weights.read(name, name)
     known = {layer.name for layer in layers}
-    whole = hdf5_weights.complete({key: value for key, value in stored.items() if key in known}, owners, name)
-    for layer, arrays in zip(layers, remote.parameters, strict=True):
-        if layer.name in whole:
-            _check(layer.name, arrays, whole[layer.name], name)
-    for layer, arrays in zip(layers, remote.parameters, strict=True):
-        for array, values in zip(arrays, whole.get(layer.name, ()), strict=False):
-            remote.put_parameter(array, values)
-
-
-def _check(layer: str, arrays: Sequence[NetArray], found: Sequence[Floats], name: str) -> None:
-    if len(found) < len(arrays):
-        raise InvalidModel(
-            f"{name}: layer {layer!r} has {len(found)} parameters there and {len(arrays)} in the net; "
-            "rename the layer to learn it anew, or give the net the layer that the file has"
-        )
-    for index, (array, values) in enumerate(zip(arrays, found, strict=False)):
-        if values.shape != array.shape:
-            raise InvalidModel(
-                f"{name}: parameter {index} of layer {layer!r} has the shape {values.shape} there and {array.shape} "
-                "in the net; rename the layer to learn it anew, or give the net the layer that the file has"
-            )
+    stored = {layer: blobs for layer, blobs in hdf5_weights.read(name, name).items() if layer in known}
+    return b"".join(caffemodel.encode_weights(hdf5_weights.complete(stored, owners, name)))
 
 
 def _fetch(built: Built, diff: bool) -> dict[str, list[Floats]]:

@@ -27,6 +27,7 @@ from avec.destination.executors.caffe.weights import share_weights
 from avec.errors import InvalidArgument
 from avec.formats.caffe.message import Message
 from avec.protocol.caffe import (
+    Adjust,
     ApplyUpdate,
     Finish,
     Observe,
@@ -111,6 +112,8 @@ class CaffeSolver:
                 results = net.memory.fetch_tensors([*self._history, *map(net.memory.tensor, request.wanted)])
             case WriteState():
                 self._write_state(request, arrays[len(arrays) - history :])
+            case Adjust():
+                self._settings.base_lr = request.base_lr
             case _:
                 assert_never(request)
         losses, lines = self._journal.tell()
