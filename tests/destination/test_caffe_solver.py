@@ -190,6 +190,13 @@ def _without_times(line: str) -> str:
     return line if "iter/s" not in line else line.split(" (")[0] + line.split(")")[1]
 
 
+def test_an_older_prototxt_names_its_type_by_an_enum(executor: CaffeExecutor) -> None:
+    assert Solver(executor, PLAIN + "solver_type: ADAM").description.type == "Adam"
+    assert Solver(executor, PLAIN, solver_type="Nesterov").description.type == "Nesterov"
+    with pytest.raises(InvalidModel, match="keep type"):
+        Solver(executor, PLAIN + 'solver_type: ADAM type: "Adam"')
+
+
 class TestStates:
     @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdaDelta"])
     def test_a_solver_goes_on_from_anothers(self, executor: CaffeExecutor, kind: str) -> None:

@@ -170,6 +170,15 @@ class TestChance:
         np.testing.assert_array_equal(first, again)
         assert (first != second).any() and (first != other).any()
 
+    def test_of_dummy_data_begins_anew_when_asked(self, make: Make) -> None:
+        more = 'dummy_data_param { shape { dim: 3 } data_filler { type: "gaussian" } }'
+        net = make(layer("DummyData", "", "noise", more))
+        passes = []
+        for _ in range(2):
+            net.run(Reseed(seed=3))
+            passes.append(net.forward({}, [net.data("noise")])[0])
+        np.testing.assert_array_equal(*passes)
+
     def test_begins_anew_when_asked(self, make: Make) -> None:
         net = make(DROPOUT, phase="TRAIN")
         ones = np.ones((4, 50))

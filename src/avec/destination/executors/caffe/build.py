@@ -119,7 +119,7 @@ class Builder:
 
     def _build_one(self, index: int) -> None:
         layer = self._network.layers[index]
-        layer.random = self._random
+        layer.random, layer.filling = self._random, self._generator
         if layer.type == "Input":
             for place, shape in zip(layer.tops, input_shapes(layer), strict=True):
                 self.plan.set_shape(place, shape)

@@ -217,9 +217,10 @@ class CaffeModel:
         return description
 
     def _reseed(self, seed: int) -> None:
-        generators = {id(layer.random): layer.random for layer in self.layers if layer.random is not None}
+        generators = {id(each): each for layer in self.layers for each in (layer.random, layer.filling)}
         for generator in generators.values():
-            generator.manual_seed(seed % 2**63)
+            if generator is not None:
+                generator.manual_seed(seed % 2**63)
 
     def _copy_from(self, request: CopyFrom, files: Mapping[str, Path]) -> None:
         path = files.get(WEIGHTS)

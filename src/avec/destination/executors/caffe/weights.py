@@ -34,6 +34,8 @@ def read_weights(path: Path, source: str) -> Message:
     with path.open("rb") as file:
         # A private writable mapping: torch takes no read-only memory without a warning. Nothing is written.
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if path.stat().st_size else b""
+    if not content:
+        raise InvalidModel(f"{source}: the caffemodel is empty: copy it again and compare its size")
     if content[: len(HDF5_SIGNATURE)] == HDF5_SIGNATURE:
         raise UnsupportedOperation(f"{source}: HDF5 weights are not supported; save them as a .caffemodel")
     net = message_class("NetParameter").from_wire(memoryview(content), source)

@@ -64,6 +64,7 @@ class Layer:
     needs_backward: bool = False
     loss_weights: tuple[float, ...] = ()  # of each top; empty: all 0
     random: torch.Generator | None = None  # the net's, on the accelerator
+    filling: torch.Generator | None = None  # the net's in host memory, which fillers draw from
     state: dict[str, Tensor] = field(default_factory=dict)  # what a pass leaves for the next one
 
     @property

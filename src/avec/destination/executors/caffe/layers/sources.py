@@ -36,8 +36,7 @@ def _fillers(layer: Layer) -> list[Message]:
 def dummy_data(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Constants stay what they are; random values are drawn anew in each pass, from the net's seed."""
     shapes, fillers = _shapes(layer), _fillers(layer)
-    seed = layer.random.initial_seed() if layer.random is not None else 0
-    generator = torch.Generator().manual_seed(seed)
+    generator = layer.filling or torch.Generator()
 
     def filled(filler: Message, shape: Shape) -> Tensor:
         try:

@@ -125,7 +125,7 @@ def check_settings(settings: Message) -> None:
     if kind is None:
         raise InvalidArgument(f"solver type {settings.type!r} is unknown; known are {', '.join(SOLVER_TYPES)}")
     if not kind.momentum and settings.momentum != 0:
-        raise InvalidArgument(f"momentum {settings.momentum} cannot be used with {settings.type}")
+        raise InvalidArgument(f"momentum {settings.momentum:g} cannot be used with {settings.type}; remove it")
     if settings.type == "RMSProp" and not 0 <= settings.rms_decay < 1:
         raise InvalidArgument(f"rms_decay must be 0 or more and under 1, not {settings.rms_decay}")
     if settings.regularization_type not in ("L1", "L2"):
