@@ -129,6 +129,7 @@ class CaffeModel:
             layer.parameters.clear()
             layer.learnables.clear()
             layer.state.clear()
+        self.plan.close()
         self.layers = ()
         self.plan = Plan((), [], self._accelerator.device)
 

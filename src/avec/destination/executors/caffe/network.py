@@ -149,7 +149,9 @@ def _read(blob: str, definition: Message, places: dict[str, int], unread: set[st
 def _produce(blob: str, place: int, definition: Message, places: dict[str, int], network: Network, source: str) -> int:
     in_place = place < len(definition.bottom) and definition.bottom[place] == blob
     if blob in places and not in_place:
-        raise InvalidModel(f"{source}: blob {blob!r} is produced twice, again by layer {definition.name!r}")
+        raise InvalidModel(
+            f"{source}: blob {blob!r} is produced twice, again by layer {definition.name!r}; give that top another name"
+        )
     if blob not in places:
         places[blob] = len(network.blobs)
         network.blobs.append(blob)

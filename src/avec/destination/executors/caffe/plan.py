@@ -149,6 +149,12 @@ class Plan:
         self._ranges.clear()
         self._stale = True
 
+    def close(self) -> None:
+        """Let go of all steps, which hold parameters."""
+        self.forget()
+        self._steps.clear()
+        self._backward.clear()
+
     def _range(self, start: int, end: int) -> Range:
         found = self._ranges.get((start, end))
         if found is None:

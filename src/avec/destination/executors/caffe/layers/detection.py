@@ -147,7 +147,7 @@ def _boxes(grid: Grid) -> Floats:
     )
     halves = np.asarray(grid.sizes, np.float32) / 2
     centres = np.stack(np.broadcast_arrays(across[np.newaxis, :], down[:, np.newaxis]), -1)[:, :, np.newaxis]
-    boxes = np.concatenate([centres - halves, centres + halves], -1) / np.tile(np.float32(grid.image), 2)
+    boxes = np.concatenate([centres - halves, centres + halves], -1) / np.tile(np.asarray(grid.image, np.float32), 2)
     found: Floats = np.ascontiguousarray(np.clip(boxes, 0, 1) if grid.clip else boxes, np.float32)
     return found
 
@@ -155,7 +155,7 @@ def _boxes(grid: Grid) -> Floats:
 def _variances(layer: Layer, setting: Message, count: int) -> Floats:
     given = list(setting.variance) or [DEFAULT_VARIANCE]
     layer.require(len(given) in (1, 4) and min(given) > 0, f"variance must be 1 or 4 positive numbers, not {given}")
-    return np.resize(np.float32(given), count)
+    return np.resize(np.asarray(given, np.float32), count)
 
 
 def detection_output(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
@@ -197,13 +197,14 @@ def _decode(setting: Message, shifts: Floats, prior: Floats, variance: Floats) -
     boxes, scale = prior[:, np.newaxis], variance[:, np.newaxis]
     moved = shifts if setting.variance_encoded_in_target else shifts * scale
     size = boxes[..., 2:] - boxes[..., :2]
-    if setting.code_type == CORNER:
-        return boxes + moved
-    if setting.code_type == CORNER_SIZE:
-        return boxes + moved * np.concatenate([size, size], -1)
+    found: Floats
+    if setting.code_type in (CORNER, CORNER_SIZE):
+        found = boxes + (moved if setting.code_type == CORNER else moved * np.concatenate([size, size], -1))
+        return found
     centre = moved[..., :2] * size + (boxes[..., :2] + boxes[..., 2:]) / 2
     half = np.exp(moved[..., 2:]) * size / 2
-    return np.concatenate([centre - half, centre + half], -1)
+    found = np.concatenate([centre - half, centre + half], -1)
+    return found
 
 
 def _detections(setting: Message, image: int, boxes: Floats, scores: Floats) -> list[list[float]]:

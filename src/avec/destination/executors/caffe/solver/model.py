@@ -198,6 +198,7 @@ class CaffeSolver:
         if settings.display > 0 and self._iteration % settings.display == 0:
             self._journal.line(f"Iteration {self._iteration}, lr = {number(rate)}")
         self._update(rate)
+        self.nets[0].clear_losses()
         self._iteration += 1
 
     def _update(self, rate: float) -> None:
