@@ -56,7 +56,7 @@ def _uses(net: Message, source: str) -> tuple[dict[tuple[int, int], Top], Counte
             if blob not in producer:
                 raise InvalidModel(
                     f"{source}: layer {layer.name!r} reads blob {blob!r} (bottom {place}), "
-                    "which no layer before it produces"
+                    "which no layer before it produces; correct the name, or the order of the layers"
                 )
             sources[index, place] = producer[blob]
             uses[producer[blob]] += 1

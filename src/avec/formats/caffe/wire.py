@@ -202,7 +202,7 @@ class _Reader:
                 self._refuse(position, "the data end inside an unknown field")
             return position + FIXED_NBYTES[wire_type]
         if wire_type != GROUP:
-            self._refuse(start, f"wire type {wire_type}: not a caffemodel, or damaged")
+            self._refuse(start, f"wire type {wire_type}: this is no binary file of Caffe's")
         if depth > GROUP_LIMIT:
             self._refuse(start, f"groups nest deeper than {GROUP_LIMIT} levels")
         return self._skip_group(position, end, start, depth)
