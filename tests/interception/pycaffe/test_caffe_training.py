@@ -326,7 +326,6 @@ BOOST_TYPES = {"ArgumentError": TypeError}
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_exception(caffe: ModuleType, load: Callable[..., Any], name: str) -> None:
-    importlib.import_module("caffe._caffe")
     golden = named(f"error/{name}")
     load(golden.settings["trained"])
     Path("solver.prototxt").write_text(golden.settings["solver"])

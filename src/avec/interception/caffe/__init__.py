@@ -6,6 +6,7 @@ Source: caffe/python/caffe/__init__.py.
 
 from __future__ import annotations
 
+from . import _caffe as _caffe
 from . import io
 from .classifier import Classifier
 from .construction import TEST, TRAIN

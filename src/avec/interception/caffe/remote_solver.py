@@ -50,22 +50,20 @@ class RemoteSolver:
             complete(handle, net, definition, TEST if place else TRAIN, place)
             for place, (net, definition) in enumerate(zip(description.nets, settings.definitions, strict=True))
         ]
-        self._last = len(self.nets[0].remote.parameters) - 1
-        self._progress: Progress | None = None
+        self._base_lr: float = settings.message.base_lr
+        self._latest: Issued | None = None
 
     @property
     def progress(self) -> Progress:
-        """Where the solver stands; blocks until what was asked of it is done."""
-        if self._progress is None or self.nets[0].remote.under_way:
-            self.settle(self.step(0, first=False))
-        assert self._progress is not None  # it was just settled
-        return self._progress
+        """Where the solver stands; it is asked only where its last answer is not here."""
+        if self._latest is None or self._latest.progress is None:
+            return self.settle(self.adjust(self._base_lr))
+        return self._latest.progress
 
     def step(self, iterations: int, first: bool, tested: bool = False) -> Issued:
         """Run iterations at the destination."""
         return self._run(
-            "step" if iterations else "progress",
-            lambda writes, reshaped, wanted: Step(writes, reshaped, iterations, wanted, first, tested),
+            "step", lambda writes, reshaped, wanted: Step(writes, reshaped, iterations, wanted, first, tested)
         )
 
     def observe(self, external_loss: float, first: bool) -> Issued:
@@ -111,26 +109,28 @@ class RemoteSolver:
 
     def write_state(self, iteration: int, current_step: int, history: Sequence[Floats]) -> Progress:
         """Let the solver stand somewhere else; waits."""
-        return self.settle(
-            self.nets[0].remote.run(
-                ("state", 0, self._last),
-                lambda writes, reshaped, wanted: WriteState(writes, reshaped, iteration, current_step),
-                extra=[np.ascontiguousarray(values, np.float32) for values in history],
-            )
+        issued = self._run(
+            "state",
+            lambda writes, reshaped, wanted: WriteState(writes, reshaped, iteration, current_step),
+            extra=[np.ascontiguousarray(values, np.float32) for values in history],
         )
+        return self.settle(issued)
 
-    def adjust(self, base_lr: float) -> None:
+    def adjust(self, base_lr: float) -> Issued:
         """Go on with another learning rate."""
-        self._run("adjust", lambda writes, reshaped, wanted: Adjust(writes, reshaped, base_lr), brings=False)
+        self._base_lr = base_lr
+        return self._run("adjust", lambda writes, reshaped, wanted: Adjust(writes, reshaped, base_lr), brings=False)
 
     def settle(self, issued: Issued, net: int = 0) -> Progress:
         """Wait for a request."""
         if issued.progress is None:
             self.nets[net].remote.settle(issued)
         assert issued.progress is not None  # of a request on a solver, which was answered
-        self._progress = issued.progress
         return issued.progress
 
-    def _run(self, kind: str, make: Making, net: int = 0, brings: bool = True) -> Issued:
+    def _run(self, kind: str, make: Making, net: int = 0, brings: bool = True, extra: Sequence[Floats] = ()) -> Issued:
         remote = self.nets[net].remote
-        return remote.run((kind, 0, len(remote.parameters) - 1), make, brings=brings)
+        self._latest = None
+        issued = remote.run((kind, 0, len(remote.parameters) - 1), make, extra=extra, brings=brings)
+        self._latest = issued
+        return issued
