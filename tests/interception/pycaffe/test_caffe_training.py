@@ -360,3 +360,29 @@ def test_what_a_python_layer_raises_passes(caffe: ModuleType, load: Callable[...
     with pytest.raises(KeyError) as raised:
         run()
     assert str(raised.value) == golden.settings["text"]
+
+
+def test_a_net_saves_the_parameters_that_it_shares(load: Callable[..., Any]) -> None:
+    golden = named("share_with")
+    other = load(golden.settings["other"], golden.arrays["other_weights"])
+    net = load(golden.settings["prototxt"], golden.arrays["weights"])
+    net.share_with(other)
+    net.params["fc2"][0].data[...] = 3
+    for value in (1, 2):
+        other.params["fc1"][0].data[...] = value
+        net.save("shared.caffemodel")
+        found = load(golden.settings["prototxt"])
+        found.copy_from("shared.caffemodel")
+        assert (found.params["fc1"][0].data == value).all()
+        assert (found.params["fc2"][0].data == 3).all()
+
+
+def test_parameters_that_are_shared_twice_over(load: Callable[..., Any]) -> None:
+    golden = named("share_with")
+    first, second, third = (load(golden.settings["prototxt"], golden.arrays["weights"]) for _ in range(3))
+    second.share_with(first)
+    third.share_with(second)
+    for name in ("fc1", "fc2"):
+        for blob in first.params[name]:
+            blob.data[...] = 0
+    assert not third.forward(a=golden.arrays["a"])["out"].any()

@@ -187,6 +187,9 @@ class RemoteNet:
         wanted, watched = self._expect(flow, results, asked)
         wanted = wanted if brings else []
         self._note_run(layers, flow)
+        if self._lenders and any(not ref.diff for ref in flow.changed_parameters):
+            for lender in self._lenders:
+                lender.mark_stale(array for layer in lender.parameters for array in layer)
         request = make(
             tuple(array.ref for array in writes),
             self._take_reshaped(),
@@ -260,8 +263,9 @@ class RemoteNet:
 
     def borrow(self, other: RemoteNet) -> None:
         """Note that another net's parameters are this one's, so that what is written there is sent in time."""
-        if other is not self and other not in self._lenders:
-            self._lenders.append(other)
+        for lender in (other, *other._lenders):
+            if lender is not self and lender not in self._lenders:
+                self._lenders.append(lender)
 
     def reseed(self, seed: int) -> None:
         """Begin random numbers anew; does not wait."""
@@ -292,6 +296,11 @@ class RemoteNet:
     def contents(self, arrays: Sequence[NetArray]) -> list[Floats]:
         """The newest contents of arrays, fetched together; to be used before anything else is asked of the net."""
         self.settle_all()
+        if self._lenders:  # what of the arrays is shared, the other net's arrays know better
+            self.flush()
+            self.mark_stale(arrays)
+        for lender in self._lenders:
+            lender.flush()
         stale = {array.memory: array for array in arrays if array.memory.stale}
         if stale:
             self._read(list(stale.values()))
