@@ -129,7 +129,17 @@ def write(refused: list[dict], folder: Path) -> None:
         os.chdir(scratch)  # so that file names in exceptions are bare
         sys.path.insert(0, scratch)
         Path("golden_layers.py").write_text(PYTHON_LAYERS)
-        for observe in (_backwards, _accumulation, _hooks, _sharing, _files, _solvers, _python_layers, _errors):
+        for observe in (
+            _backwards,
+            _accumulation,
+            _hooks,
+            _sharing,
+            _files,
+            _solvers,
+            _python_layers,
+            _memory,
+            _errors,
+        ):
             observe(record)
         found = [_refusal(case) for case in refused]
         os.chdir(before)
@@ -402,6 +412,44 @@ def _python_layers(record: Recorder) -> None:
             {"prototxt": prototxt, "module": PYTHON_LAYERS, "loss_weights": dict(net.blob_loss_weights)},
             weights=weights, **inputs, **blobs, **_diffs(net),
         )  # fmt: skip
+
+
+MEMORY = """layer { name: "data" type: "MemoryData" top: "data" top: "label"
+  memory_data_param { batch_size: 2 channels: 3 height: 2 width: 4 } transform_param { scale: 0.5 } }
+layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 3 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }
+"""
+
+
+def _memory(record: Recorder) -> None:
+    """set_input_arrays: what it refuses, and the batches of the forward passes after it, which begin again."""
+    net, weights = _net(MEMORY, 4092, caffe.TRAIN)
+    data = input_values(4093, [(6, 3, 2, 4)])[0]
+    labels = np.array([0, 1, 2, 2, 1, 0], dtype=np.float32)
+    net.set_input_arrays(data, labels)
+    seen = {}
+    for number in range(4):
+        net.forward()
+        seen.update({f"{name}_{number}": net.blobs[name].data.copy() for name in ("data", "label", "loss")})
+    record.add("memory_data", {"prototxt": MEMORY, "batches": 4}, weights=weights, data=data, labels=labels, **seen)
+    attempts = {
+        "not_contiguous": (data[:, :, :, ::-1], labels),
+        "three_axes": (data[0], labels),
+        "doubles": (data.astype(np.float64), labels),
+        "other_channels": (np.ascontiguousarray(data[:, :2]), labels),
+        "other_height": (np.ascontiguousarray(data[:, :, :1]), labels),
+        "other_width": (np.ascontiguousarray(data[..., :3]), labels),
+        "fewer_labels": (data, labels[:4]),
+        "half_a_batch": (data[:5], labels[:5]),
+        "doubles_as_labels": (data, labels.astype(np.float64)),
+    }
+    for name, (images, classes) in attempts.items():
+        try:
+            net.set_input_arrays(images, classes)
+        except RuntimeError as error:
+            record.add(f"memory_data_refuses/{name}", {"prototxt": MEMORY, "text": str(error)})
+        else:
+            raise SystemExit(f"training_behaviours.py: pycaffe accepts {name}")
 
 
 def _errors(record: Recorder) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors.caffe import CaffeExecutor
@@ -46,8 +47,11 @@ snapshots = [
 
 
 @pytest.fixture(scope="module")
-def executor() -> CaffeExecutor:
-    return CaffeExecutor(Accelerator("strict", cudnn_workspace_mb=256))
+def executor() -> Iterator[CaffeExecutor]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # for such small nets, more threads only wait for one another
+    yield CaffeExecutor(Accelerator("strict", cudnn_workspace_mb=256))
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -266,6 +270,7 @@ def _assert_log(lines: list[str], wanted: tuple[str, ...]) -> None:
         assert numbers == pytest.approx([float(number) for number in NUMBER.findall(expected)], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.timeout(300)  # 200 iterations on a busy processor
 @_of([run for run in runs if run.name == "lenet"])
 def test_lenet_learns_digits_along_real_caffes_curve(run: TrainingRun, solver: Solver) -> None:
     _started(run, solver)

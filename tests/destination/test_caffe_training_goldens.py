@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors.caffe import CaffeExecutor
@@ -22,8 +23,11 @@ Given = dict[protocol.BlobRef, Floats]
 
 
 @pytest.fixture(scope="module")
-def executor() -> CaffeExecutor:
-    return CaffeExecutor(Accelerator("strict", cudnn_workspace_mb=256))
+def executor() -> Iterator[CaffeExecutor]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # for such small nets, more threads only wait for one another
+    yield CaffeExecutor(Accelerator("strict", cudnn_workspace_mb=256))
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
-from goldens.caffe_goldens import Expected, behaviours
+from goldens.caffe_goldens import Expected, behaviours, goldens
+from goldens.data_goldens import data_cases
 from goldens.training_goldens import gradients, solver_runs, training_behaviours, training_goldens, training_runs
 
 LOWEST = np.finfo(np.float32).min  # what real Caffe leaves where a MAX window has no element
@@ -43,6 +46,24 @@ def test_only_every_step_th_value_is_compared() -> None:
 
 def test_names_in_the_files_are_unique() -> None:
     groups = (behaviours(), training_goldens(), gradients(), solver_runs(), training_runs(), training_behaviours())
-    for goldens in groups:
-        names = [str(golden) for golden in goldens]
+    for group in groups:
+        names = [str(golden) for golden in group]
         assert len(names) == len(set(names)) > 0
+
+
+# What caffe.layer_type_list() shows there. HDF5Output makes a file, which caffe_data/written holds.
+LAYER_TYPES = frozenset(
+    "AbsVal Accuracy ArgMax BNLL BatchNorm BatchReindex Bias Clip Concat ContrastiveLoss Convolution Crop Data "
+    "Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Filter Flatten HDF5Data HDF5Output HingeLoss "
+    "Im2col ImageData InfogainLoss InnerProduct Input LRN LSTM LSTMUnit Log MVN MemoryData MultinomialLogisticLoss "
+    "PReLU Parameter Pooling Power Python RNN ReLU Reduction Reshape SPP Scale Sigmoid SigmoidCrossEntropyLoss "
+    "Silence Slice Softmax SoftmaxWithLoss Split Swish TanH Threshold Tile WindowData".split()
+)
+
+
+def test_every_layer_type_of_real_caffe_has_a_golden() -> None:
+    prototxts = [golden.prototxt for golden in (*goldens(), *training_goldens())]
+    prototxts += [case.prototxt for case in data_cases().values()]
+    prototxts += [str(behaviour.settings.get("prototxt", "")) for behaviour in training_behaviours()]
+    covered = set(re.findall(r'type: "(\w+)"', " ".join(prototxts)))
+    assert LAYER_TYPES - covered == {"HDF5Output"}

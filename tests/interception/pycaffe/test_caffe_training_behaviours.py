@@ -339,6 +339,40 @@ def test_python_layers_run_in_the_middle_of_a_net(caffe: ModuleType, build: Buil
     assert_all_close(diffs_of(net), golden)
 
 
+# MemoryData
+
+
+def test_memory_data_gives_batches_of_the_arrays_and_begins_again(caffe: ModuleType, build: Build) -> None:
+    golden = BY_NAME["memory_data"]
+    net = build(golden.settings["prototxt"], contents(golden), caffe.TRAIN)
+    net.set_input_arrays(golden.arrays["data"].copy(), golden.arrays["labels"].copy())
+    for number in range(golden.settings["batches"]):
+        net.forward()
+        for name in ("data", "label", "loss"):
+            assert_close(net.blobs[name].data, golden.arrays[f"{name}_{number}"])
+
+
+@of("memory_data_refuses")
+def test_set_input_arrays_refuses_what_real_caffe_refuses(caffe: ModuleType, build: Build, golden: Behaviour) -> None:
+    good = BY_NAME["memory_data"]
+    data, labels = good.arrays["data"].copy(), good.arrays["labels"].copy()
+    given = {
+        "not_contiguous": (data[:, :, :, ::-1], labels),
+        "three_axes": (data[0], labels),
+        "doubles": (data.astype(np.float64), labels),
+        "other_channels": (np.ascontiguousarray(data[:, :2]), labels),
+        "other_height": (np.ascontiguousarray(data[:, :, :1]), labels),
+        "other_width": (np.ascontiguousarray(data[..., :3]), labels),
+        "fewer_labels": (data, labels[:4]),
+        "half_a_batch": (data[:5], labels[:5]),
+        "doubles_as_labels": (data, labels.astype(np.float64)),
+    }
+    net = build(golden.settings["prototxt"], phase=caffe.TRAIN)
+    with pytest.raises(RuntimeError) as raised:
+        net.set_input_arrays(*given[golden.name.partition("/")[2]])
+    assert str(raised.value) == golden.settings["text"]
+
+
 # Exceptions
 
 
