@@ -12,7 +12,18 @@ import pytest
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors.caffe import CaffeExecutor
 from avec.errors import InvalidArgument, InvalidModel
-from avec.protocol.caffe import Backward, BlobRef, ClearDiffs, Forward, Read, Reseed, ShareWith
+from avec.formats.caffe.message import message_class
+from avec.protocol.caffe import (
+    Backward,
+    BlobRef,
+    ClearDiffs,
+    Forward,
+    LoadNet,
+    NetDescription,
+    Read,
+    Reseed,
+    ShareWith,
+)
 from destination.caffe_net import Floats, Net, input_layer, layer, told
 
 DENSE = 'inner_product_param { num_output: 2 weight_filler { type: "gaussian" } }'
@@ -299,3 +310,43 @@ def test_a_loss_without_a_top_is_one_all_the_same(make: Make) -> None:
     net = make(input_layer(1, 2) + input_layer(1, 2, name="b") + layer("EuclideanLoss", "data b", "", name="loss"))
     assert net.blobs[-1] == "(automatic)"
     assert net.description.outputs == ()
+
+
+INFOGAIN = (
+    input_layer(2, 3)
+    + input_layer(2, name="label")
+    + layer("InfogainLoss", "data label", "loss", 'infogain_loss_param { source: "h.binaryproto" }')
+)
+
+
+class TestInfogainFiles:
+    def load(self, executor: CaffeExecutor, *contents: bytes, named: tuple[str, ...] = ("h.binaryproto",)) -> Net:
+        request = LoadNet("net.prototxt", files=named)
+        parts = [np.frombuffer(part, np.uint8) for part in (INFOGAIN.encode(), *contents)]
+        net = Net.__new__(Net)
+        net.model, answer = executor.load(msgspec.msgpack.encode(request), parts, {})
+        net.description = msgspec.msgpack.decode(answer.arrays[0].tobytes(), type=NetDescription)
+        net.blobs = [blob.name for blob in net.description.blobs]
+        return net
+
+    def matrix(self, *shape: int) -> bytes:
+        values = 2 * np.eye(*shape[-2:], dtype=np.float32).ravel()
+        blob: bytes = message_class("BlobProto")(shape={"dim": list(shape)}, data=values).SerializeToString()
+        return blob
+
+    def test_a_matrix_in_a_file_weighs_the_loss(self, executor: CaffeExecutor) -> None:
+        net = self.load(executor, self.matrix(1, 1, 3, 3))
+        (loss,) = net.forward(given(net, data=np.zeros((2, 3)), label=[0, 2]), [net.data("loss")])
+        assert loss == pytest.approx(2 * np.log(3))
+
+    def test_a_matrix_of_another_size_is_refused(self, executor: CaffeExecutor) -> None:
+        with pytest.raises(InvalidModel, match=r"infogain matrix has shape \(2, 2\); 3 × 3 values are needed"):
+            self.load(executor, self.matrix(2, 2))
+
+    def test_a_damaged_file_is_refused(self, executor: CaffeExecutor) -> None:
+        with pytest.raises(InvalidModel, match=r"h\.binaryproto"):
+            self.load(executor, self.matrix(3, 3)[:-5])
+
+    def test_a_file_that_did_not_come_is_refused(self, executor: CaffeExecutor) -> None:
+        with pytest.raises(InvalidModel, match=r"'h\.binaryproto' of the infogain matrix did not come"):
+            self.load(executor, named=())

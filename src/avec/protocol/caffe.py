@@ -49,12 +49,14 @@ class LoadNet(msgspec.Struct, frozen=True, array_like=True, tag="net"):
     level: int = 0
     stages: tuple[str, ...] = ()
     seed: int = -1  # of fillers and random layers; −1: the same fixed seed for every net
+    files: tuple[str, ...] = ()  # the host's files that layers name (InfogainLoss's source); contents are parts 1…
 
 
 class LoadSolver(msgspec.Struct, frozen=True, array_like=True, tag="solver"):
     """Build a solver with its nets. The answer's part 0 is a SolverDescription. Source: Solver::Init.
 
-    Part 0 is the solver's prototxt; parts 1… are the texts of `nets`, the files which it names.
+    Part 0 is the solver's prototxt; parts 1… are the contents of `nets`, the files which it names; after them, if
+    need be, those of files that layers of its nets name.
     """
 
     source: str

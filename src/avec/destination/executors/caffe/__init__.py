@@ -42,15 +42,16 @@ class CaffeExecutor:
             request = _LOADS.decode(body)
         except msgspec.MsgspecError as exc:
             raise InvalidArgument(f"a request to load a Caffe net cannot be understood: {exc}") from exc
-        parts = 1 + (len(request.nets) if isinstance(request, LoadSolver) else 0)
-        if len(arrays) != parts or any(array.dtype != np.uint8 for array in arrays):
-            raise InvalidArgument(f"loading {request.source!r}: {parts} uint8 parts, the prototxts, are needed")
+        named = request.nets if isinstance(request, LoadSolver) else request.files
+        if len(arrays) != 1 + len(named) or any(array.dtype != np.uint8 for array in arrays):
+            raise InvalidArgument(f"loading {request.source!r}: {1 + len(named)} uint8 parts, its files, are needed")
         model: CaffeModel | CaffeSolver
         description: NetDescription | SolverDescription
         if isinstance(request, LoadSolver):
             model, description = load_solver(request, arrays, self._accelerator)
         else:
-            model, description = build(request, arrays[0].tobytes(), files.get(WEIGHTS), self._accelerator)
+            contents = {name: array.tobytes() for name, array in zip(named, arrays[1:], strict=True)}
+            model, description = build(request, arrays[0].tobytes(), files.get(WEIGHTS), self._accelerator, contents)
         self._accelerator.synchronize()
         return model, Answer(arrays=(np.frombuffer(msgspec.msgpack.encode(description), np.uint8),))
 

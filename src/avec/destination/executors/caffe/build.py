@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,11 @@ FILLER_SEED = 1701  # any fixed number: a net without weights is the same net ea
 
 
 def build(
-    request: LoadNet, prototxt: bytes, weights: Path | None, accelerator: Accelerator
+    request: LoadNet,
+    prototxt: bytes,
+    weights: Path | None,
+    accelerator: Accelerator,
+    files: Mapping[str, bytes],
 ) -> tuple[CaffeModel, NetDescription]:
     """Build a net and copy its weights, as far as it can be built without the host.
 
@@ -40,18 +44,26 @@ def build(
     net = read_net(prototxt, request)
     weights_source = request.weights_source or "the caffemodel"
     saved = read_weights(weights, weights_source) if weights else None
-    return build_net(net, request.source, accelerator, request.seed, saved, weights_source)
+    return build_net(net, request.source, accelerator, request.seed, files, saved, weights_source)
 
 
 def build_net(
-    net: Message, source: str, accelerator: Accelerator, seed: int, saved: Message | None = None, weights: str = ""
+    net: Message,
+    source: str,
+    accelerator: Accelerator,
+    seed: int,
+    files: Mapping[str, bytes],
+    saved: Message | None = None,
+    weights_source: str = "",
 ) -> tuple[CaffeModel, NetDescription]:
     """Build a net from its NetParameter, whose state is final; see `build`."""
     try:
         network = connect(net, source)
     except InvalidArgument as exc:
         raise InvalidModel(f"{source}: {exc}") from exc
-    builder = Builder(network, source, accelerator, FILLER_SEED if seed < 0 else seed, saved, weights)
+    for layer in network.layers:
+        layer.files = files
+    builder = Builder(network, source, accelerator, FILLER_SEED if seed < 0 else seed, saved, weights_source)
     model = CaffeModel(network.blobs, network.layers, builder.plan, accelerator, builder, network.outputs)
     return model, model.build()
 

@@ -9,7 +9,7 @@ tensors, whose first use costs a worker 0.7 s and 40 MB.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -66,6 +66,7 @@ class Layer:
     random: torch.Generator | None = None  # the net's, on the accelerator
     filling: torch.Generator | None = None  # the net's in host memory, which fillers draw from
     state: dict[str, Tensor] = field(default_factory=dict)  # what a pass leaves for the next one
+    files: Mapping[str, bytes] = field(default_factory=dict)  # the host's files that came with the net
 
     @property
     def kind(self) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from avec.destination.executors.caffe.layers.layer import Layer, Pass, Prepared, Shape
+from avec.formats.caffe.caffemodel import shape_of
+from avec.formats.caffe.message import message_class
 
 LEAST = float(np.finfo(np.float32).tiny)  # FLT_MIN, what SoftmaxWithLoss takes the logarithm of at least
 LOG_THRESHOLD = 1e-20  # kLOG_THRESHOLD, the same for the other logarithmic losses
@@ -103,11 +106,11 @@ def infogain_loss(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
     setting = layer.setting("infogain_loss_param")
     known = _labels(layer, bottoms, setting.axis, _mode(layer, "VALID"))
     layer.require(not layer.setting("loss_param").HasField("normalize"), "normalize is not for it; use normalization")
-    if len(bottoms) < 3:
-        layer.unsupported("a matrix in a file of the host's (source); give the matrix as third bottom: that")
+    fixed = None if len(bottoms) > 2 else _matrix(layer, setting.source, device)
+    shape = bottoms[2] if fixed is None else tuple(fixed.shape)
     layer.require(
-        math.prod(bottoms[2]) == known.classes**2,
-        f"the infogain matrix has shape {bottoms[2]}; {known.classes} × {known.classes} values are needed",
+        math.prod(shape) == known.classes**2,
+        f"the infogain matrix has shape {shape}; {known.classes} × {known.classes} values are needed",
     )
 
     def weights(labels: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -116,7 +119,8 @@ def infogain_loss(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
         rows = matrix.reshape(known.classes, known.classes)[index.squeeze(1)].movedim(-1, 1)
         return (rows if counts is None else rows * counts), counts
 
-    def operation(x: Tensor, labels: Tensor, matrix: Tensor) -> Tensor | Sequence[Tensor]:
+    def operation(x: Tensor, labels: Tensor, given: Tensor | None = fixed) -> Tensor | Sequence[Tensor]:
+        matrix = cast(Tensor, given)
         probabilities = torch.softmax(x.reshape(known.outer, known.classes, known.inner), 1)
         rows, counts = weights(labels, matrix)
         loss = -(rows * probabilities.clamp(min=LOG_THRESHOLD).log()).sum() / known.normalizer(counts) + known.poison(
@@ -125,12 +129,23 @@ def infogain_loss(layer: Layer, bottoms: Sequence[Shape], device: torch.device) 
         return [loss, probabilities.view(bottoms[0])] if len(layer.tops) > 1 else loss
 
     def gradient(given: Pass) -> Sequence[Tensor | None]:
-        x, labels, matrix = given.bottoms
-        rows, counts = weights(labels, matrix)
+        x, labels = given.bottoms[:2]
+        rows, counts = weights(labels, given.bottoms[2] if fixed is None else fixed)
         diff = torch.softmax(x.reshape(known.outer, known.classes, known.inner), 1) * rows.sum(1, keepdim=True) - rows
         return (diff * (given.diffs[0] / known.normalizer(counts))).view(bottoms[0]), None, None
 
     return Prepared(operation, [(), *bottoms[:1]][: len(layer.tops)], gradient)
+
+
+def _matrix(layer: Layer, source: str, device: torch.device) -> Tensor:
+    """The infogain matrix from a file of the host's: a BlobProto."""
+    layer.require(bool(source), "it needs the infogain matrix as a third bottom or as a file (source)")
+    layer.require(source in layer.files, f"the file {source!r} of the infogain matrix did not come with the net")
+    blob = message_class("BlobProto").from_wire(memoryview(layer.files[source]), source)
+    values = np.array(blob.data.as_array(), np.float32)
+    shape = shape_of(blob)
+    layer.require(values.size == math.prod(shape), f"{source!r} has {values.size} values for shape {shape}")
+    return torch.from_numpy(values).view(shape).to(device)
 
 
 def multinomial_logistic_loss(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:

@@ -40,7 +40,7 @@ def load_solver(
     except InvalidArgument as exc:
         raise InvalidModel(f"{request.source}: {exc}") from exc
     seed = settings.random_seed if settings.random_seed >= 0 else request.seed
-    built = [build_net(net, source, accelerator, seed) for source, net in sources]
+    built = [build_net(net, source, accelerator, seed, texts) for source, net in sources]
     solver = CaffeSolver(settings, [model for model, _ in built], accelerator)
     return solver, SolverDescription(settings.type, tuple(description for _, description in built))
 
