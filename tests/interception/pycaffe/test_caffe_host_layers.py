@@ -45,6 +45,10 @@ POWER_HALVED = """
 layer { name: "half" type: "Power" bottom: "fc" top: "half" power_param { scale: 0.5 } }
 layer { name: "loss" type: "EuclideanLoss" bottom: "half" bottom: "target" top: "loss" }
 """
+DISTANCE = """
+layer { name: "loss" type: "Python" bottom: "fc" bottom: "target" top: "loss" loss_weight: 1
+  python_param { module: "own_layers" layer: "Distance" } }
+"""
 OWN_LAYERS = """
 import caffe
 
@@ -62,6 +66,22 @@ class Half(caffe.Layer):
     def backward(self, top, propagate_down, bottom):
         assert list(propagate_down) == [True]
         bottom[0].diff[...] = top[0].diff / 2
+
+
+class Distance(caffe.Layer):
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape()
+
+    def forward(self, bottom, top):
+        self.difference = bottom[0].data - bottom[1].data
+        top[0].data[...] = (self.difference**2).sum() / bottom[0].num / 2
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            bottom[0].diff[...] = top[0].diff * self.difference / bottom[0].num
 
 
 class Count(caffe.Layer):
@@ -244,11 +264,12 @@ def test_a_solver_runs_the_applications_layer(solve: Callable[..., Any]) -> None
 
 
 @pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("pair", [(POWER_HALVED, HALVED), (LOSS, DISTANCE)], ids=["in_the_middle", "as_loss"])
 def test_a_solver_displays_the_same_with_the_applications_layer(
-    solve: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+    solve: Callable[..., Any], capfd: pytest.CaptureFixture[str], pair: tuple[str, str]
 ) -> None:
     shown = []
-    for layers in (POWER_HALVED, HALVED):
+    for layers in pair:
         solve(READ + HEAD + layers, "display: 1 test_iter: 2 test_interval: 3").solve()
         lines = [line.split("] ", 1)[-1] for line in capfd.readouterr().err.splitlines()]
         shown.append([line.split(" (")[0] + line.split(")")[-1] for line in lines if "Snapshot" not in line])
@@ -391,3 +412,12 @@ def test_random_layers_repeat_after_the_same_seed(caffe: ModuleType, load: Calla
         seen.append([net.forward()["drop"].copy() for _ in range(2)])
     np.testing.assert_array_equal(seen[0], seen[1])
     assert (seen[0][0] != seen[0][1]).any()
+
+
+def test_a_blob_of_a_solvers_net_may_change_its_shape(solve: Callable[..., Any]) -> None:
+    solver = solve(GIVEN + HEAD + LOSS)
+    solver.step(1)
+    solver.net.blobs["data"].reshape(6, 3)
+    solver.net.blobs["target"].reshape(6, 2)
+    solver.step(1)
+    assert solver.net.blobs["fc"].data.shape == solver.net.blobs["fc"].diff.shape == (6, 2)

@@ -124,6 +124,11 @@ def iteration_flow(description: NetDescription, groups: Sequence[int], groups_of
     )
 
 
+def outputs_flow(description: NetDescription) -> Flow:
+    """What a solver reads when it is told that the host has driven a pass: values to be displayed."""
+    return Flow(tuple(BlobRef(blob) for blob in description.outputs), {}, ())
+
+
 def update_flow(description: NetDescription) -> Flow:
     """What a solver's update changes: all parameters and their diffs."""
     return Flow(

@@ -42,6 +42,7 @@ from .dataflow import (
     diff_groups,
     forward_flow,
     iteration_flow,
+    outputs_flow,
     sharing_groups,
     update_flow,
 )
@@ -344,7 +345,9 @@ class RemoteNet:
             return backward_flow(self.description, self._diff_groups, start, end)
         if kind == "step":
             return iteration_flow(self.description, self._groups, self._diff_groups)
-        return update_flow(self.description) if kind == "update" else NOTHING
+        if kind == "update":
+            return update_flow(self.description)
+        return outputs_flow(self.description) if kind == "observe" else NOTHING
 
     def _array(self, ref: BlobRef) -> NetArray:
         array = self.blobs[ref.index] if ref.layer < 0 else self.parameters[ref.layer][ref.index]

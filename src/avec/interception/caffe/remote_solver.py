@@ -79,7 +79,7 @@ class RemoteSolver:
     def finish(self, forwarded: bool, external_loss: float) -> Issued:
         """Have the last loss displayed."""
         return self._run(
-            "finish" if forwarded else "forward",
+            "observe" if forwarded else "forward",
             lambda writes, reshaped, wanted: Finish(writes, reshaped, forwarded, external_loss),
             brings=False,
         )

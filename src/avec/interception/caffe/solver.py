@@ -210,6 +210,7 @@ class Solver:
     def _stepped(self, issued: Issued) -> Progress:
         """Wait for a step; take note of what the tests in it have changed."""
         progress = self._remote.settle(issued)
+        self._train.remote.all_ran()
         self._tell(progress)
         for place, net in enumerate(self.test_nets):
             if any(line.endswith(f"Testing net (#{place})") for line in progress.lines):
