@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: help demo test check format bench goldens clean
+.PHONY: help demo test check format bench bench-training goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -27,6 +27,9 @@ format: $(READY) ## Rewrite the sources in the project's format
 
 bench: $(READY)  ## Measure the execution cycle of OpenPose's COCO net on loopback; writes benchmarks/results
 	$(BIN)/python benchmarks/openpose_cycle.py
+
+bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
+	$(BIN)/python benchmarks/caffe_training.py
 
 goldens:         ## Make the golden files anew with real Caffe (root, and Debian 11's archive)
 	scripts/caffe_goldens/make.sh
