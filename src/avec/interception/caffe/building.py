@@ -5,7 +5,7 @@ Source: Net::Init in caffe/src/caffe/net.cpp and Layer::SetUp in caffe/include/c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -37,14 +37,18 @@ class Built:
     host_parameters: bool  # layers of the host's have learnable parameters, which are to be written
 
 
-def load_net(handle: Handle, request: LoadNet, prototxt: bytes, files: Mapping[str, str]) -> NetDescription:
+def load_net(handle: Handle, request: LoadNet, contents: Sequence[bytes], files: Mapping[str, str]) -> NetDescription:
     """Have the destination begin a net; blocks until it is complete or awaits a layer of the host's.
+
+    Args:
+        contents: the prototxt, then those of request.files.
+        files: role → digest of a model that the destination has.
 
     Raises:
         InvalidModel, UnsupportedOperation, AcceleratorOutOfMemory: the net cannot be built.
         DestinationError: the destination failed.
     """
-    reply = handle.load(request, [np.frombuffer(prototxt, np.uint8)], files)
+    reply = handle.load(request, [np.frombuffer(each, np.uint8) for each in contents], files)
     return _DESCRIPTIONS.decode(reply.arrays[0].data)
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from avec import config
 from avec.host.models import provide
 from avec.interception.active import session
 from avec.protocol.caffe import WEIGHTS, LoadNet
 
 from .building import Built, complete, load_net
-from .definitions import net_definition
+from .definitions import named_files, net_definition
 from .handle import Handle
 from .randomness import draw_seed
 from .weights import hdf5_as_caffemodel
@@ -45,7 +47,9 @@ def construct(*args: Any, **kwargs: Any) -> Built:
     if given.weights is not None and not is_hdf5(given.weights):
         files[WEIGHTS] = provide_weights(destination, given.weights)
     handle = Handle(destination, f"the net of {request.source}")
-    description = load_net(handle, request, prototxt, files)
+    named = named_files(prototxt, request.source)
+    contents = [prototxt, *(Path(existing(name)).read_bytes() for name in named)]
+    description = load_net(handle, msgspec.structs.replace(request, files=named), contents, files)
     definition = net_definition(prototxt, request.source, request.phase, request.level, request.stages)
     built = complete(handle, description, definition, TRAIN if request.phase == "TRAIN" else TEST)
     if given.weights is not None and (built.host_parameters or not files):

@@ -44,6 +44,22 @@ def parse(prototxt: bytes, source: str) -> Message:
     return net
 
 
+def named_files(prototxt: bytes, source: str) -> tuple[str, ...]:
+    """The files that the destination has to have beside a net: matrices of InfogainLoss.
+
+    Raises:
+        InvalidModel: the prototxt cannot be read.
+    """
+    if b"infogain_loss_param" not in prototxt:
+        return ()
+    losses = [
+        layer for layer in parse(prototxt, source).layer if layer.type == "InfogainLoss" and len(layer.bottom) < 3
+    ]
+    return tuple(
+        dict.fromkeys(layer.infogain_loss_param.source for layer in losses if layer.infogain_loss_param.source)
+    )
+
+
 def finish(net: Message, source: str) -> Message:
     """Choose the layers of the net's state, and insert what Caffe does."""
     filter_net(net, source)

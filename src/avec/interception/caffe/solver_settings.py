@@ -15,7 +15,7 @@ from avec.errors import InvalidArgument, InvalidModel
 from avec.formats.caffe.message import Message, message_class
 from avec.formats.caffe.upgrade import upgrade_net
 
-from .definitions import Definition, finish
+from .definitions import Definition, finish, named_files
 
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")  # by SolverParameter.SolverType
 
@@ -27,7 +27,7 @@ class SolverSettings:
     source: str
     prototxt: bytes
     message: Message  # a SolverParameter
-    texts: dict[str, bytes]  # of the nets' files, by the names that the prototxt has for them
+    texts: dict[str, bytes]  # of the nets' files and those that they name, by the names in the prototxts
     definitions: list[Definition]  # the train net, then the test nets
 
     def snapshot_name(self, iteration: int, extension: str) -> str:
@@ -49,6 +49,8 @@ def read_settings(filename: str) -> SolverSettings:
     files = [settings.net, settings.train_net, *settings.test_net]
     texts = {name: _bytes(name) for name in dict.fromkeys(files) if name}
     definitions = [_definition(*each) for each in _nets(settings, texts)]
+    beside = [name for net, text in texts.items() for name in named_files(text, net)]
+    texts |= {name: _bytes(name) for name in dict.fromkeys(beside)}
     found = SolverSettings(filename, prototxt, settings, texts, definitions)
     if settings.snapshot:
         _check_writable(found)

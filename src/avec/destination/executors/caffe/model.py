@@ -75,7 +75,7 @@ class CaffeModel:
         self._construction = construction
         self._told: list[Shape] = []
         self._counts_losses = False
-        self._losses: list[Tensor] = []  # of the forward passes since diffs or losses were cleared
+        self._loss: Tensor | None = None  # of the forward passes since diffs or losses were cleared
 
     def run(
         self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path], others: Sequence[Model] = ()
@@ -161,7 +161,8 @@ class CaffeModel:
             if not layer.external:
                 for place, weight in zip(layer.tops, layer.loss_weights, strict=False):
                     if weight:
-                        self._losses.append(self.memory.blob(place).sum() * weight)
+                        loss = self.memory.blob(place).sum() * weight
+                        self._loss = loss if self._loss is None else self._loss + loss
 
     def count_losses(self) -> None:
         """Keep the losses of forward passes from now on: a solver wants them."""
@@ -169,12 +170,10 @@ class CaffeModel:
 
     def total_loss(self) -> Tensor:
         """The loss of all forward passes since diffs or losses were cleared."""
-        if not self._losses:
-            return torch.zeros((), device=self._accelerator.device)
-        return torch.stack(self._losses).sum()
+        return torch.zeros((), device=self._accelerator.device) if self._loss is None else self._loss
 
     def clear_losses(self) -> None:
-        self._losses.clear()
+        self._loss = None
 
     @property
     def has_host_layers(self) -> bool:
@@ -199,7 +198,7 @@ class CaffeModel:
 
     def clear_diffs(self) -> None:
         """Set the diffs of all parameters to 0; an iteration begins."""
-        self._losses.clear()
+        self._loss = None
         for layer in self.layers:
             for learnable in layer.learnables:
                 learnable.diff = None
