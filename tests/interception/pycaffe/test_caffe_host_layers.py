@@ -84,6 +84,22 @@ class Distance(caffe.Layer):
             bottom[0].diff[...] = top[0].diff * self.difference / bottom[0].num
 
 
+class Shift(caffe.Layer):
+    def setup(self, bottom, top):
+        self.blobs.add_blob(2)
+        self.blobs[0].data[...] = 0.5
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data + self.blobs[0].data
+
+    def backward(self, top, propagate_down, bottom):
+        self.blobs[0].diff[...] += top[0].diff.sum(0)
+        bottom[0].diff[...] = top[0].diff
+
+
 class Count(caffe.Layer):
     def setup(self, bottom, top):
         self.calls = 0
@@ -421,3 +437,24 @@ def test_a_blob_of_a_solvers_net_may_change_its_shape(solve: Callable[..., Any])
     solver.net.blobs["target"].reshape(6, 2)
     solver.step(1)
     assert solver.net.blobs["fc"].data.shape == solver.net.blobs["fc"].diff.shape == (6, 2)
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize("more", ["", "iter_size: 2", "type: 'Adam' momentum2: 0.99 clip_gradients: 0.1"])
+def test_a_solver_teaches_the_applications_layer(solve: Callable[..., Any], more: str) -> None:
+    learned = []
+    for layer in (
+        'type: "Bias" bias_param { axis: 1 filler { type: "constant" value: 0.5 } }',
+        'type: "Python" python_param { module: "own_layers" layer: "Shift" }',
+    ):
+        shift = f'layer {{ name: "shift" bottom: "fc" top: "shifted" {layer} }}'
+        solver = solve(READ + HEAD + shift + LOSS.replace('"fc"', '"shifted"'), more)
+        solver.step(3)
+        solver.step(2)
+        solver.snapshot()
+        learned.append(parameters(solver.net))
+        solver.net.params["shift"][0].data[...] = 9
+        solver.restore("snap_iter_5.solverstate")
+        np.testing.assert_array_equal(solver.net.params["shift"][0].data, learned[-1]["shift0"])
+    assert (learned[0]["shift0"] != 0.5).all()
+    assert_same(learned[1], learned[0])
