@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from avec.protocol.caffe import BlobRef, LayerDescription, NetDescription
 
 OWN_DIFFS = frozenset({"Split"})  # layers that share their bottom's data with their tops, and not its diff
+
+
+Range: TypeAlias = tuple[str, int, int]  # what runs layers, the first and the last of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,38 @@ class Flow:
 
 
 NOTHING = Flow((), {}, ())
+
+
+class Flows:
+    """The flows of one net, each worked out once."""
+
+    def __init__(self, description: NetDescription) -> None:
+        self._description = description
+        self._groups = sharing_groups(description)
+        self._diff_groups = diff_groups(description)
+        self._known: dict[Range, Flow] = {}
+
+    def of(self, layers: Range) -> Flow:
+        """What running this range changes."""
+        found = self._known.get(layers)
+        if found is None:
+            found = self._known[layers] = self._work_out(*layers)
+        return found
+
+    def _work_out(self, kind: str, start: int, end: int) -> Flow:
+        match kind:
+            case "forward":
+                return forward_flow(self._description, self._groups, start, end)
+            case "backward":
+                return backward_flow(self._description, self._diff_groups, start, end)
+            case "step":
+                return iteration_flow(self._description, self._groups, self._diff_groups)
+            case "update":
+                return update_flow(self._description)
+            case "observe":
+                return outputs_flow(self._description)
+            case _:
+                return NOTHING
 
 
 def sharing_groups(description: NetDescription) -> list[int]:

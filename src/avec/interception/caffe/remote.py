@@ -35,17 +35,7 @@ from avec.protocol.caffe import (
 )
 
 from .arrays import blob_arrays, parameter_arrays
-from .dataflow import (
-    NOTHING,
-    Flow,
-    backward_flow,
-    diff_groups,
-    forward_flow,
-    iteration_flow,
-    outputs_flow,
-    sharing_groups,
-    update_flow,
-)
+from .dataflow import Flow, Flows, Range
 from .handle import Handle
 from .memory import Floats, Issued, Memory, NetArray, Shape
 
@@ -56,7 +46,6 @@ _SHAPES = msgspec.msgpack.Decoder(Shapes)
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
 _NO_SHAPES = msgspec.msgpack.encode(Shapes())
 
-Range: TypeAlias = tuple[str, int, int]  # of layers, and what runs them
 # Makes a request from its writes, changed shapes, and what is wanted back.
 Making: TypeAlias = Callable[
     [tuple[BlobRef, ...], tuple[Reshaped, ...], tuple[BlobRef, ...]], "NetRequest | SolverRequest"
@@ -77,11 +66,10 @@ class RemoteNet:
         self.handle = handle
         self.place = place  # in a solver
         self.description = description
-        self._groups = sharing_groups(description)
-        self._diff_groups = diff_groups(description)
         self.blobs = blob_arrays(description)
         self.parameters = parameter_arrays(description)
-        self._flows: dict[Range, Flow] = {}  # those that have run
+        self._flows = Flows(description)
+        self._ran: set[Range] = set()
         self._issued: deque[Issued] = deque()
         self._reshaped: dict[int, Shape] = {}  # not told yet
         self._uneven = False  # a blob has a new shape that has not reached all layers
@@ -182,7 +170,7 @@ class RemoteNet:
         self._take_done()
         if self._uneven:
             self._fix_results()
-        flow = self._flow(layers)
+        flow = self._flows.of(layers)
         writes = self._changed_blobs(flow) + self._changed_parameters()
         held = any(array.memory.held for array in writes)
         wanted, watched = self._expect(flow, results, asked)
@@ -321,7 +309,7 @@ class RemoteNet:
     def mark_forwarded(self) -> None:
         """Take note that all layers have run at the destination without a request of this net's."""
         layers = ("forward", 0, len(self.parameters) - 1)
-        flow = self._flow(layers)
+        flow = self._flows.of(layers)
         self._expect(flow, (), ())
         self._note_run(layers, flow)
         self._refresh_held()
@@ -334,21 +322,6 @@ class RemoteNet:
         if held:
             self._read(list(held.values()))
 
-    def _flow(self, layers: Range) -> Flow:
-        found = self._flows.get(layers)
-        if found is not None:
-            return found
-        kind, start, end = layers
-        if kind == "forward":
-            return forward_flow(self.description, self._groups, start, end)
-        if kind == "backward":
-            return backward_flow(self.description, self._diff_groups, start, end)
-        if kind == "step":
-            return iteration_flow(self.description, self._groups, self._diff_groups)
-        if kind == "update":
-            return update_flow(self.description)
-        return outputs_flow(self.description) if kind == "observe" else NOTHING
-
     def _array(self, ref: BlobRef) -> NetArray:
         array = self.blobs[ref.index] if ref.layer < 0 else self.parameters[ref.layer][ref.index]
         if not ref.diff:
@@ -358,8 +331,8 @@ class RemoteNet:
 
     def _note_run(self, layers: Range, ran: Flow) -> None:
         """Mark what a range changes as stale, the first time. Later only what the host has seen since has to be."""
-        if layers not in self._flows:
-            self._flows[layers] = ran
+        if layers not in self._ran:
+            self._ran.add(layers)
             for ref in ran.changes:
                 memory = self._array(ref).memory
                 memory.changed = memory.stale = True
