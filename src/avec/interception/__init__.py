@@ -20,7 +20,7 @@ FRONT_ENDS = (
         how="served",
         home="avec.interception.caffe",
         tested="BVLC Caffe 1.0 (pycaffe)",
-        not_covered="training and Python layers",
+        not_covered="LevelDB, several GPUs (NCCL), V0 nets of 2013",
     ),
 )
 
