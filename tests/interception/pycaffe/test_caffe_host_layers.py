@@ -458,3 +458,22 @@ def test_a_solver_teaches_the_applications_layer(solve: Callable[..., Any], more
         np.testing.assert_array_equal(solver.net.params["shift"][0].data, learned[-1]["shift0"])
     assert (learned[0]["shift0"] != 0.5).all()
     assert_same(learned[1], learned[0])
+
+
+def test_a_seed_can_be_set_while_nets_of_an_earlier_session_live(caffe: ModuleType, load: Callable[..., Any]) -> None:
+    net = load(GIVEN)
+    net._remote.handle._process = -1  # as in a child process
+    caffe.set_random_seed(1)
+    assert load(GIVEN).forward(**batch(0)).keys() == {"data", "target"}
+
+
+def test_where_a_solver_stands_is_known_after_it_failed(solve: Callable[..., Any]) -> None:
+    solver = solve(GIVEN + HEAD + LOSS)
+    solver.step(2)
+    solver.net.blobs["data"].reshape(BATCH, 5)
+    with pytest.raises(InvalidArgument, match="fc"):
+        solver.step(1)
+    assert solver.iter == 2
+    solver.net.blobs["data"].reshape(BATCH, 3)
+    solver.step(1)
+    assert solver.iter == 3

@@ -79,6 +79,7 @@ class RemoteNet:
         self._open_parameters: dict[BlobRef, NetArray] = {}  # parameters that the application may have changed
         self._results: list[weakref.ref[Results]] = []
         self._lenders: list[RemoteNet] = []  # nets whose parameters this one uses
+        self._seed: int | None = None  # to begin random numbers anew with
 
     def view(self, array: NetArray) -> Floats:
         """Hand out a view of an array's newest contents; blocks while they come from the destination."""
@@ -168,6 +169,9 @@ class RemoteNet:
         for lender in self._lenders:
             lender.flush()
         self._take_done()
+        if self._seed is not None:
+            self._issue("caffe.reseed", Reseed((), self._take_reshaped(), self._seed))
+            self._seed = None
         if self._uneven:
             self._fix_results()
         flow = self._flows.of(layers)
@@ -257,8 +261,8 @@ class RemoteNet:
                 self._lenders.append(lender)
 
     def reseed(self, seed: int) -> None:
-        """Begin random numbers anew; does not wait."""
-        self._issue("caffe.reseed", Reseed((), self._take_reshaped(), seed))
+        """Begin random numbers anew with the next request that runs layers."""
+        self._seed = seed
 
     def flush(self) -> None:
         """Send what the application has written into parameters and given blobs; does not wait for an answer."""

@@ -51,14 +51,17 @@ class RemoteSolver:
             for place, (net, definition) in enumerate(zip(description.nets, settings.definitions, strict=True))
         ]
         self._base_lr: float = settings.message.base_lr
-        self._latest: Issued | None = None
+        self._latest: tuple[Issued | None, int] = None, 0  # with the place of the net that it is about
 
     @property
     def progress(self) -> Progress:
         """Where the solver stands; it is asked only where its last answer is not here."""
-        if self._latest is None or self._latest.progress is None:
+        latest, net = self._latest
+        if latest is not None and latest.progress is None:
+            self.nets[net].remote.settle(latest)
+        if latest is None or latest.progress is None:  # the one that failed told nothing
             return self.settle(self.adjust(self._base_lr))
-        return self._latest.progress
+        return latest.progress
 
     def step(self, iterations: int, first: bool, tested: bool = False) -> Issued:
         """Run iterations at the destination."""
@@ -130,7 +133,7 @@ class RemoteSolver:
 
     def _run(self, kind: str, make: Making, net: int = 0, brings: bool = True, extra: Sequence[Floats] = ()) -> Issued:
         remote = self.nets[net].remote
-        self._latest = None
+        self._latest = None, 0
         issued = remote.run((kind, 0, len(remote.parameters) - 1), make, extra=extra, brings=brings)
-        self._latest = issued
+        self._latest = issued, net
         return issued

@@ -233,7 +233,9 @@ class Solver:
                 passes.forward(0, last)
                 external_loss += self._external_loss(self.net)
                 passes.backward(last, 0)
-            self._tell(self._remote.settle(self._remote.observe(external_loss, first=iteration == start)))
+            observed = self._remote.observe(external_loss, first=iteration == start)
+            if self._settings.message.display and iteration % self._settings.message.display == 0:
+                self._tell(self._remote.settle(observed))
             for _, on_gradients_ready in self._callbacks:
                 on_gradients_ready()
             self.apply_update()
