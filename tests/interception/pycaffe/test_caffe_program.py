@@ -8,6 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from destinations import running
 from launching import APPS, AVEC, environ, execute
 
@@ -27,6 +29,28 @@ def test_a_pycaffe_program_runs_unchanged(destination: str, tmp_path: Path) -> N
     frames = [cycle for cycle in cycles if cycle["name"] == "caffe.forward"]
     assert len(frames) == 5 + 3
     assert all(f"{PROGRAM}:" in cycle["site"] for cycle in cycles)
+
+
+TRAINING = str(APPS / "caffe_training.py")
+TRAINED = """iterations: 60 learned: True
+restored: 60 True
+trained_iter_30.caffemodel
+trained_iter_30.solverstate
+trained_iter_60.caffemodel
+trained_iter_60.solverstate
+"""
+
+
+def test_a_program_that_trains_runs_unchanged(destination: str, tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    command = (*AVEC, "run", "--on", destination, TRAINING)
+    status, stdout, stderr = execute(*command, cwd=tmp_path, variables=environ(AVEC_CACHE_DIR=str(tmp_path)))
+    assert (status, stdout) == (0, TRAINED)
+    lines = [line.split("] ", 1)[1] for line in stderr.splitlines() if "]" in line]
+    assert [line.split(" (")[0] for line in lines if line.startswith("Iteration") and "lr" not in line][:3] == [
+        "Iteration 0", "Iteration 20", "Iteration 40"
+    ]  # fmt: skip
+    assert lines[-1] == "SGDSolver: restoring history"
 
 
 LOSING = """
