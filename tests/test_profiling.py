@@ -46,6 +46,7 @@ def test_a_recorder_counts_what_is_too_many_to_keep(monkeypatch: pytest.MonkeyPa
     for number in range(5):
         recorder.add(cycle(number))
     assert ([each.call for each in recorder.cycles], recorder.dropped) == ([0, 1], 3)
+    assert recorder.compute_ns == 5 * cycle(0).stages_ns[profiling.STAGES.index("compute")] > 0
 
 
 def test_cycles_are_profiled_by_what_was_called_in_the_order_of_first_appearance() -> None:

@@ -71,6 +71,7 @@ class Recorder:
     def __init__(self) -> None:
         self._cycles: list[ExecutionCycle] = []
         self._dropped = 0
+        self._compute_ns = 0
         self._lock = threading.Lock()
         self.transfers: list[ModelTransfer] = []
         self.origin: Origin | None = None
@@ -78,6 +79,7 @@ class Recorder:
     def add(self, cycle: ExecutionCycle) -> None:
         """Keep one cycle, or only count it once there are very many."""
         with self._lock:
+            self._compute_ns += cycle.stages_ns[STAGES.index("compute")]
             if len(self._cycles) < CYCLE_LIMIT:
                 self._cycles.append(cycle)
             else:
@@ -93,6 +95,11 @@ class Recorder:
         """A copy of what was kept, in the order of completion."""
         with self._lock:
             return tuple(self._cycles)
+
+    @property
+    def compute_ns(self) -> int:
+        """How long destinations have computed for this process, over all cycles."""
+        return self._compute_ns
 
     @property
     def dropped(self) -> int:

@@ -107,6 +107,23 @@ def test_time_runs_the_phase_and_stages_that_are_named(destination: Destination)
     assert any("silent\tforward" in line for line in lines)
 
 
+def test_time_counts_layers_of_the_host_s_by_their_time_here(destination: Destination) -> None:
+    Path("mine.py").write_text(
+        "import caffe, time\nclass Slow(caffe.Layer):\n"
+        "    def reshape(self, bottom, top):\n        top[0].reshape(*bottom[0].data.shape)\n"
+        "    def forward(self, bottom, top):\n        time.sleep(0.03)\n        top[0].data[...] = bottom[0].data\n"
+        "    def backward(self, top, propagate_down, bottom):\n        pass\n"
+    )
+    slow = 'layer { name: "slow" type: "Python" bottom: "x" top: "y" python_param { module: "mine" layer: "Slow" } }\n'
+    before, after = NET.replace('bottom: "x" top: "fc"', 'bottom: "y" top: "fc"').split('layer { name: "fc"')
+    Path("net.prototxt").write_text(f'{before}{slow}layer {{ name: "fc"{after}')
+    status, _, lines = tool(destination, "time", "--model", "net.prototxt", "--iterations", "2")
+    assert status == 0
+    times = {line.split()[0]: float(line.split()[-2]) for line in lines if "\tforward: " in line}
+    assert times["slow"] >= 30
+    assert times["fc"] < 30
+
+
 def test_test_averages_the_outputs(destination: Destination) -> None:
     assert tool(destination, "train", "--solver", "solver.prototxt")[0] == 0
     loss = 0.5 * (sum(parameters("small_iter_20.caffemodel")) - 0.5) ** 2

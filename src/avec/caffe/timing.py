@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from avec.caffe.showing import progress_bar
 from avec.interception import session
-from avec.profiling import STAGES
+from avec.protocol.caffe import HOST_LAYERS
 
 if TYPE_CHECKING:
     from avec.interception import caffe
 else:
     import caffe
-
-_COMPUTE = STAGES.index("compute")
 
 
 def measure_net(model: str, phase: str, level: int, stages: Sequence[str], iterations: int) -> None:
@@ -29,6 +27,7 @@ def measure_net(model: str, phase: str, level: int, stages: Sequence[str], itera
     """
     net = caffe.Net(model, getattr(caffe, phase), level=level, stages=list(stages))
     places = range(len(net.layers))
+    here = [layer.type in HOST_LAYERS for layer in net.layers]
     last = places[-1]
     caffe.log("Performing Forward")
     caffe.log(f"Initial loss: {net._forward(0, last):g}")
@@ -43,9 +42,9 @@ def measure_net(model: str, phase: str, level: int, stages: Sequence[str], itera
     with progress_bar("time", iterations) as bar:
         for iteration in range(iterations):
             for place in places:
-                forward_ms[place] += _layer_ms(lambda at: net._forward(at, at), place)
+                forward_ms[place] += _layer_ms(lambda at: net._forward(at, at), place, here[place])
             for place in reversed(places):
-                backward_ms[place] += _layer_ms(lambda at: net._backward(at, at), place)
+                backward_ms[place] += _layer_ms(lambda at: net._backward(at, at), place, here[place])
             forward, backward = _ms(lambda: net._forward(0, last)), _ms(lambda: net._backward(last, 0))
             passes_ms[0] += forward
             passes_ms[1] += backward
@@ -78,10 +77,9 @@ def _ms(run: Callable[[], object]) -> float:
     return timer.ms
 
 
-def _layer_ms(run: Callable[[int], object], place: int) -> float:
+def _layer_ms(run: Callable[[int], object], place: int, here: bool) -> float:
     """How long the destination computes for one layer; for a layer of the host's, how long it takes here."""
     recorder = session().recorder
-    seen = len(recorder.cycles)
-    here_ms = _ms(lambda: run(place))
-    cycles = recorder.cycles[seen:]
-    return sum(cycle.stages_ns[_COMPUTE] for cycle in cycles) / 1e6 if cycles else here_ms
+    before_ns = recorder.compute_ns
+    took_ms = _ms(lambda: run(place))
+    return took_ms if here else (recorder.compute_ns - before_ns) / 1e6
