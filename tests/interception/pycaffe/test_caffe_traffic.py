@@ -28,6 +28,12 @@ layer { name: "net_output" type: "Convolution" bottom: "pool" top: "net_output"
 """
 
 
+FORCED = """force_backward: true
+layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 2 dim: 3 } } }
+layer { name: "fc" type: "InnerProduct" bottom: "a" top: "sum" inner_product_param { num_output: 4 } }
+"""
+
+
 def calls(cycles: Sequence[ExecutionCycle]) -> list[tuple[str, int, int]]:
     in_order = sorted(cycles, key=lambda cycle: cycle.call)
     return [(cycle.name, cycle.tensor_nbytes_up, cycle.tensor_nbytes_down) for cycle in in_order]
@@ -178,3 +184,32 @@ def test_a_reshaped_net_waits_once_a_frame(build: Build, sent: Sent, count: int)
     net.blobs["a"].data[...] = 1
     assert net.forward()["sum"].shape == (count, 4)
     assert calls(sent()) == [("caffe.reshape", 0, 0), ("caffe.forward", 3 * count * FLOAT, 4 * count * FLOAT)]
+
+
+def test_a_training_loop_by_hand_is_two_calls_an_iteration(build: Build, sent: Sent) -> None:
+    net = build(FORCED, phase=0)
+    for iteration in range(4):
+        if iteration == 2:
+            sent()
+        net.forward(a=X)
+        net.blobs["sum"].diff[...] = 1
+        net.backward()
+        net.params["fc"][0].diff.copy()
+    weights, x = 12 * FLOAT, 6 * FLOAT
+    assert [each for each in calls(sent()) if each[0] != "caffe.read"] == [
+        ("caffe.forward", x, 0),
+        ("caffe.backward", 8 * FLOAT, weights),
+    ] * 2
+
+
+def test_diffs_that_nobody_looks_at_stay_where_they_are(build: Build, sent: Sent) -> None:
+    net = build(FORCED, phase=0)
+    net.forward(a=X)
+    for _ in range(2):
+        net.backward()
+    session().wait_all()
+    sent()
+    net.backward()
+    net.reshape()
+    session().wait_all()
+    assert calls(sent()) == [("caffe.backward", 0, 0), ("caffe.reshape", 0, 0)]

@@ -1,4 +1,4 @@
-"""What Net.forward returns: a dict whose values are looked up when the application looks at them."""
+"""What Net.forward and Net.backward return: a dict whose values are looked up when the application looks at them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from .memory import Floats
 
 
 class Outputs(dict[str, Floats]):
-    """Blob name → view of its data, as a dict in all respects. Looking at a value may block.
+    """Blob name → view of its data or diff, as a dict in all respects. Looking at a value may block.
 
     pycaffe returns views, which show whatever the net computes next; so it does not matter when they are made, until
     a blob changes its shape. Looking at a single value keeps no view here, so that the next forward need not fetch
     what nobody looks at.
     """
 
-    __slots__ = ("__weakref__", "_blobs")
+    __slots__ = ("__weakref__", "_blobs", "_diff")
 
-    def __init__(self, blobs: Mapping[str, Blob]) -> None:
+    def __init__(self, blobs: Mapping[str, Blob], diff: bool = False) -> None:
         super().__init__(dict.fromkeys(blobs))  # type: ignore[arg-type]  # the keys and their order; values are to come
         self._blobs = dict(blobs)
+        self._diff = diff
 
     def fix(self) -> None:
         """Look up all values that were not yet, for good; blocks until they are here."""
         while self._blobs:
             name, blob = next(iter(self._blobs.items()))
-            view = blob.data
+            view = self._look(blob)
             del self._blobs[name]
             super().__setitem__(name, view)
 
+    def _look(self, blob: Blob) -> Floats:
+        return blob.diff if self._diff else blob.data
+
     def __getitem__(self, name: str) -> Floats:
         blob = self._blobs.get(name)
-        return super().__getitem__(name) if blob is None else blob.data
+        return super().__getitem__(name) if blob is None else self._look(blob)
 
     def __setitem__(self, name: str, value: Floats) -> None:
         self._blobs.pop(name, None)

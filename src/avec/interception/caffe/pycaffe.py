@@ -198,8 +198,10 @@ class Net:
                 if contents.shape[0] != blob.shape[0]:
                     raise Exception("Diff is not batch sized")
                 blob.diff[...] = contents
-        self._passes.backward(first, last, [blob.diff_array for blob in self._named(names)])
-        return {name: self.blobs[name].diff for name in names}
+        results = Outputs({name: self.blobs[name] for name in names}, diff=True)
+        self._passes.backward(first, last, [self.blobs[name].diff_array for name in names])
+        self._remote.watch(results)
+        return results
 
     def forward_backward_all(
         self, blobs: list[str] | None = None, diffs: list[str] | None = None, **kwargs: Array
@@ -313,9 +315,6 @@ class Net:
 
     def _forward_wanting(self, start: int, end: int, names: Iterable[str], more: Iterable[str]) -> None:
         self._passes.forward(start, end, self._arrays(names), self._arrays(more))
-
-    def _named(self, names: Iterable[str]) -> list[Blob]:
-        return [self.blobs[name] for name in names]
 
     def _arrays(self, names: Iterable[str]) -> list[NetArray]:
         by_name = self.blobs
