@@ -13,10 +13,13 @@ from avec.destination.accelerators import Accelerator
 from avec.destination.executors.caffe import CaffeExecutor
 from avec.destination.executors.caffe.layers import LAYER_TYPES
 from avec.errors import ExecutionError, RemoteError
+from avec.protocol.caffe import Backward
 from destination.caffe_net import Net
 from goldens.caffe_goldens import goldens
+from goldens.training_goldens import gradients
 
 TEXTS = [each.prototxt for each in goldens() if each.group not in ("nets", "openpose")]
+TEXTS += [each.prototxt for each in gradients()]
 NUMBERS = ["0", "1", "2", "3", "5", "100", "-1", "-2"]  # small: the subject is not memory
 
 
@@ -51,8 +54,12 @@ def test_computes_what_it_described_or_is_refused_in_one_line(
         text = slip(text, chance)
     try:
         net = Net(executor, text)
+        if net.description.awaiting >= 0:
+            return
         blobs = net.forward(wanted=[net.data(blob) for blob in net.blobs])
-        assert [blob.shape for blob in blobs] == [blob.shape for blob in net.description.blobs]
+        if not any(LAYER_TYPES[each.type].dynamic for each in net.description.layers):
+            assert [blob.shape for blob in blobs] == [blob.shape for blob in net.description.blobs]
+        net.run(Backward())
     except RemoteError:
         raise  # torch met what the layer should have refused
     except ExecutionError as refusal:

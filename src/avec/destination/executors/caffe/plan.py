@@ -122,6 +122,8 @@ class Plan:
 
     def _prepare(self, layer: Layer, bottoms: tuple[Shape, ...]) -> Ready:
         prepared = LAYER_TYPES[layer.type].prepare(layer, bottoms, self._device)
+        count = len(prepared.tops)
+        layer.require(len(layer.tops) == count, f"it has {len(layer.tops)} tops; {count} are needed")
         for shape in prepared.tops:
             check_shape(f"{layer.kind}: a top", shape)
         for bottom, top, before, after in zip(layer.bottoms, layer.tops, bottoms, prepared.tops, strict=False):

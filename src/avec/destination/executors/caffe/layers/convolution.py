@@ -181,6 +181,7 @@ def im2col(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prep
     spans = zip(shape[axis + 1 :], kernel, stride, pad, dilation, strict=True)
     size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in spans]
     layer.require(min(size) > 0, f"kernel {kernel} with pad {pad} leaves nothing of a bottom of shape {shape}")
+    layer.require(0 not in shape[axis:], f"a bottom of shape {shape} has nothing to make columns of")
     top = (*shape[:axis], shape[axis] * math.prod(kernel), *size)
 
     def operation(x: Tensor) -> Tensor:

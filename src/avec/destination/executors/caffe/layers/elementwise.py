@@ -104,6 +104,7 @@ def batch_norm(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> 
         known = _StoredStatistics()
         operation = _normalise_by_stored_statistics(known, setting.eps)
         return Prepared(operation, bottoms, _scale_by_stored_statistics(known, setting.eps), keeps_bottom=True)
+    layer.require(0 not in bottoms[0], f"a bottom of shape {bottoms[0]} has no values to take statistics of")
     operation = _normalise_by_batch_statistics(setting.eps, setting.moving_average_fraction)
     return Prepared(operation, bottoms, _batch_norm_gradient(setting.eps), keeps_bottom=True)
 

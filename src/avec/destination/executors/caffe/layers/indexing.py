@@ -79,6 +79,7 @@ def embed(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepa
 def filter_(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """The items of each bottom for which the last bottom, the selector, is not 0."""
     *filtered, selector = bottoms
+    layer.require(set(layer.tops).isdisjoint(layer.bottoms), "in-place computation is not allowed")
     layer.require(len(layer.tops) == len(filtered), f"{len(layer.tops)} tops for {len(filtered)} bottoms to filter")
     layer.require(math.prod(selector[1:]) == 1, f"the selector has shape {selector}; only its first axis may be over 1")
     for shape in filtered:

@@ -74,6 +74,7 @@ def _labels(layer: Layer, bottoms: Sequence[Shape], axis: int, mode: str) -> Lab
     shape = bottoms[0]
     axis = layer.axis(axis, shape)
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    layer.require(shape[axis] > 0, f"predictions of shape {shape} have no classes")
     layer.require(
         outer * inner == math.prod(bottoms[1]),
         f"predictions of shape {shape} need {outer * inner} labels (axis {axis} is of classes), not shape {bottoms[1]}",
@@ -172,6 +173,7 @@ def _rows(layer: Layer, bottoms: Sequence[Shape]) -> tuple[Shape, Labels]:
     layer.require(len(shape) > 0 and shape[0] > 0, f"the bottom of shape {shape} has no items")
     layer.require(math.prod(labels) == shape[0], f"{shape[0]} labels are needed, not shape {labels}")
     classes = math.prod(shape[1:])
+    layer.require(classes > 0, f"predictions of shape {shape} have no classes")
     return (shape[0], classes), Labels(shape[0], classes, 1, None, "BATCH_SIZE")
 
 

@@ -38,6 +38,7 @@ def mean_variance_normalization(layer: Layer, bottoms: Sequence[Shape], device: 
     """Subtract the mean and divide by the standard deviation, of each channel or of each item."""
     setting, shape = layer.setting("mvn_param"), bottoms[0]
     layer.require(len(shape) <= 4, f"the bottom may have 4 axes, not shape {shape}")
+    layer.require(0 not in shape, f"a bottom of shape {shape} has no values to take statistics of")
     top = (*shape, *(1 for _ in range(4 - len(shape))))
     groups = top[0] if setting.across_channels else top[0] * top[1]
     rows = (groups, math.prod(top) // max(groups, 1))

@@ -151,6 +151,7 @@ def flatten(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
     layer.require(not layer.in_place, "in-place computation is not allowed")
     setting, shape = layer.setting("flatten_param"), bottoms[0]
     start, end = layer.axis(setting.axis, shape), layer.axis(setting.end_axis, shape)
+    layer.require(start <= end + 1, f"axis {start} is after end_axis {end}")
     return _view(shape, (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :]))
 
 

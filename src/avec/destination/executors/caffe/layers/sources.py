@@ -36,6 +36,8 @@ def _fillers(layer: Layer) -> list[Message]:
 def dummy_data(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Prepared:
     """Constants stay what they are; random values are drawn anew in each pass, from the net's seed."""
     shapes, fillers = _shapes(layer), _fillers(layer)
+    for shape in shapes:
+        layer.require(min(shape, default=0) >= 0, f"shape {shape} has a negative dimension")
     generator = layer.filling or torch.Generator()
 
     def filled(filler: Message, shape: Shape) -> Tensor:
