@@ -7,6 +7,7 @@ blobs. A layer of the host's without bottoms is run while the destination still 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
 from typing import Literal, TypeAlias
 
 from avec.errors import InvalidArgument
@@ -51,7 +52,7 @@ class Passes:
 
     def forward(self, start: int, end: int, results: Sequence[NetArray] = (), asked: Sequence[NetArray] = ()) -> None:
         """Run layers start…end (inclusive); see RemoteNet.forward."""
-        self._check(start, end)
+        start, end = self._checked(start, end)
         if self.at_destination:
             self._remote.forward(start, end, results, asked)
             return
@@ -74,7 +75,7 @@ class Passes:
 
     def backward(self, start: int, end: int, results: Sequence[NetArray] = ()) -> None:
         """Run layers start…end (inclusive, start ≥ end) backwards; see RemoteNet.backward."""
-        self._check(end, start)
+        start, end = self._checked(start, end)
         if self.at_destination:
             self._remote.backward(start, end, results)
             return
@@ -115,8 +116,9 @@ class Passes:
         for hook in self._hooks.get(moment, ()):
             hook(place)
 
-    def _check(self, first: int, last: int) -> None:
-        """Caffe aborts the process."""
-        count = len(self._layers)
-        if not 0 <= first < count or not 0 <= last < count:
-            raise InvalidArgument(f"layers {first} to {last} of a net with {count}: they are numbered 0 to {count - 1}")
+    def _checked(self, start: int, end: int) -> tuple[int, int]:
+        """Both as plain integers, and in the net; else Caffe aborts the process."""
+        start, end, count = index(start), index(end), len(self._layers)
+        if not 0 <= start < count or not 0 <= end < count:
+            raise InvalidArgument(f"layers {start} to {end} of a net with {count}: they are numbered 0 to {count - 1}")
+        return start, end

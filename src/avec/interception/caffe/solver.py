@@ -62,8 +62,8 @@ class SolverParameter:
 
     @base_lr.setter
     def base_lr(self, rate: float) -> None:
-        self._settings.base_lr = rate
-        self._remote.adjust(rate)
+        self._settings.base_lr = float(rate)
+        self._remote.adjust(float(rate))
 
 
 class Solver:
