@@ -210,9 +210,7 @@ class Settings:
         ("serve",),
         "--idle-host-timeout",
     )
-    hello_timeout_s: float = _setting(
-        5.0, SECONDS, "how long a new connection may take to say who it is", ("serve",)
-    )
+    hello_timeout_s: float = _setting(5.0, SECONDS, "how long a new connection may take to say who it is", ("serve",))
     max_sessions: int = _setting(
         16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"
     )
