@@ -62,7 +62,7 @@ def _allow_tf32(allowed: bool) -> None:
     """Say for this process whether float32 may be rounded to TF32; torch allows it for convolutions by default."""
     if hasattr(torch.backends.cudnn, "conv"):  # torch 2.9 and later, where the older names warn
         for operators in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
-            operators.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined, union-attr]
+            operators.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[union-attr]
     else:
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed
