@@ -477,3 +477,35 @@ def test_where_a_solver_stands_is_known_after_it_failed(solve: Callable[..., Any
     solver.net.blobs["data"].reshape(BATCH, 3)
     solver.step(1)
     assert solver.iter == 3
+
+
+@pytest.mark.parametrize("layers", [POWER_HALVED, HALVED], ids=["at_destination", "driven"])
+def test_views_that_are_held_follow_a_solver(solve: Callable[..., Any], layers: str) -> None:
+    tests = "test_iter: 1 test_interval: 1"
+    plain, solver = solve(GIVEN + HEAD + layers, tests), solve(GIVEN + HEAD + layers, tests)
+    arrays = {"weight": solver.net.params["fc"][0], "fc": solver.net.blobs["fc"], "loss": solver.net.blobs["loss"]}
+    data, diffs = ({name: getattr(blob, side) for name, blob in arrays.items()} for side in ("data", "diff"))
+    tested = solver.test_nets[0].blobs["loss"].data
+    for each in (plain, solver):
+        for net in (each.net, each.test_nets[0]):
+            for name, values in batch(0).items():
+                net.blobs[name].data[...] = values
+        each.step(2)
+    wanted = {"weight": plain.net.params["fc"][0], "fc": plain.net.blobs["fc"], "loss": plain.net.blobs["loss"]}
+    for name, blob in wanted.items():
+        np.testing.assert_allclose(data[name], blob.data, rtol=1e-5)
+        np.testing.assert_allclose(diffs[name], blob.diff, rtol=1e-5)
+    assert tested == plain.test_nets[0].blobs["loss"].data > 0
+    assert not np.array_equal(data["weight"], np.full((2, 3), 0.1, np.float32))
+
+
+def test_what_is_written_into_a_held_view_counts_in_the_next_step(solve: Callable[..., Any]) -> None:
+    solver = solve(GIVEN + HEAD + LOSS, "test_iter: 1 test_interval: 1")
+    weight = solver.net.params["fc"][0].data
+    solver.step(1)
+    weight[...] = 7
+    solver.net.blobs["data"].data[...] = 1
+    solver.step(1)
+    np.testing.assert_allclose(solver.net.blobs["fc"].data, np.full((BATCH, 2), 21), rtol=1e-5)
+    solver.test_nets[0].params["fc"][0].data[...] = 2  # the train net's memory since the first test
+    np.testing.assert_array_equal(weight, np.full((2, 3), 2))
