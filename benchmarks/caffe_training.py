@@ -7,6 +7,7 @@ benchmarks/results.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
@@ -60,12 +61,14 @@ def measure(arguments: argparse.Namespace, batch: int, folder: Path) -> dict[str
     network.write_text("\n".join(alexnet(batch)))
     solver.write_text(SOLVER.format(net=network))
     loop = [str(solver), "--iterations", str(arguments.iterations), "--calls", str(arguments.calls)]
-    native, remote = [], []
+    native, remote, added_ms = [], [], []
     with destination() as url:
-        for _ in range(arguments.turns):
+        for turn in range(arguments.turns):
             native.append(run([str(HERE / "native_training.py"), *loop, "--numerics", arguments.numerics]))
-            options = ["-m", "avec", "run", "--on", url, "--numerics", arguments.numerics]
+            report = folder / f"report-{turn}.json"
+            options = ["-m", "avec", "run", "--on", url, "--report", str(report), "--numerics", arguments.numerics]
             remote.append(run([*options, str(HERE / "training_loop.py"), *loop]))
+            added_ms += added(remote[-1], json.loads(report.read_text("utf-8")), arguments)
     native_ms = [1e3 * seconds for each in native for seconds in each["iteration_s"]]
     remote_ms = [1e3 * seconds for each in remote for seconds in each["iteration_s"]]
     return {
@@ -78,11 +81,21 @@ def measure(arguments: argparse.Namespace, batch: int, folder: Path) -> dict[str
         "native_iteration_ms": summary(native_ms),
         "avec_iteration_ms": summary(remote_ms),
         "ratio_p50": statistics.median(remote_ms) / statistics.median(native_ms),
+        "ratio_min": min(remote_ms) / min(native_ms),
+        "iteration_minus_compute_ms": summary(added_ms),
         "native_load_s": native[-1]["load_s"],
         "avec_load_s": remote[-1]["load_s"],
         "host_peak_resident_mb": max(each["peak_resident_nbytes"] for each in remote) / 1e6,
         "losses": {"native": native[0]["loss"], "avec": remote[0]["loss"]},
     }
+
+
+def added(measured: dict, report: dict, arguments: argparse.Namespace) -> Iterator[float]:
+    """What an iteration took beyond the destination's own time, in each call of step."""
+    place = report["stages"].index("compute")
+    steps = [cycle for cycle in report["cycles"] if cycle["name"] == "caffe.step"][-arguments.calls :]
+    for seconds, cycle in zip(measured["iteration_s"], steps, strict=True):
+        yield 1e3 * seconds - cycle["stages_ns"][place] / 1e6 / arguments.iterations
 
 
 def alexnet(batch: int) -> Iterator[str]:
@@ -127,7 +140,8 @@ def lines(results: dict) -> Iterator[str]:
     for what, key in (("solver in-process ", "native_iteration_ms"), ("AVEC over loopback", "avec_iteration_ms")):
         found = results[key]
         yield f"  {what}    {found['p50']:.1f} ms an iteration (min {found['min']:.1f}, max {found['max']:.1f})"
-    yield f"  ratio                 {results['ratio_p50']:.3f}"
+    yield f"  ratio                 {results['ratio_p50']:.3f} (of the fastest {results['ratio_min']:.3f})"
+    yield f"  beyond compute        {results['iteration_minus_compute_ms']['p50']:.2f} ms an iteration"
     yield f"  host memory           {results['host_peak_resident_mb']:.0f} MB at its peak"
     yield f"  losses                {results['losses']['native']:g} and {results['losses']['avec']:g}"
 
