@@ -137,7 +137,7 @@ PROTOTXT = {
     ),
     "python_without_module": Bad(
         layer('name: "p" type: "Python" bottom: "x" top: "y"'),
-        "layer 'p' (Python): python_param",
+        "net.prototxt: layer 'p' (Python): python_param",
         "needs a module and a layer",
     ),
 }
@@ -295,13 +295,13 @@ DATA = {
     ),
     "leveldb": Bad(
         data('type: "Data" top: "x" data_param { source: "some.leveldb" batch_size: 2 }'),
-        "layer 'in' (Data): some.leveldb: LevelDB is not supported",
+        "net.prototxt: layer 'in' (Data): some.leveldb: LevelDB is not supported",
         "set backend: LMDB",
         UnsupportedOperation,
     ),
     "no_batch_size": Bad(
         data('type: "Data" top: "x" data_param { source: "pixels.lmdb" backend: LMDB }'),
-        "layer 'in' (Data): batch_size is 0",
+        "net.prototxt: layer 'in' (Data): batch_size is 0",
         "above zero",
         InvalidArgument,
     ),
@@ -325,7 +325,7 @@ DATA = {
     ),
     "hdf5_list_missing": Bad(
         data('type: "HDF5Data" top: "x" hdf5_data_param { source: "none.txt" batch_size: 2 }'),
-        "layer 'in' (HDF5Data): its source 'none.txt' cannot be opened",
+        "net.prototxt: layer 'in' (HDF5Data): its source 'none.txt' cannot be opened",
         "name a text file that lists HDF5 files",
         InvalidData,
     ),
@@ -355,7 +355,7 @@ DATA = {
     ),
     "memory_without_size": Bad(
         data('type: "MemoryData" top: "x" top: "label" memory_data_param { batch_size: 2 }'),
-        "layer 'in' (MemoryData): channels is 0",
+        "net.prototxt: layer 'in' (MemoryData): channels is 0",
         "above zero",
         InvalidArgument,
     ),

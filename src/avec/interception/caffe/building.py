@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from avec.errors import InvalidArgument, InvalidData, InvalidModel, UnsupportedOperation
 from avec.protocol.caffe import LoadNet, NetDescription, SetUpLayer, Within
 
 from .arrays import awaited_arrays, known_so_far
@@ -64,7 +65,7 @@ def complete(
         blobs = [Blob(ON_HOST, array) for array in arrays]
     while description.awaiting >= 0:
         known_so_far(arrays, description)
-        layers[description.awaiting] = layer = make_host_layer(definition().layer[description.awaiting], phase)
+        layers[description.awaiting] = layer = _make(definition, description.awaiting, phase)
         request = _set_up(layer, description, blobs)
         whole = request if place is None else Within(place, request)
         reply = handle.run("caffe.set_up_layer", whole).wait()
@@ -76,6 +77,17 @@ def complete(
     _take_over(remote, blobs, hosted)
     learns = any(layer.blobs for layer in layers.values())
     return Built(remote, Passes(remote, hosted), blobs, definition, learns)
+
+
+def _make(definition: Definition, place: int, phase: int) -> HostLayer | Layer:
+    """Make a layer; what is wrong with its settings is said with the name of the net's file."""
+    layer = definition.read().layer[place]
+    try:
+        return make_host_layer(layer, phase)
+    except (InvalidArgument, InvalidData, InvalidModel, UnsupportedOperation) as exc:
+        if not str(exc).startswith("layer "):
+            raise
+        raise type(exc)(f"{definition.source}: {exc}") from exc
 
 
 def _set_up(layer: HostLayer | Layer, description: NetDescription, blobs: list[Blob]) -> SetUpLayer:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
 
 from avec.errors import InvalidModel
 from avec.formats.caffe.caffemodel import as_built
@@ -12,11 +12,17 @@ from avec.formats.caffe.filter import filter_net
 from avec.formats.caffe.message import Message, message_class
 from avec.formats.caffe.upgrade import upgrade_net
 
-Definition: TypeAlias = Callable[[], Message]  # a NetParameter as Caffe has it once the net is built
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A NetParameter as Caffe has it once the net is built; it is read when it is needed first."""
+
+    source: str  # for messages
+    read: Callable[[], Message]
 
 
 def net_definition(prototxt: bytes, source: str, phase: str, level: int, stages: Sequence[str]) -> Definition:
-    """A net in the caller's state; it is read when it is needed first. Source: Net::Net(param_file, …)."""
+    """A net in the caller's state. Source: Net::Net(param_file, …)."""
 
     @cache
     def read() -> Message:
@@ -26,7 +32,7 @@ def net_definition(prototxt: bytes, source: str, phase: str, level: int, stages:
         net.state.stage.extend(stages)
         return finish(net, source)
 
-    return read
+    return Definition(source, read)
 
 
 def parse(prototxt: bytes, source: str) -> Message:

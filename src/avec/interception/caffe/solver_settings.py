@@ -118,7 +118,7 @@ def _definition(source: str, given: Message | bytes, phase: str, above: Message 
         net.state.CopyFrom(state)
         return finish(net, source)
 
-    return read
+    return Definition(source, read)
 
 
 def _check_writable(settings: SolverSettings) -> None:

@@ -20,7 +20,7 @@ def save(built: Built, filename: str | os.PathLike[str], diffs: bool = False) ->
         OSError: the file cannot be written.
     """
     weights = _fetch(built, diff=False)
-    pieces = caffemodel.encode_net(built.definition(), weights, _fetch(built, diff=True) if diffs else None)
+    pieces = caffemodel.encode_net(built.definition.read(), weights, _fetch(built, diff=True) if diffs else None)
     with open(filename, "wb") as file:
         file.writelines(pieces)
 
