@@ -93,18 +93,33 @@ def pooling(layer: Layer, bottoms: Sequence[Shape], device: torch.device) -> Pre
         layer.require(len(layer.tops) == 1, "a second top (the mask) is for MAX pooling")
         operation = _average(found, device)
     else:
+        if found.native and len(layer.tops) == 1:
+            return _native_maximum(layer, bottoms[0], found)
         operation = _maximum_with_mask(found) if len(layer.tops) == 2 else _maximum(found)
     return Prepared(operation, [(*bottoms[0][:2], *found.pooled)] * len(layer.tops))
 
 
-def _maximum(w: Windows) -> Operation:
-    if w.native:
+def _native_maximum(layer: Layer, shape: Shape, w: Windows) -> Prepared:
+    """MAX pooling that keeps the places of the maxima where a backward pass will want them."""
 
-        def native(x: Tensor) -> Tensor:
+    def operation(x: Tensor) -> Tensor:
+        if not layer.needs_backward:
             return torch.max_pool2d(x, w.kernel, w.stride, w.pad, 1, True)
+        y, layer.state["places"] = torch.ops.aten.max_pool2d_with_indices(x, w.kernel, w.stride, w.pad, 1, True)
+        return cast(Tensor, y)
 
-        return native
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        places = layer.kept("places")
+        return (
+            torch.ops.aten.max_pool2d_with_indices_backward(
+                given.diffs[0], given.bottoms[0], w.kernel, w.stride, w.pad, (1, 1), True, places
+            ),
+        )
 
+    return Prepared(operation, [(*shape[:2], *w.pooled)], gradient)
+
+
+def _maximum(w: Windows) -> Operation:
     def padded(x: Tensor) -> Tensor:
         y = torch.max_pool2d(_surround(x, w, LOWEST), w.kernel, w.stride)
         return y[:, :, : w.pooled[0], : w.pooled[1]].contiguous()
@@ -166,15 +181,29 @@ def spatial_pyramid_pooling(layer: Layer, bottoms: Sequence[Shape], device: torc
     layer.require(len(shape) == 4 and min(shape[2:]) > 0, f"the bottom must be (N, C, height, width), not {shape}")
     height: int = setting.pyramid_height
     layer.require(0 < height <= PYRAMID_LIMIT, f"pyramid_height must be 1 to {PYRAMID_LIMIT}, not {height}")
-    levels = [pooling(_level(layer, shape, 2**level), bottoms, device) for level in range(height)]
-    if height == 1:
-        return levels[0]
+    parts = [_level(layer, shape, 2**level) for level in range(height)]
+    levels = [pooling(part, bottoms, device) for part in parts]
     operations = [cast(Callable[[Tensor], Tensor], level.operation) for level in levels]
+    gradients = [level.gradient or differentiated(level.operation) for level in levels]
+    sizes = [math.prod(level.tops[0][1:]) for level in levels]
 
     def operation(x: Tensor) -> Tensor:
-        return torch.cat([pool(x).flatten(1) for pool in operations], 1)
+        for part in parts:
+            part.needs_backward = layer.needs_backward
+        pooled = [pool(x) for pool in operations]
+        return torch.cat([each.flatten(1) for each in pooled], 1) if height > 1 else pooled[0]
 
-    return Prepared(operation, [(shape[0], sum(math.prod(level.tops[0][1:]) for level in levels))])
+    def gradient(given: Pass) -> Sequence[Tensor | None]:
+        total: Tensor | None = None
+        diffs = torch.split(given.diffs[0].flatten(1), sizes, 1)
+        for level, level_gradient, diff in zip(levels, gradients, diffs, strict=True):
+            own = diff.reshape(level.tops[0])
+            (found,) = level_gradient(Pass(given.bottoms, [], [own], (), given.wanted))
+            total = found if total is None or found is None else total + found
+        return (total,)
+
+    tops = [(shape[0], sum(sizes))] if height > 1 else levels[0].tops
+    return Prepared(operation, tops, gradient)
 
 
 def _level(layer: Layer, shape: Shape, bins: int) -> Layer:
