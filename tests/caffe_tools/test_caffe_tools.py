@@ -192,6 +192,19 @@ def test_the_loss_is_smoothed_as_in_one_run(destination: Destination) -> None:
     assert [float(line.rpartition(" ")[2]) for line in together[:2]] == pytest.approx(losses, rel=1e-5)
 
 
+def test_the_rates_displayed_are_those_of_all_iterations_in_between(destination: Destination) -> None:
+    Path("mine.py").write_text(
+        "import caffe, time\nclass Slow(caffe.Layer):\n    def setup(self, bottom, top):\n        top[0].reshape(1)\n"
+        "    def forward(self, bottom, top):\n        time.sleep(0.02)\n"
+    )
+    slow = 'layer { name: "slow" type: "Python" top: "y" python_param { module: "mine" layer: "Slow" } }\n'
+    Path("net.prototxt").write_text(slow + NET)
+    status, _, lines = tool(destination, "train", "--solver", "solver.prototxt")
+    assert status == 0
+    (rate,) = (float(found[1]) for line in lines if (found := re.match(r"Iteration 10 \((\S+) iter/s", line)))
+    assert 5 < rate < 50
+
+
 @contextlib.contextmanager
 def training(destination: Destination, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A training without an end, which has begun."""

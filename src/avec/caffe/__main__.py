@@ -89,7 +89,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a net, anew, from weights or from a snapshot.
 
-    Ctrl-C ends it after a snapshot, as the solver's prototxt says; a second Ctrl-C ends it at once.
+    Ctrl-C ends it after the next displayed iteration and a snapshot; a second Ctrl-C ends it at once.
     """
     if snapshot is not None and weights is not None:
         raise click.UsageError("--snapshot goes on with a training and --weights begins one: give one of them")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     import caffe
 
-TURN_S = 0.5  # how long a signal and the bar wait at most, unless one iteration takes longer
+TURN_S = 0.5  # how long a signal and the bar wait at most where nothing is displayed; one iteration may take longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def train_solver(start: Start, sigint_effect: str, sighup_effect: str) -> None:
     with _listening(sigint_effect, sighup_effect) as signals:
         caffe.log("Starting Optimization")
         with progress_bar("train", settings.max_iter, solver.iter) as bar:
-            # Solver.solve trains by `step`: here a few iterations at a time, with a look at the signals in between.
+            # Solver.solve trains by `step`: here some iterations at a time, with a look at the signals in between.
             solver.step = _Steps(solver, settings, signals, bar)  # type: ignore[method-assign]
             try:
                 solver.solve(start.snapshot)
@@ -123,11 +123,12 @@ class _Steps:
         self._heed(self._signals.take())
 
     def _turn(self, wished: int) -> int:
-        """How many iterations to make; Caffe smoothes the displayed loss within one call of `step` only."""
+        """How many iterations to make: up to the next that is displayed, if any are.
+
+        Caffe smoothes the displayed loss, and takes the time of what it displays, within one call of `step` only.
+        """
         display = self._settings.display
-        if self._settings.average_loss > 1 and display:
-            return int(display - (self._solver.iter - 1) % display)
-        return wished
+        return int(display - (self._solver.iter - 1) % display) if display else wished
 
     def _heed(self, asked: str) -> None:
         if asked == "stop":
