@@ -97,6 +97,12 @@ def test_a_program_that_does_not_exist_within_python_fails_as_in_python() -> Non
     assert plainly[0] == 1
 
 
+def await_sleep(pid: int) -> None:
+    """Wait until a process that is ready has come to its pause, so that its traceback shows that line."""
+    while Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] != "S":
+        os.sched_yield()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_to_the_launcher_is_a_signal_to_the_program(number: signal.Signals) -> None:
     def end(*command: str) -> tuple[int, str]:
@@ -104,6 +110,7 @@ def test_a_signal_to_the_launcher_is_a_signal_to_the_program(number: signal.Sign
         with process:
             assert process.stdout is not None and process.stderr is not None
             assert process.stdout.readline() == "ready\n"
+            await_sleep(process.pid)
             process.send_signal(number)
             return process.wait(60), process.stderr.read()
 
