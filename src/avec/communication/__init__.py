@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import urlsplit
 
 from avec.communication import tcp
@@ -30,6 +31,11 @@ def listen(url: str) -> Listener:
         ConfigurationError: the URL cannot be used or the address is taken.
     """
     return tcp.listen(*_address(url))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether only this machine can reach a bound URL."""
+    return ipaddress.ip_address(_address(url)[0]).is_loopback
 
 
 def _address(url: str) -> tuple[str, int]:

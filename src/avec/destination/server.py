@@ -21,7 +21,7 @@ from typing import Literal, Self
 import msgspec
 
 from avec import __version__, config
-from avec.communication import listen
+from avec.communication import is_loopback, listen
 from avec.communication.transport import Listener, Transport
 from avec.config import Settings
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromZygote, Ready
@@ -172,6 +172,11 @@ class Server:
             return 0
         self._watch(self._listener.fileno(), self._accept)
         self._watch_lifeline()
+        if not is_loopback(self._listener.url):
+            log.warning(
+                "%s is open to everybody who can reach it: there is no encryption and no authentication yet",
+                self._listener.url,
+            )
         on_ready(self._listener.url, self._ready.accelerator, self._ready.formats)
         while not self._finished():
             for key, _ in self._selector.select(self._patience_s()):
