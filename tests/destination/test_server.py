@@ -106,6 +106,16 @@ def refusal(destination: Destination, data: bytes) -> Exception:
     return unpack(answer.error)
 
 
+def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path) -> None:
+    with running(tmp_path, "--listen", "tcp://0.0.0.0:0") as destination:
+        assert "is open to everybody who can reach it" in destination.log_text()
+
+
+def test_loopback_is_not_warned_of(tmp_path: Path) -> None:
+    with running(tmp_path) as destination:
+        assert "is open to everybody" not in destination.log_text()
+
+
 @pytest.mark.parametrize("name", STRANGERS)
 def test_a_hostile_stranger_is_told_why_it_is_refused(destination: Destination, name: str) -> None:
     data, reason = STRANGERS[name]
