@@ -21,7 +21,7 @@ PoolingParameter = message_class("PoolingParameter")
 
 class TestSchema:
     def test_every_message_of_caffe_is_there(self) -> None:
-        assert len(MESSAGES) == 63 + 6  # six that SSD adds
+        assert len(MESSAGES) == 63 + 6 + 2  # six that SSD adds, two that OpenPose adds
         assert len(ENUMS) == 26 + 1
 
     def test_no_number_or_name_is_used_twice_in_a_message(self) -> None:

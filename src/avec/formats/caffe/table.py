@@ -3,7 +3,8 @@
 A paragraph is one message or one enum. A field is `number name type`; after the type, `*` says repeated, `*p` repeated
 and written packed, `!` required; `= value` is its default. An enum inside a message is named `Message.Enum`.
 Field numbers, names and defaults are facts of the format. Source: BVLC Caffe 1.0, src/caffe/proto/caffe.proto; for
-the parameters 202 to 206, which SSD adds, that file of its fork.
+the parameters 202 to 206, which SSD adds, and nms_param and imresize_param, which OpenPose's first release adds, that
+file of their forks. There imresize_param is 148, which is clip_param's number here: in prototxt only its name counts.
 """
 
 TABLE = """
@@ -41,9 +42,10 @@ message LayerParameter: 1 name string, 2 type string, 3 bottom string*, 4 top st
   139 batch_norm_param BatchNormParameter, 140 elu_param ELUParameter, 141 bias_param BiasParameter,
   142 scale_param ScaleParameter, 143 input_param InputParameter, 144 crop_param CropParameter,
   145 parameter_param ParameterParameter, 146 recurrent_param RecurrentParameter,
-  147 swish_param SwishParameter, 148 clip_param ClipParameter, 202 permute_param PermuteParameter,
+  147 swish_param SwishParameter, 148 clip_param ClipParameter, 149 nms_param NmsParameter,
+  202 permute_param PermuteParameter,
   203 prior_box_param PriorBoxParameter, 204 detection_output_param DetectionOutputParameter,
-  206 norm_param NormalizeParameter
+  206 norm_param NormalizeParameter, 1148 imresize_param ImResizeParameter
 
 message ParamSpec: 1 name string, 2 share_mode ParamSpec.DimCheckMode, 3 lr_mult float = 1, 4 decay_mult float = 1
 enum ParamSpec.DimCheckMode: 0 STRICT, 1 PERMISSIVE
@@ -91,6 +93,8 @@ message HDF5DataParameter: 1 source string, 2 batch_size uint32, 3 shuffle bool
 message HDF5OutputParameter: 1 file_name string
 message HingeLossParameter: 1 norm HingeLossParameter.Norm = L1
 enum HingeLossParameter.Norm: 1 L1, 2 L2
+message ImResizeParameter: 1 target_spatial_width uint32 = 368, 2 target_spatial_height uint32 = 368, 3 factor float,
+  4 start_scale float = 1, 5 scale_gap float = 0.1
 message ImageDataParameter: 1 source string, 2 scale float = 1, 3 mean_file string, 4 batch_size uint32 = 1,
   5 crop_size uint32, 6 mirror bool, 7 rand_skip uint32, 8 shuffle bool, 9 new_height uint32, 10 new_width uint32,
   11 is_color bool = true, 12 root_folder string
@@ -105,6 +109,7 @@ enum LRNParameter.NormRegion: 0 ACROSS_CHANNELS, 1 WITHIN_CHANNEL
 enum LRNParameter.Engine: 0 DEFAULT, 1 CAFFE, 2 CUDNN
 message MemoryDataParameter: 1 batch_size uint32, 2 channels uint32, 3 height uint32, 4 width uint32
 message MVNParameter: 1 normalize_variance bool = true, 2 across_channels bool, 3 eps float = 1e-9
+message NmsParameter: 1 threshold float = 0.5, 2 num_peak uint32 = 100, 3 max_peaks uint32 = 20, 4 num_parts uint32 = 15
 message NonMaximumSuppressionParameter: 1 nms_threshold float = 0.3, 2 top_k int32, 3 eta float = 1
 message NormalizeParameter: 1 across_spatial bool = true, 2 scale_filler FillerParameter,
   3 channel_shared bool = true, 4 eps float = 1e-10
