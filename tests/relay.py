@@ -97,8 +97,9 @@ class _Pipe:
         while self.held and self.held[0][0] <= time.monotonic():
             due_s, data = self.held.popleft()
             piece = data[: direction.slice_nbytes or len(data)]
-            if 0 <= direction.cut_at - direction.nbytes < len(piece):
-                piece = piece[: direction.cut_at - direction.nbytes]
+            if 0 <= direction.cut_at < direction.nbytes + len(piece):
+                # A heartbeat may have passed the place before it was set: then it is here.
+                piece = piece[: max(0, direction.cut_at - direction.nbytes)]
             if not piece:
                 return True
             try:
@@ -115,7 +116,7 @@ class _Pipe:
         if self.ended and not self.held and not self.passed_end:
             self.passed_end = True
             self.sink.shutdown(socket.SHUT_WR)
-        return direction.nbytes == direction.cut_at
+        return 0 <= direction.cut_at <= direction.nbytes
 
     def _damaged(self, piece: memoryview) -> memoryview:
         place = self.direction.damage_at - self.direction.nbytes
