@@ -102,10 +102,13 @@ class _Pipe:
                 piece = piece[: max(0, direction.cut_at - direction.nbytes)]
             if not piece:
                 return True
+            place = self._damaged_place()
             try:
-                sent = self.sink.send(self._damaged(piece))
+                sent = self.sink.send(_damaged(piece, place))
             except BlockingIOError:
                 sent = 0
+            if 0 <= place < sent:
+                direction.damage_at = -1  # once
             self.held_nbytes -= sent
             if sent < len(data):
                 self.held.appendleft((due_s, data[sent:]))
@@ -118,13 +121,10 @@ class _Pipe:
             self.sink.shutdown(socket.SHUT_WR)
         return 0 <= direction.cut_at <= direction.nbytes
 
-    def _damaged(self, piece: memoryview) -> memoryview:
-        place = self.direction.damage_at - self.direction.nbytes
-        if not 0 <= place < len(piece):
-            return piece
-        copy = bytearray(piece)
-        copy[place] ^= 0xFF
-        return memoryview(copy)
+    def _damaged_place(self) -> int:
+        """Where in the next piece the damage lies; at its start when other bytes passed the place before it was set."""
+        at = self.direction.damage_at
+        return at if at < 0 else max(0, at - self.direction.nbytes)
 
 
 class Relay:
@@ -306,6 +306,14 @@ def main() -> None:
             relay.join()
         except KeyboardInterrupt:
             return
+
+
+def _damaged(piece: memoryview, place: int) -> memoryview:
+    if not 0 <= place < len(piece):
+        return piece
+    copy = bytearray(piece)
+    copy[place] ^= 0xFF
+    return memoryview(copy)
 
 
 if __name__ == "__main__":
