@@ -221,3 +221,25 @@ def oversample(images: Sequence[Array] | Array, crop_dims: Sequence[int] | Array
             crop[...] = image[top : top + crop_height, left : left + crop_width, :]
         mirrored[...] = straight[:, :, ::-1, :]
     return crops
+
+
+def input_transformer(
+    name: str,
+    shape: Sequence[int],
+    mean: Array | None,
+    input_scale: float | None,
+    raw_scale: float | None,
+    channel_swap: Sequence[int] | None,
+) -> Transformer:
+    """Make the Transformer that Classifier and Detector give their input: channels first, the rest as asked."""
+    transformer = Transformer({name: tuple(shape)})
+    transformer.set_transpose(name, (2, 0, 1))
+    if mean is not None:
+        transformer.set_mean(name, mean)
+    if input_scale is not None:
+        transformer.set_input_scale(name, input_scale)
+    if raw_scale is not None:
+        transformer.set_raw_scale(name, raw_scale)
+    if channel_swap is not None:
+        transformer.set_channel_swap(name, channel_swap)
+    return transformer
