@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from avec.communication.channel import clock_ns
 from avec.errors import AvecError
 from avec.profiling import ExecutionCycle
 from avec.protocol.messages import Timings
@@ -145,7 +145,7 @@ class Call:
                 name=self.name,
                 site=self.site,
                 began_ns=progress.began_ns,
-                stages_ns=progress.stages_ns(time.monotonic_ns()),
+                stages_ns=progress.stages_ns(clock_ns()),
                 tensor_nbytes_up=self.nbytes,
                 tensor_nbytes_down=sum(array.nbytes for array in self._reply.arrays),
                 wire_nbytes_up=progress.wire_nbytes_up,
