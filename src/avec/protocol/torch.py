@@ -160,6 +160,8 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
 
         avec::upload(target)              the next payload part, of the meta in `outputs[0]`, is copied into `target`
         avec::upload_file(target, i)      the same, from the model file with the role str(i)
+        avec::receive()                   the next payload part becomes a new tensor, the only output; its device may
+                                          be −1, the destination's own host memory, for operators that want it there
         avec::seed(generator, i)          begin a generator's numbers anew with seed i
         avec::new_generator(i, device)    make the generator that handle i names
         avec::set_generator(generator)    the next payload part is a generator's state
@@ -224,6 +226,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
 
     epoch: int
     then: Read | None = None
+    forget: bool = False  # first of all: forget all templates; their numbers begin anew with this batch's
 
 
 class Synchronize(msgspec.Struct, frozen=True, array_like=True, tag="synchronize"):
