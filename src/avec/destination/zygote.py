@@ -127,11 +127,16 @@ class _Zygote:
 
 
 def _factories() -> dict[str, ExecutorFactory]:
-    """Import the executors, so that forked workers have them at once."""
+    """Import the executors, so that forked workers have them at once; those whose library is missing are left out."""
     factories: dict[str, ExecutorFactory] = {}
     for name, place in EXECUTORS.items():
         module, _, attribute = place.partition(":")
-        factories[name] = getattr(import_module(module), attribute)
+        try:
+            factories[name] = getattr(import_module(module), attribute)
+        except ImportError as exc:
+            if (exc.name or "").partition(".")[0] == "avec":
+                raise
+            log.info("the format %s is not offered: %s", name, exc)
     return factories
 
 

@@ -14,7 +14,10 @@ from typing import Protocol
 from avec.tensor import Array
 
 # Model format → where its executor is. Imported by the zygote, once.
-EXECUTORS = {"caffe": "avec.destination.executors.caffe:CaffeExecutor"}
+EXECUTORS = {
+    "caffe": "avec.destination.executors.caffe:CaffeExecutor",
+    "opencv": "avec.destination.executors.opencv_dnn:OpenCvExecutor",
+}
 
 
 @dataclass(frozen=True, slots=True)
