@@ -76,6 +76,7 @@ class Session:
         self._handles = itertools.count(1)
         self._outbox: queue.SimpleQueue[_Outgoing | int | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self.issued = 0  # the last call that was handed on; an interrupted caller sees by it whether its own was
         self._lost: str | None = None
         self._draining: str | None = None
         self._closing = False
@@ -213,6 +214,7 @@ class Session:
             call = Call(number, handle, name, nbytes, progress, into, self._raise_late, self.recorder.add)
             self._calls[number] = call
             self._outbox.put(_Outgoing(buffers, call))
+            self.issued = number
         if self._lost is not None:  # between the check and the registration: nobody else would end this call
             self._end_calls()
         return call

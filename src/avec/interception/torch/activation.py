@@ -1,0 +1,56 @@
+"""Puts AVEC under an imported torch, step by step, and takes it away again."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+
+import torch
+
+from avec.interception.patching import Patches
+
+from . import cuda
+from .grafting import Graft, graft
+from .kernels import Kernels
+from .operators import cuda_operators
+from .recording import Recording
+from .special import SPECIAL
+from .storages import Arena
+
+# Operators that have no kernel of their own on a GPU, but reach one below where Python can stand.
+BENEATH = ("convolution", "copy_", "_efficientzerotensor", "_fused_sdp_choice")
+
+
+class Activation:
+    """All that AVEC has changed in this process's torch."""
+
+    def __init__(self) -> None:
+        arena = Arena()
+        self.recording = Recording(arena)
+        self.kernels = Kernels(self.recording, arena)
+        self._patches = Patches()
+        self._graft: Graft = graft(
+            lambda: len(self.recording.destination.devices), lambda: self.recording.destination.cudnn
+        )
+        self._libraries = [self._register()]
+        cuda.patch(self._patches, self.recording, self._graft)
+        os.register_at_fork(after_in_child=self.recording.after_fork)
+        atexit.register(self.recording.finish)
+
+    def _register(self) -> torch.library.Library:
+        library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+        assert library.m is not None  # for mypy
+        for name in dict.fromkeys((*cuda_operators(), *BENEATH)):
+            special = SPECIAL.get(name)
+            kernel = self.kernels.kernel(name) if special is None else functools.partial(special, self.kernels)
+            library.m.impl(name, "CUDA", kernel, False)
+        return library
+
+    def undo(self) -> None:
+        """Give torch back as it was. Tensors that live at the destination can no longer be used."""
+        atexit.unregister(self.recording.finish)
+        self._patches.restore()
+        for library in self._libraries:
+            library._destroy()  # type: ignore[no-untyped-call]
+        self._graft.restore()

@@ -1,0 +1,349 @@
+"""The kernels on torch's CUDA dispatch key: each records its operator and makes the result's tensors.
+
+A kernel's fast path is generated from its operator's schema when it is first called: it looks the call up by dtypes,
+shapes, strides and constants, makes the outputs, and appends a few numbers to the stream. A call that was never seen
+like this goes through `Kernels.miss`, which asks torch's meta kernels what will come out.
+
+Not here: operators that need more than that (`special`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from avec.protocol.torch import BIND, FIRST_ADDRESS, Evaluated, Template, TensorArg, TensorMeta
+
+from .operators import conjugate_aware, negative_aware
+from .recording import BATCH_NUMBERS, Recording
+from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
+from .storages import Arena, Layout, from_dlpack, new_capsule
+from .templates import Description, meta_of_layout
+
+Kernel = Callable[..., Any]
+LARGE_NBYTES = 64 << 20  # after an output of this size a batch is sent, so that what has died is soon freed there
+
+
+class Entry:
+    """What a call that was seen before gives: its template, and the layouts of its outputs."""
+
+    __slots__ = ("first", "layouts", "plain", "template")
+
+    def __init__(self, template: int, layouts: Sequence[Layout | None], plain: Sequence[object]) -> None:
+        self.template = template
+        self.layouts = layouts
+        self.plain = plain  # in the place of outputs that are no tensors
+        self.first = layouts[0] if layouts else None
+
+
+def _first(*args: object, **kwargs: object) -> object:
+    """What a kernel does when it is called first; its code is replaced by that of the written one."""
+    _write()  # type: ignore[name-defined]  # noqa: F821
+    return _self(*args, **kwargs)  # type: ignore[name-defined]  # noqa: F821
+
+
+def _bookkeeping(*args: object, **kwargs: object) -> object:
+    """The kernel of an operator that changes sizes, strides and offsets only: the CPU's, which touches no memory."""
+    return _redispatch(_keys, *args, **kwargs)  # type: ignore[name-defined]  # noqa: F821
+
+
+class Kernels:
+    """Makes kernels that record into one stream."""
+
+    def __init__(self, recording: Recording, arena: Arena) -> None:
+        self.recording = recording
+        self.arena = arena
+        self._empties = recording.cache()
+
+    def kernel(self, name: str) -> Kernel:
+        """The kernel of an operator, "add.Tensor"; its code is written at the first call."""
+        environment: dict[str, object] = {}
+        function = FunctionType(_first.__code__, environment, name)
+
+        def write() -> None:
+            kernel = self._write(Operator.named(name), environment)
+            function.__defaults__, function.__kwdefaults__ = kernel.__defaults__, kernel.__kwdefaults__
+            function.__code__ = kernel.__code__
+
+        environment.update(_write=write, _self=function)
+        return function
+
+    def _write(self, operator: Operator, environment: dict[str, object]) -> FunctionType:
+        """Write a kernel's function, with all that its code names in the environment."""
+        if operator.is_view or operator.base in BOOKKEEPING:
+            environment.update(_redispatch=operator.overload.redispatch, _keys=CPU)
+            assert isinstance(_bookkeeping, FunctionType)  # for mypy
+            return _bookkeeping
+        cache = self.recording.cache()
+
+        def slow(args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+            return self.call(operator, args, kwargs)[0]
+
+        def miss(key: object, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+            result, entry = self.call(operator, args, kwargs)
+            if entry is not None:
+                cache[key] = entry
+            return result
+
+        environment.update(
+            _Tensor=torch.Tensor, _Parameter=torch.nn.Parameter, _FIRST=FIRST_ADDRESS, _LIMIT=BATCH_NUMBERS,
+            _find=cache.get, _slow=slow, _miss=miss, _from_dlpack=from_dlpack, _new_capsule=new_capsule,
+            _take=self.arena.take, _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
+            _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
+            _current=torch.cuda.current_device,
+        )  # fmt: skip
+        lazy_bits = conjugate_aware(operator.name) or negative_aware(operator.name)
+        source, defaults = generate(operator, lazy_bits, len(self.recording.destination.devices) > 1)
+        environment.update(defaults)
+        exec(compile(source, f"<avec kernel {operator.name}>", "exec"), environment)
+        kernel = environment["kernel"]
+        assert isinstance(kernel, FunctionType)
+        return kernel
+
+    def call(
+        self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[object, Entry | None]:
+        """Record one call of an operator, whatever its arguments.
+
+        Returns:
+            Its result, and what the next call of the same kind needs; None if there is no such kind.
+        """
+        args, kwargs = self._arranged(operator, args, kwargs)
+        device = _device(operator, args, kwargs)
+        if operator.dynamic:
+            return self.evaluate(operator, args, kwargs), None
+        try:
+            predicted, written = predict(operator, args, kwargs)
+        except NotImplementedError:
+            return self.evaluate(operator, args, kwargs), None
+        except RuntimeError as exc:
+            if "cannot be called on meta tensors" not in str(exc):  # item(), in the middle of a composite operator
+                raise
+            return self.evaluate(operator, args, kwargs), None
+        for tensor, meta in written:
+            if tensor.shape != meta.shape:
+                self.resize(tensor, meta.shape, meta.stride())
+        flat = () if operator.returned is not None else _flat(predicted)
+        layouts = [
+            self.arena.layout(each.dtype, each.shape, each.stride(), device) if isinstance(each, torch.Tensor) else None
+            for each in flat
+        ]
+        description = self._description(operator)
+        outputs = tuple(None if layout is None else meta_of_layout(layout) for layout in layouts)
+        template = self.recording.template(
+            description.template(operator.qualified_name, args, operator.sent(kwargs), outputs)
+        )
+        tensors = [None if layout is None else layout.new() for layout in layouts]
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        self.recording.record(template, (*description.numbers, *addresses), description.floats)
+        if any(layout is not None and layout.nbytes > LARGE_NBYTES for layout in layouts):
+            self.recording.flush()
+        if operator.returned is not None:
+            result = operator.written_arguments(args, kwargs)
+        else:
+            result = _like(predicted, iter(tensors))
+        if not description.cacheable or any(layout is not None and not layout.numel for layout in layouts):
+            return result, None
+        return result, Entry(template, layouts, flat)
+
+    def _description(self, operator: Operator) -> Description:
+        def refuse(tensor: torch.Tensor) -> TensorArg:
+            raise NotImplementedError(f"{operator.name} takes a tensor on {tensor.device}, which is not forwarded")
+
+        return Description(operator.keeps_floats, refuse)
+
+    def _arranged(
+        self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[list[object], dict[str, object]]:
+        """Put every argument into the form that is sent: plain numbers for tensors, tensors that are on the host."""
+        arranged = list(args)
+        named = dict(kwargs)
+        like = next((each for each in args if isinstance(each, torch.Tensor)), None)
+        for place, argument in enumerate(operator.arguments):
+            if place < len(operator.positional):
+                if place >= len(args):
+                    continue
+                arranged[place] = self._placed(operator, argument, args[place], like)
+            elif argument.name in kwargs:
+                named[argument.name] = self._placed(operator, argument, kwargs[argument.name], like)
+        return arranged, named
+
+    def _placed(self, operator: Operator, argument: Any, value: object, like: torch.Tensor | None) -> object:
+        if isinstance(value, torch.Tensor):
+            return self._on_accelerator(operator, argument, value)
+        if isinstance(value, list | tuple) and any(isinstance(each, torch.Tensor) for each in value):
+            return [
+                self._on_accelerator(operator, argument, each) if isinstance(each, torch.Tensor) else each
+                for each in value
+            ]
+        if isinstance(value, bool | int | float | complex) and "Tensor" in str(argument.type):
+            if operator.base not in NUMBERS_AS_TENSORS:
+                return _zero_dimensional(value, like)
+        return value
+
+    def _on_accelerator(self, operator: Operator, argument: Any, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_cuda or tensor.device.type == "meta" or tensor.dim() == 0:
+            return tensor
+        if operator.moves_indices or tensor.numel() == 0:
+            return tensor.to(torch.device("cuda", torch.cuda.current_device()))
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and"
+            f" {tensor.device}! (when checking argument for argument {argument.name} in method"
+            f" wrapper_CUDA_{operator.name.replace('.', '_')})"
+        )
+
+    def evaluate(self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+        """Carry out an operator whose results depend on data: the one kind that waits."""
+        if operator.returned is not None:
+            raise NotImplementedError(
+                f"{operator.name} writes results whose shapes depend on data, which is not forwarded; use its"
+                " out-of-place form"
+            )
+        description = self._description(operator)
+        template = description.template(operator.qualified_name, args, operator.sent(kwargs), None)
+        return self.evaluate_template(template, description.numbers, description.floats)
+
+    def evaluate_template(self, template: Template, numbers: Sequence[int], floats: Sequence[float]) -> object:
+        """Carry out what a template without outputs says; give what came back, tensors on the accelerator."""
+        recording = self.recording
+        with recording.lock:
+            recording.numbers.extend((recording.template(template), *numbers))
+            recording.floats.extend(floats)
+            call = recording.flush()
+        assert call is not None
+        answer = recording.decode(recording.wait(call))
+        if not isinstance(answer, Evaluated):
+            raise RuntimeError(f"{template.operator}: the destination answered {answer!r} where results were due")
+        results: list[object] = []
+        for place, each in enumerate(answer.results):
+            results.append(each.value if each.meta is None else self._bound(place, each.meta))
+        if answer.sequence or len(results) > 1:
+            return results if answer.sequence else tuple(results)
+        return results[0] if results else None
+
+    def _bound(self, place: int, meta: TensorMeta) -> torch.Tensor:
+        dtype: torch.dtype = getattr(torch, meta.dtype)
+        tensor = self.arena.layout(dtype, meta.shape, meta.stride, meta.device).new()
+        if tensor.numel():
+            self.recording.record(BIND, (place, tensor.data_ptr()))
+        return tensor
+
+    def empty(self, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], device: int) -> torch.Tensor:
+        """Make a tensor whose elements are not defined."""
+        layout = self.arena.layout(dtype, shape, stride, device)
+        tensor = layout.new()
+        if layout.numel:
+            template = self._empties.get(layout)
+            if template is None:
+                meta = meta_of_layout(layout)
+                description = self._description(Operator.named("empty_strided"))
+                arguments = {"dtype": dtype, "device": torch.device("cuda", device)}
+                described = description.template(
+                    "aten::empty_strided", (layout.shape, layout.stride), arguments, (meta,)
+                )
+                template = self._empties[layout] = self.recording.template(described)
+            self.recording.record(template, (tensor.data_ptr(),))  # type: ignore[arg-type]
+            if layout.nbytes > LARGE_NBYTES:
+                self.recording.flush()
+        return tensor
+
+    def resize(self, tensor: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> None:
+        """Give a tensor other sizes, and new memory where its own is too small; what it held is then lost."""
+        layout = self.arena.layout(tensor.dtype, shape, stride, tensor.get_device())
+        storage, offset = tensor.untyped_storage(), tensor.storage_offset()
+        if storage.nbytes() < layout.nbytes + offset * tensor.dtype.itemsize:
+            memory = self.empty(torch.uint8, (max(1, layout.nbytes),), (1,), tensor.get_device())
+            storage, offset = memory.untyped_storage(), 0
+        _set.redispatch(CPU, tensor, storage, offset, tuple(shape), tuple(stride))
+
+
+CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+_set = torch.ops.aten.set_.source_Storage_storage_offset
+
+
+def predict(
+    operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
+) -> tuple[object, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Ask the meta kernel what comes out, and what becomes of the tensors that are written to.
+
+    Raises:
+        Exception: what torch raises for a call like this, at once and not when the destination gets to it.
+    """
+    metas = [_on_meta(each) for each in args]
+    named = {name: _on_meta(each) for name, each in kwargs.items()}
+    predicted = operator.overload(*metas, **named)
+    written = []
+    for where in operator.written:
+        given = kwargs.get(where) if isinstance(where, str) else args[where] if where < len(args) else None
+        meta = named.get(where) if isinstance(where, str) else metas[where] if where < len(args) else None
+        if isinstance(given, torch.Tensor) and isinstance(meta, torch.Tensor) and given.is_cuda:
+            written.append((given, meta))
+    return predicted, written
+
+
+def _on_meta(value: object) -> object:
+    match value:
+        case torch.Tensor():
+            if value.device.type == "meta" or (value.device.type == "cpu" and value.dim() == 0):
+                return value
+            meta = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            if value.is_conj():
+                meta = meta.conj()
+            return torch._neg_view(meta) if value.is_neg() else meta
+        case list() | tuple():
+            return type(value)(_on_meta(each) for each in value) if type(value) in (list, tuple) else value
+        case torch.device():
+            return torch.device("meta")
+        case torch.Generator():
+            return None
+    return value
+
+
+def _zero_dimensional(value: float | complex, like: torch.Tensor | None) -> torch.Tensor:
+    """A number as a tensor of the host's that takes part in promotion as the number would."""
+    dtype = None if like is None else torch.result_type(torch.empty(0, dtype=like.dtype), value)
+    return torch.scalar_tensor(value, dtype=dtype, device="cpu")
+
+
+def _device(operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]) -> int:
+    """The accelerator that an operator works on: that of its tensors, else the one that it is told."""
+    found = -1
+    for each in (*args, *kwargs.values()):
+        for tensor in each if isinstance(each, list | tuple) else (each,):
+            if not isinstance(tensor, torch.Tensor) or not tensor.is_cuda or tensor.dim() == 0 and found >= 0:
+                continue
+            index = tensor.get_device()
+            if found >= 0 and index != found and not operator.crosses_devices:
+                raise RuntimeError(
+                    "Expected all tensors to be on the same device, but found at least two devices,"
+                    f" cuda:{found} and cuda:{index}! (in {operator.name})"
+                )
+            found = max(found, index) if found < 0 else found
+    if found >= 0:
+        return found
+    device = kwargs.get("device")
+    if isinstance(device, torch.device) and device.index is not None:
+        return device.index
+    return torch.cuda.current_device()
+
+
+def _flat(result: object) -> list[object]:
+    if result is None:
+        return []
+    if isinstance(result, torch.Tensor) or not isinstance(result, list | tuple):
+        return [result]
+    return [each for one in result for each in (one if isinstance(one, list | tuple) else (one,))]
+
+
+def _like(predicted: object, tensors: Any) -> object:
+    """Build what the operator returns, with the new tensors in the places of the predicted ones."""
+    if isinstance(predicted, list | tuple):
+        items = [_like(each, tensors) for each in predicted]
+        return tuple(items) if isinstance(predicted, tuple) else items
+    if predicted is None:
+        return None
+    tensor = next(tensors)
+    return tensor if isinstance(predicted, torch.Tensor) else predicted

@@ -1,0 +1,283 @@
+"""The stream of operators on its way to the destination: recorded, sent in batches, waited for where a value is read.
+
+Not here: what is recorded (`kernels`, `special`) and what a tensor is (`storages`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import torch
+
+from avec.errors import AcceleratorOutOfMemory, AvecError
+from avec.interception.active import session as active_session
+from avec.protocol.torch import (
+    FIRST_TEMPLATE,
+    FORMAT,
+    Answer,
+    Batch,
+    Open,
+    Opened,
+    Read,
+    Request,
+    Skipped,
+    Template,
+)
+from avec.tensor import Array
+
+from .storages import Arena
+
+if TYPE_CHECKING:
+    from avec.host.calls import Call, Reply
+    from avec.host.session import Session
+
+BATCH_NUMBERS = 320  # about 80 operators: then a batch is sent, so that the destination works while the host goes on
+PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
+TEMPLATE_LIMIT = 1 << 17  # then both ends forget them: shapes that always change would fill the memory
+
+_ENCODER = msgspec.msgpack.Encoder()
+_ANSWER = msgspec.msgpack.Decoder(Answer)
+_OPENED = msgspec.msgpack.Decoder(Opened)
+
+
+class Recording:
+    """This process's stream. Its lists are public to the generated kernels, which append to them inline.
+
+    `numbers` alone may be extended by one call without `lock`, which CPython makes atomic; whoever adds to a second
+    list as well takes the lock.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.numbers: list[int] = []
+        self.floats: list[float] = []
+        self.lock = threading.RLock()
+        self._session: Session | None = None
+        self._destination: Opened | None = None
+        self._handle = 0
+        self._pid = os.getpid()
+        self._epoch = 0
+        self._failure = ""
+        self._templates: dict[bytes, int] = {}
+        self._described: list[msgspec.Raw] = []  # templates that the destination has not got yet
+        self._forget = False
+        self._caches: list[dict[object, object]] = []
+        self._payloads: list[Array] = []
+        self._payloads_nbytes = 0
+        self._files: dict[str, str] = {}
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a session; asking opens none."""
+        return self._session is not None
+
+    @property
+    def destination(self) -> Opened:
+        """What the destination's torch is and has; opens the session if need be.
+
+        Raises:
+            RuntimeError: this is a forked child of a process that has used the accelerator, as in torch.
+            DestinationError: the destination cannot be reached or refuses.
+        """
+        if self._destination is None:
+            with self.lock:
+                if self._destination is None:
+                    self._open()
+        assert self._destination is not None  # for mypy
+        return self._destination
+
+    @property
+    def session(self) -> Session:
+        """The session, opened if need be."""
+        _ = self.destination
+        assert self._session is not None
+        return self._session
+
+    def _open(self) -> None:
+        if self.inherited:
+            raise RuntimeError(
+                "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use the"
+                " 'spawn' start method"
+            )
+        session = active_session()
+        handle = session.new_handle()
+        reply = session.load(handle, FORMAT, _ENCODER.encode(Open(torch.__version__))).wait()
+        self._session, self._handle, self._destination = session, handle, _OPENED.decode(reply.body)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child of a process that had a session: what it inherited is of no use to it."""
+        return self._session is not None and self._pid != os.getpid()
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing that the parent has recorded is the child's to send."""
+        self.lock = threading.RLock()
+        self.numbers.clear()
+        self.floats.clear()
+        self._payloads.clear()
+        if self._session is None:
+            self._pid = os.getpid()
+        else:
+            self._destination = None
+
+    def template(self, template: Template) -> int:
+        """The number of a template; a new one goes to the destination with the next batch."""
+        encoded = _ENCODER.encode(template)
+        with self.lock:
+            number = self._templates.get(encoded)
+            if number is None:
+                if len(self._templates) >= TEMPLATE_LIMIT:
+                    self._forget_templates()
+                number = self._templates[encoded] = FIRST_TEMPLATE + len(self._templates)
+                self._described.append(msgspec.Raw(encoded))
+        return number
+
+    def cache(self) -> dict[object, object]:
+        """A dictionary for things that name templates; it is emptied when templates are forgotten."""
+        cache: dict[object, object] = {}
+        self._caches.append(cache)
+        return cache
+
+    def _forget_templates(self) -> None:
+        self.flush()
+        for cache in self._caches:
+            cache.clear()
+        self._templates.clear()
+        self.arena.forget_layouts()
+        self._forget = True
+
+    def record(self, template: int, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
+        """Append one operator; send a batch if it is time."""
+        with self.lock:
+            self.numbers.extend((template, *numbers))
+            self.floats.extend(floats)
+            if len(self.numbers) > BATCH_NUMBERS:
+                self.flush()
+
+    def upload(self, template: int, numbers: Sequence[int], payload: Array, borrowed: bool) -> None:
+        """Append an operator that takes a payload.
+
+        Args:
+            payload: its bytes, uint8.
+            borrowed: the memory is the application's: it has been copied or sent when this returns.
+        """
+        with self.lock:
+            large = payload.nbytes >= PAYLOAD_NBYTES
+            self._payloads.append(payload if large or not borrowed else payload.copy())
+            self._payloads_nbytes += payload.nbytes
+            self.numbers.extend((template, *numbers))
+            full = self._payloads_nbytes >= PAYLOAD_NBYTES
+            call = self.flush() if full or len(self.numbers) > BATCH_NUMBERS else None
+        if call is not None and large and borrowed:
+            call.wait_sent()
+
+    def upload_file(self, template: int, address: int, digest: str) -> None:
+        """Append an upload of what the destination has in its model cache."""
+        with self.lock:
+            role = len(self._files)
+            self._files[str(role)] = digest
+            self.numbers.extend((template, address, role))
+
+    def flush(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call | None:
+        """Send what is recorded, without waiting; None when there was nothing to send.
+
+        Raises:
+            SessionLost, DestinationDraining: the destination takes no calls any more.
+        """
+        if self._session is None and not self.numbers and then is None:
+            return None
+        session = self.session
+        with self.lock:
+            self.arena.sweep(self.numbers)
+            count = len(self.numbers)
+            if not count and then is None:
+                return None
+            numbers = self.numbers[:count]
+            issued = session.issued
+            parts: list[Array] = [
+                np.frombuffer(array("Q", numbers), np.uint64),
+                np.array(self.floats, np.float64),
+                np.frombuffer(_ENCODER.encode(self._described), np.uint8),
+                *self._payloads,
+            ]
+            body = _ENCODER.encode(Batch(self._epoch, then, self._forget))
+            try:
+                call = session.run(self._handle, "torch.run", body, parts, self._files, into)
+            finally:
+                if session.issued != issued:  # else an interrupt or an error came before it was sent
+                    del self.numbers[:count]
+                    self._sent()
+        return call
+
+    def _sent(self) -> None:
+        self.floats.clear()
+        self._described.clear()
+        self._payloads.clear()
+        self._payloads_nbytes = 0
+        self._files = {}
+        self._forget = False
+
+    def read(self, read: Read, into: Array) -> None:
+        """Send what is recorded, wait for a tensor's elements, and put them `into` uint8 memory.
+
+        Raises:
+            AvecError, or torch's own class for it: an operator has failed; nothing after it took effect.
+        """
+        call = self.flush(read, (into,))
+        assert call is not None
+        received = self.wait(call).arrays[0]
+        if received is not into:
+            np.copyto(into, received.reshape(-1).view(np.uint8))
+
+    def ask(self, request: Request) -> Answer | None:
+        """Send a request of another kind after all that is recorded, and wait for its answer."""
+        return self.decode(self.wait(self.request(request)))
+
+    def request(self, request: Request) -> Call:
+        """Send a request after all that is recorded, without waiting. Its epoch is filled in."""
+        self.flush()
+        request = msgspec.structs.replace(request, epoch=self._epoch)
+        return self.session.run(self._handle, f"torch.{type(request).__name__.lower()}", _ENCODER.encode(request))
+
+    def evaluate(self) -> Answer | None:
+        """Send what is recorded and wait for the results of the last operator."""
+        call = self.flush()
+        assert call is not None
+        return self.decode(self.wait(call))
+
+    def decode(self, reply: Reply) -> Answer | None:
+        """What an answer says; None when it is empty."""
+        return _ANSWER.decode(reply.body) if reply.body else None
+
+    def wait(self, call: Call) -> Reply:
+        """Wait for an answer; raise what has failed up to there, once, as torch would."""
+        try:
+            reply = call.wait()
+        except AvecError as exc:
+            self._epoch += 1
+            self._failure = str(exc)
+            raise _as_torch(exc) from exc
+        if reply.body and isinstance(_ANSWER.decode(reply.body), Skipped):
+            raise RuntimeError(f"not computed, because an operator before it had failed: {self._failure}")
+        return reply
+
+    def finish(self) -> None:
+        """Send what is left at the end of the process, so that its failures can be reported."""
+        if self._session is not None and self._session.usable and not self.inherited:
+            self.flush()
+
+
+def _as_torch(exc: AvecError) -> Exception:
+    """The exception that a program catches where it would run on a GPU of its own."""
+    if not isinstance(exc, AcceleratorOutOfMemory):
+        return exc
+    error = torch.OutOfMemoryError(str(exc))
+    for note in getattr(exc, "__notes__", ()):
+        error.add_note(note)
+    return error

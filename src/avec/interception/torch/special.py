@@ -1,0 +1,174 @@
+"""Operators that the generated kernels are not enough for: one small function each, in one flat table.
+
+Each takes the Kernels and then what torch passes to the operator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from avec.protocol.torch import Read, Template, TensorArg
+from avec.tensor import Array
+
+from .kernels import Kernel, Kernels
+from .schemas import Operator
+from .templates import device_index, meta_of
+
+SPECIAL: dict[str, Kernel] = {}
+aten = torch.ops.aten
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def special(*names: str) -> Callable[[F], F]:
+    """Enter a function into the table under these operators' names."""
+
+    def enter(function: F) -> F:
+        SPECIAL.update(dict.fromkeys(names, function))
+        return function
+
+    return enter
+
+
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor, in elements."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def host_bytes(tensor: torch.Tensor) -> Array:
+    """The memory of a contiguous tensor of the host's as uint8, uncopied."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+
+
+@special("empty.memory_format")
+def _empty(
+    kernels: Kernels,
+    size: Sequence[int],
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> torch.Tensor:
+    shape = tuple(size)
+    if memory_format in (None, torch.contiguous_format, torch.preserve_format):
+        stride = contiguous_stride(shape)
+    else:
+        stride = torch.empty(shape, device="meta", memory_format=memory_format).stride()
+    return kernels.empty(dtype or torch.get_default_dtype(), shape, stride, _index(device))
+
+
+@special("empty_strided")
+def _empty_strided(
+    kernels: Kernels,
+    size: Sequence[int],
+    stride: Sequence[int],
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+) -> torch.Tensor:
+    return kernels.empty(dtype or torch.get_default_dtype(), tuple(size), tuple(stride), _index(device))
+
+
+@special("_efficientzerotensor")
+def _efficientzerotensor(
+    kernels: Kernels,
+    size: Sequence[int],
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+) -> torch.Tensor:
+    return torch.zeros(tuple(size), dtype=dtype, device=device or "cuda")
+
+
+def _index(device: torch.device | None) -> int:
+    return device_index(device) if device is not None else torch.cuda.current_device()
+
+
+@special("copy_")
+def _copy(kernels: Kernels, self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    if self.is_cuda and src.is_cuda:
+        kernels.call(Operator.named("copy_"), (self, src, non_blocking), {})
+    elif self.is_cuda:
+        upload(kernels, self, src.detach(), borrowed=not (non_blocking and src.is_pinned()))
+    elif self.is_contiguous() and self.dtype == src.dtype and self.shape == src.shape and not self.is_conj():
+        fetch_into(kernels, src, self)
+    else:
+        self.copy_(fetch(kernels, src))
+    return self
+
+
+def upload(kernels: Kernels, target: torch.Tensor, source: torch.Tensor, borrowed: bool) -> None:
+    """Copy a tensor of the host's into one on the accelerator, which is of the same or of a larger shape."""
+    if not target.numel():
+        return
+    source.expand(target.shape)  # raises where the sizes do not fit
+    contiguous = source.resolve_conj().resolve_neg().contiguous()
+    borrowed = borrowed and contiguous.data_ptr() == source.data_ptr()
+    meta = meta_of(contiguous)
+    template = Template(
+        "avec::upload", (TensorArg(0, meta_of(target), target.is_conj(), target.is_neg()),), {}, 1, 0, (meta,)
+    )
+    kernels.recording.upload(
+        kernels.recording.template(template), (target.data_ptr(),), host_bytes(contiguous), borrowed
+    )
+
+
+def fetch(kernels: Kernels, source: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor on the accelerator to the host; waits."""
+    target = torch.empty(source.shape, dtype=source.dtype, device="cpu")
+    fetch_into(kernels, source, target)
+    return target
+
+
+def fetch_into(kernels: Kernels, source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy a tensor on the accelerator into a contiguous one of the host's of the same shape and dtype; waits."""
+    if source.numel():
+        read = Read(source.data_ptr(), meta_of(source), source.is_conj(), source.is_neg())
+        kernels.recording.read(read, host_bytes(target))
+
+
+@special("_local_scalar_dense")
+def _local_scalar_dense(kernels: Kernels, self: torch.Tensor) -> object:
+    memory = np.empty(self.dtype.itemsize, np.uint8)
+    kernels.recording.read(Read(self.data_ptr(), meta_of(self), self.is_conj(), self.is_neg()), memory)
+    return torch.from_numpy(memory).view(self.dtype).item()
+
+
+@special("resize_")
+def _resize(
+    kernels: Kernels, self: torch.Tensor, size: Sequence[int], *, memory_format: torch.memory_format | None = None
+) -> torch.Tensor:
+    shape = tuple(size)
+    stride = contiguous_stride(shape)
+    if memory_format not in (None, torch.contiguous_format, torch.preserve_format):
+        stride = torch.empty(shape, device="meta", memory_format=memory_format).stride()
+    kept = self.as_strided((min(self.numel(), math.prod(shape)),), (1,)) if self.is_contiguous() else None
+    before = self.data_ptr()
+    kernels.resize(self, shape, stride)
+    if kept is not None and kept.numel() and self.data_ptr() != before:
+        self.as_strided(kept.shape, (1,), 0).copy_(kept)
+    return self
+
+
+@special("record_stream")
+def _record_stream(kernels: Kernels, self: torch.Tensor, s: object) -> None:
+    """Nothing to do: the destination carries everything out in one order."""
+
+
+@special("_fused_sdp_choice")
+def _fused_sdp_choice(kernels: Kernels, *args: object, **kwargs: object) -> int:
+    return 0

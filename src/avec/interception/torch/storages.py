@@ -1,0 +1,217 @@
+"""Birth and death of the storages that live at the destination.
+
+torch makes a tensor around memory that somebody else owns from a DLPack struct. Here that memory is an address which
+the destination knows and nobody reads on the host. When the last tensor on a storage dies, in whatever thread and
+language, torch calls the struct's deleter: a native function, which marks the struct; `sweep` finds the marks.
+
+Structs are used again for the same layout, lowest address first, so that a program that repeats itself repeats its
+addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from avec.errors import AcceleratorOutOfMemory
+from avec.protocol.torch import FIRST_STORAGE, FREE, OFFSET_BITS, ORIGIN
+
+# Source: dlpack.h, DLManagedTensor: data, device (type, id), ndim with dtype (code, bits, lanes), shape, strides,
+# byte_offset, manager_ctx, deleter. 64 bytes.
+_STRUCT = struct.Struct("<8Q")
+_STRUCT_NBYTES = 64
+_CUDA = 2  # kDLCUDA
+_LIMIT = 1 << 20  # storages that live at a time; the arena reserves addresses for them, and memory as they are used
+_DTYPES = {
+    torch.bool: (6, 8),
+    torch.uint8: (1, 8), torch.uint16: (1, 16), torch.uint32: (1, 32), torch.uint64: (1, 64),
+    torch.int8: (0, 8), torch.int16: (0, 16), torch.int32: (0, 32), torch.int64: (0, 64),
+    torch.float16: (2, 16), torch.float32: (2, 32), torch.float64: (2, 64), torch.bfloat16: (4, 16),
+    torch.complex32: (5, 32), torch.complex64: (5, 64), torch.complex128: (5, 128),
+    torch.float8_e4m3fn: (10, 8), torch.float8_e4m3fnuz: (11, 8), torch.float8_e5m2: (12, 8),
+    torch.float8_e5m2fnuz: (13, 8), torch.float8_e8m0fnu: (14, 8),
+}  # fmt: skip
+
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype = ctypes.py_object
+new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+from_dlpack = torch._C._from_dlpack
+
+
+class Layout:
+    """A dtype with sizes, strides and device: what a new tensor is like. `new` makes one.
+
+    Its fields are for the generated kernels, which make tensors inline.
+    """
+
+    __slots__ = (
+        "_arena",
+        "_sizes",
+        "device",
+        "dtype",
+        "forgotten",
+        "free",
+        "head",
+        "nbytes",
+        "numel",
+        "shape",
+        "stride",
+    )
+
+    def __init__(
+        self, arena: Arena, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], device: int
+    ) -> None:
+        self._arena = arena
+        self.dtype, self.shape, self.stride, self.device = dtype, shape, stride, device
+        self.free: list[int] = []  # structs of this layout that are not in use
+        self.forgotten = False
+        rank = len(shape)
+        self._sizes = (ctypes.c_int64 * max(1, rank))(*shape), (ctypes.c_int64 * max(1, rank))(*stride)
+        code, bits = _dlpack_dtype(dtype)
+        sizes, strides = (ctypes.addressof(each) for each in self._sizes)
+        self.head = (_CUDA | device << 32, rank | code << 32 | bits << 40 | 1 << 48, sizes, strides, 0, 0)
+        self.numel = 0 if 0 in shape else 1
+        for size in shape:
+            self.numel *= size
+        span = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if self.numel else 0
+        self.nbytes = span * dtype.itemsize
+
+    def new(self) -> torch.Tensor:
+        """Make a tensor on a storage of its own; the destination does not know of it yet."""
+        if not self.numel:
+            return self._arena.new_empty(self)
+        pointer = self.free.pop() if self.free else self._arena.take(self)
+        tensor: torch.Tensor = from_dlpack(new_capsule(pointer, b"dltensor", None))
+        return tensor
+
+
+def _dlpack_dtype(dtype: torch.dtype) -> tuple[int, int]:
+    try:
+        return _DTYPES[dtype]
+    except KeyError:
+        raise NotImplementedError(
+            f"tensors of dtype {dtype} cannot live at a destination; convert to one of"
+            f" {', '.join(str(each).removeprefix('torch.') for each in _DTYPES)}"
+        ) from None
+
+
+class Arena:
+    """The structs of all storages. It is never freed: torch calls deleters until the very end of the process."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _LIMIT * _STRUCT_NBYTES)
+        self._empty = ctypes.create_string_buffer(_STRUCT_NBYTES)
+        words = np.frombuffer(self._memory, np.uint32).reshape(_LIMIT, _STRUCT_NBYTES // 4)
+        self._base = words.ctypes.data
+        self._marks = words[:, 0]  # the lower half of the address: ORIGIN, or what the deleter has written over it
+        self._count = 0  # structs that were ever used
+        self._layout_of: list[Layout] = []
+        self._spare: list[int] = []  # places of structs that belong to no layout any more
+        self._layouts: dict[tuple[object, ...], Layout] = {}
+        self._lock = threading.Lock()
+        self._held: list[int] | None = None
+        # glibc's pthread_spin_unlock writes 1 (x86) or 0 (elsewhere) to the first four bytes of what it is given:
+        # a deleter that needs no interpreter lock, and cannot fail. A ctypes callback breaks when an exception is set.
+        deleter = ctypes.CDLL(None).pthread_spin_unlock
+        self._deleter = ctypes.cast(deleter, ctypes.c_void_p).value or 0
+        for immortal in (self._memory, self._empty):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(immortal))
+
+    def layout(self, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], device: int = 0) -> Layout:
+        """The one Layout of these values."""
+        key = (dtype, tuple(shape), tuple(stride), device)
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = self._layouts[key] = Layout(self, dtype, key[1], key[2], device)
+        return layout
+
+    def layout_of(self, tensor: torch.Tensor) -> Layout:
+        """The layout of a new tensor that is like this one, on the same device, with no overlap of elements."""
+        return self.layout(tensor.dtype, tensor.shape, tensor.stride(), max(0, tensor.get_device()))
+
+    def take(self, layout: Layout) -> int:
+        """Give a struct to a layout; called when its free list is empty."""
+        with self._lock:
+            if self._spare:
+                place = self._spare.pop()
+                self._layout_of[place] = layout
+            elif self._count < _LIMIT:
+                place = self._count
+                self._count += 1
+                self._layout_of.append(layout)
+            else:
+                raise AcceleratorOutOfMemory(f"more than {_LIMIT} storages live at the destination at a time")
+            address = (FIRST_STORAGE + place) << OFFSET_BITS | ORIGIN
+            _STRUCT.pack_into(self._memory, place * _STRUCT_NBYTES, address, *layout.head, self._deleter)
+        return self._base + place * _STRUCT_NBYTES
+
+    def new_empty(self, layout: Layout) -> torch.Tensor:
+        """Make a tensor without elements; it has no address."""
+        with self._lock:
+            _STRUCT.pack_into(self._empty, 0, 0, *layout.head, 0)
+            tensor: torch.Tensor = from_dlpack(new_capsule(ctypes.addressof(self._empty), b"dltensor", None))
+        return tensor
+
+    def sweep(self, numbers: list[int]) -> None:
+        """Take back the structs of storages that have died, and record that, the lowest address first."""
+        with self._lock:
+            marks = self._marks[: self._count]
+            dead = np.flatnonzero(marks < ORIGIN)
+            if not dead.size:
+                return
+            marks[dead] = ORIGIN
+            if self._held is not None:
+                self._held.extend(dead.tolist())
+            else:
+                self._give_back(dead.tolist(), numbers)
+
+    def hold(self) -> None:
+        """From now on, storages that die are kept: a graph that is being captured will use them again."""
+        with self._lock:
+            self._held = []
+
+    def let_go(self) -> list[int]:
+        """End `hold`; give the places that died meanwhile, for `retire` when the graph is gone."""
+        with self._lock:
+            held, self._held = self._held or [], None
+        return held
+
+    def retire(self, places: list[int], numbers: list[int]) -> None:
+        """Take back what was held, and record that."""
+        with self._lock:
+            self._give_back(sorted(places), numbers)
+
+    def _give_back(self, places: list[int], numbers: list[int]) -> None:
+        # Recorded first: another thread may take a struct as soon as it is free, and record what it puts there.
+        numbers.extend([each for place in places for each in (FREE, (FIRST_STORAGE + place) << OFFSET_BITS | ORIGIN)])
+        touched = {}
+        base, layout_of = self._base, self._layout_of
+        for place in places:
+            layout = layout_of[place]
+            if layout.forgotten:
+                self._spare.append(place)
+                continue
+            layout.free.append(base + place * _STRUCT_NBYTES)
+            touched[id(layout)] = layout.free
+        for free in touched.values():
+            if len(free) > 1:
+                free.sort(reverse=True)  # pop gives the lowest address: a function of what lives, not of when it died
+
+    def forget_layouts(self) -> None:
+        """Drop all layouts: a program whose shapes always change would collect them without end.
+
+        Their unused structs serve any layout afterwards; those in use come back when they die.
+        """
+        with self._lock:
+            for layout in self._layouts.values():
+                self._spare.extend((pointer - self._base) // _STRUCT_NBYTES for pointer in layout.free)
+                layout.free.clear()
+                layout.forgotten = True
+            self._spare.sort(reverse=True)
+            self._layouts.clear()
