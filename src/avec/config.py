@@ -218,6 +218,10 @@ class Settings:
         1024, COUNT, "MiB of scratch memory that cuDNN may take for one convolution; unbounded it took "
         "35 GB for one OpenPose net", ("serve",), "--cudnn-workspace",
     )  # fmt: skip
+    cpu_accelerators: int = _setting(
+        1, COUNT, "as how many accelerators a CPU counts where there is no GPU, to try programs for several GPUs on it",
+        ("serve",),
+    )  # fmt: skip
     drain_timeout_s: float = _setting(
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"
     )

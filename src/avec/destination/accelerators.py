@@ -18,14 +18,16 @@ Numerics = Literal["strict", "fast"]
 class Accelerator:
     """One accelerator with its context in this process. Made once in a worker, never in the zygote."""
 
-    def __init__(self, numerics: Numerics, cudnn_workspace_mb: int) -> None:
+    def __init__(self, numerics: Numerics, cudnn_workspace_mb: int, cpu_accelerators: int = 1) -> None:
         """Take the first CUDA device, or the CPU where there is none, and set the process's numeric mode.
 
         Args:
             numerics: "strict" computes float32 as IEEE float32; "fast" allows TF32, wrong by up to 3e-3.
             cudnn_workspace_mb: MiB of scratch memory that cuDNN may take for one convolution.
+            cpu_accelerators: how often a CPU in place of a GPU is shown to programs that count accelerators.
         """
         self.numerics = numerics
+        self.cpu_accelerators = cpu_accelerators
         # cuDNN reads it when it is loaded. Source: PyTorch's notes on CUDA environment variables.
         os.environ.setdefault("CUDNN_CONV_WSCAP_DBG", str(cudnn_workspace_mb))
         self.device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

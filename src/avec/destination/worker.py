@@ -71,7 +71,7 @@ def _serve_session(
     factories: Mapping[str, ExecutorFactory],
     settings: Settings,
 ) -> None:
-    accelerator = Accelerator(assignment.numerics, settings.cudnn_workspace_mb)
+    accelerator = Accelerator(assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators)
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
     channel = _open(descriptor, settings, lambda number, message, index, spec: pool.take(spec))
     try:

@@ -17,6 +17,7 @@ from avec.tensor import Array
 EXECUTORS = {
     "caffe": "avec.destination.executors.caffe:CaffeExecutor",
     "opencv": "avec.destination.executors.opencv_dnn:OpenCvExecutor",
+    "torch": "avec.destination.executors.torch:TorchExecutor",
 }
 
 

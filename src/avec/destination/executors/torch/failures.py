@@ -1,0 +1,29 @@
+"""From an operator's exception to one of AVEC's, with the library's own text and where it happened."""
+
+from __future__ import annotations
+
+import torch
+
+from avec.errors import AcceleratorOutOfMemory, ExecutionError, RemoteError, UnsupportedOperation
+
+_NOTHING_REGISTERED = "Could not run '"  # c10::impl::OperatorEntry::reportError
+
+
+def failure(exc: Exception, where: str) -> ExecutionError:
+    """The exception to raise in place of `exc`; `where` says at which call."""
+    text = str(exc)
+    if isinstance(exc, ExecutionError):
+        return type(exc)(f"{text} ({where})")
+    first = text.split("\n", 1)[0]
+    if is_out_of_memory(exc):
+        return AcceleratorOutOfMemory(f"{first or 'no memory is left'} ({where}); use a smaller input or batch")
+    if isinstance(exc, NotImplementedError) and text.startswith(_NOTHING_REGISTERED):
+        return UnsupportedOperation(
+            f"{first} ({where}); the destination's accelerator cannot do it: use another, or compute it on the CPU"
+        )
+    return RemoteError(f"{type(exc).__name__}: {text} ({where})")
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Whether torch could not allocate; on the CPU it says so only in the text."""
+    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(exc)

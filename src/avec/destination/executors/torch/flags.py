@@ -1,0 +1,106 @@
+"""torch's settings that a host may change in its worker: an allow-list, by the name below torch.backends."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from avec.errors import InvalidArgument, UnsupportedOperation
+
+Value = bool | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a setting is set, and the values it may have: a type, or the words."""
+
+    apply: Callable[[Value], object]
+    allowed: type | tuple[str, ...]
+
+
+def _attribute(path: str, allowed: type | tuple[str, ...]) -> tuple[str, Flag]:
+    module, _, name = path.rpartition(".")
+
+    def apply(value: Value) -> None:
+        owner: object = importlib.import_module("torch.backends." + module.partition(".")[0])
+        for part in module.split(".")[1:]:
+            owner = getattr(owner, part)
+        if not hasattr(owner, name):
+            raise AttributeError(name)
+        setattr(owner, name, value)
+
+    return path, Flag(apply, allowed)
+
+
+_PRECISIONS = ("none", "ieee", "tf32", "bf16")
+
+FLAGS: dict[str, Flag] = dict(
+    [
+        _attribute("cuda.matmul.allow_tf32", bool),
+        _attribute("cuda.matmul.fp32_precision", _PRECISIONS),
+        _attribute("cuda.matmul.allow_fp16_reduced_precision_reduction", bool),
+        _attribute("cuda.matmul.allow_bf16_reduced_precision_reduction", bool),
+        _attribute("cuda.matmul.allow_fp16_accumulation", bool),
+        _attribute("cudnn.allow_tf32", bool),
+        _attribute("cudnn.fp32_precision", _PRECISIONS),
+        _attribute("cudnn.conv.fp32_precision", _PRECISIONS),
+        _attribute("cudnn.rnn.fp32_precision", _PRECISIONS),
+        _attribute("cudnn.deterministic", bool),
+        _attribute("cudnn.benchmark", bool),
+        _attribute("cudnn.benchmark_limit", int),
+        _attribute("cudnn.enabled", bool),
+    ]
+)
+FLAGS |= {
+    "fp32_precision": Flag(lambda value: setattr(torch.backends, "fp32_precision", value), _PRECISIONS),
+    "cuda.flash_sdp": Flag(lambda value: torch.backends.cuda.enable_flash_sdp(bool(value)), bool),
+    "cuda.mem_efficient_sdp": Flag(lambda value: torch.backends.cuda.enable_mem_efficient_sdp(bool(value)), bool),
+    "cuda.math_sdp": Flag(lambda value: torch.backends.cuda.enable_math_sdp(bool(value)), bool),
+    "cuda.cudnn_sdp": Flag(lambda value: torch.backends.cuda.enable_cudnn_sdp(bool(value)), bool),
+    "cuda.fp16_bf16_reduction_math_sdp": Flag(
+        lambda value: torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(bool(value)), bool
+    ),
+    "cuda.preferred_linalg_library": Flag(
+        lambda value: torch.backends.cuda.preferred_linalg_library(str(value)), ("default", "cusolver", "magma")
+    ),
+    "cuda.preferred_blas_library": Flag(
+        lambda value: torch.backends.cuda.preferred_blas_library(str(value)), ("default", "cublas", "cublaslt", "ck")
+    ),
+    "deterministic_algorithms": Flag(
+        lambda value: torch.use_deterministic_algorithms(value != "off", warn_only=value == "warn"),
+        ("off", "warn", "error"),
+    ),
+    "fill_uninitialized_memory": Flag(
+        lambda value: setattr(torch.utils.deterministic, "fill_uninitialized_memory", bool(value)), bool
+    ),
+    "float32_matmul_precision": Flag(
+        lambda value: torch.set_float32_matmul_precision(str(value)), ("highest", "high", "medium")
+    ),
+}
+
+
+def set_flag(name: object, value: object) -> None:
+    """Set one of torch's settings for this worker.
+
+    Raises:
+        UnsupportedOperation: it is not on the list, or this torch does not have it.
+        InvalidArgument: it cannot have this value.
+    """
+    flag = FLAGS.get(name) if isinstance(name, str) else None
+    if flag is None:
+        raise UnsupportedOperation(
+            f"torch's setting {name!r} cannot be set from a host; those that can: {', '.join(FLAGS)}"
+        )
+    fits = value in flag.allowed if isinstance(flag.allowed, tuple) else type(value) is flag.allowed
+    if not fits or not isinstance(value, bool | int | str):
+        allowed = flag.allowed.__name__ if isinstance(flag.allowed, type) else ", ".join(flag.allowed)
+        raise InvalidArgument(f"torch's setting {name} to {value!r}; allowed: {allowed}")
+    try:
+        flag.apply(value)
+    except (AttributeError, RuntimeError, ValueError) as exc:
+        raise UnsupportedOperation(
+            f"setting {name} to {value!r} at the destination, torch {torch.__version__}: {exc}"
+        ) from exc

@@ -1,0 +1,114 @@
+"""The operators of the namespace avec, which torch does not have: payloads, random seeds, settings, events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avec.destination.executors.torch.devices import Devices
+from avec.destination.executors.torch.events import Events
+from avec.destination.executors.torch.flags import set_flag
+from avec.destination.executors.torch.generators import Generators
+from avec.destination.executors.torch.storages import Layout
+from avec.destination.executors.torch.transfers import Transfers
+from avec.errors import InvalidArgument
+from avec.tensor import Array
+
+
+@dataclass
+class Surroundings:
+    """What the own operators work on; payloads and files are the running batch's."""
+
+    devices: Devices
+    generators: Generators
+    events: Events
+    transfers: Transfers
+    payloads: Sequence[Array] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    next_payload: int = 0
+
+    def payload(self) -> Array:
+        """The next payload part."""
+        place, self.next_payload = self.next_payload, self.next_payload + 1
+        if place >= len(self.payloads):
+            raise InvalidArgument(f"payload {place} of a batch that has {len(self.payloads)}")
+        return self.payloads[place]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnOperator:
+    """One row: called with the surroundings, the layouts of its outputs, and the template's arguments."""
+
+    function: Callable[..., Any]
+    outputs: int = 0  # metas that its template states
+    makes: bool = False  # the one output is a new tensor
+
+
+def _upload(around: Surroundings, layouts: Sequence[Layout], target: object) -> None:
+    around.transfers.copy(_tensor(target), around.transfers.source(layouts[0], around.payload()))
+
+
+def _upload_file(around: Surroundings, layouts: Sequence[Layout], target: object, number: object) -> None:
+    path = around.files.get(str(_integer(number)))
+    if path is None:
+        raise InvalidArgument(f"model file {number} did not come with the batch, which has {sorted(around.files)}")
+    around.transfers.copy(_tensor(target), around.transfers.file(layouts[0], path))
+
+
+def _receive(around: Surroundings, layouts: Sequence[Layout]) -> Tensor:
+    return around.transfers.made(layouts[0], around.transfers.source(layouts[0], around.payload()))
+
+
+def _seed(around: Surroundings, layouts: Sequence[Layout], generator: object, seed: object) -> None:
+    _generator(generator).manual_seed(_integer(seed))
+
+
+def _new_generator(around: Surroundings, layouts: Sequence[Layout], number: object, device: object) -> None:
+    around.generators.make(_integer(number), _integer(device))
+
+
+def _set_generator(around: Surroundings, layouts: Sequence[Layout], generator: object) -> None:
+    around.generators.set_state(_generator(generator), around.payload())
+
+
+def _flag(around: Surroundings, layouts: Sequence[Layout], name: object, value: object) -> None:
+    set_flag(name, value)
+
+
+def _record_event(around: Surroundings, layouts: Sequence[Layout], number: object, device: object) -> None:
+    around.events.record(_integer(number), _integer(device))
+
+
+OWN_OPERATORS = {
+    "avec::upload": OwnOperator(_upload, outputs=1),
+    "avec::upload_file": OwnOperator(_upload_file, outputs=1),
+    "avec::receive": OwnOperator(_receive, outputs=1, makes=True),
+    "avec::seed": OwnOperator(_seed),
+    "avec::new_generator": OwnOperator(_new_generator),
+    "avec::set_generator": OwnOperator(_set_generator),
+    "avec::flag": OwnOperator(_flag),
+    "avec::record_event": OwnOperator(_record_event),
+}
+
+
+def _tensor(value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InvalidArgument(f"a tensor is needed, not {value!r}")
+    return value
+
+
+def _generator(value: object) -> torch.Generator:
+    if not isinstance(value, torch.Generator):
+        raise InvalidArgument(f"a random number generator is needed, not {value!r}")
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise InvalidArgument(f"an integer is needed, not {value!r}")
+    return value

@@ -1,0 +1,324 @@
+"""From a Template to a Python function that carries its operator out with the next numbers of the stream.
+
+Each template is written as source once and compiled: its constants and its operator are bound in the function's
+environment, and of the peer's text nothing gets into the source. What a call costs beside the operator is one look-up
+for each tensor and one check for each result. Not here: the stream (`model`), own operators (`own_operators`).
+"""
+
+from __future__ import annotations
+
+import keyword
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from avec.destination.executors.torch.devices import HOST, Devices
+from avec.destination.executors.torch.generators import Generators
+from avec.destination.executors.torch.operators import Operator, resolve, scalar_overload
+from avec.destination.executors.torch.own_operators import OWN_OPERATORS, Surroundings
+from avec.destination.executors.torch.quirks import QUIRKS
+from avec.destination.executors.torch.storages import Layout, Memory, named_dtype
+from avec.errors import ExecutionError, InvalidArgument, UnsupportedOperation
+from avec.protocol.torch import (
+    Arg,
+    ComplexArg,
+    DeviceArg,
+    DTypeArg,
+    FloatArg,
+    GeneratorArg,
+    HostScalarArg,
+    IntArg,
+    LayoutArg,
+    ListArg,
+    MemoryFormatArg,
+    Template,
+    TensorArg,
+)
+
+INPUTS_LIMIT = 1 << 16  # of one operator: a fused optimizer takes some for each parameter of a net
+
+# numbers, the entry's place in them, floats, the place of the entry's floats in them
+CarryOut = Callable[[list[int], int, list[float], int], None]
+Hold = Callable[[object, int], None]
+
+
+@dataclass(slots=True)
+class Entry:
+    """A template as the stream needs it: how far it reaches, and what carries it out, compiled at its first use."""
+
+    template: Template
+    width: int  # numbers in the stream, its own included
+    floats: int
+    carry_out: CarryOut | None = None
+
+
+def entry_of(template: Template) -> Entry:
+    """Take a template in.
+
+    Raises:
+        InvalidArgument: its counts make no sense.
+    """
+    outputs = template.outputs or ()
+    if not (0 <= template.numbers <= INPUTS_LIMIT and 0 <= template.floats <= INPUTS_LIMIT):
+        raise InvalidArgument(
+            f"{template.operator} takes {template.numbers} numbers and {template.floats} floats; "
+            f"0 to {INPUTS_LIMIT} are possible"
+        )
+    return Entry(template, 1 + template.numbers + len(outputs), template.floats)
+
+
+class Compiler:
+    """Compiles a session's templates."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        devices: Devices,
+        generators: Generators,
+        surroundings: Surroundings,
+        hold: Hold,
+        host_version: str,
+    ) -> None:
+        """Prepare to compile.
+
+        Args:
+            surroundings: what the executor's own operators work on.
+            hold: takes the results of an operator whose shapes depend on data, and the accelerator that it ran on.
+        """
+        self.memory = memory
+        self.devices = devices
+        self.generators = generators
+        self._surroundings = surroundings
+        self._hold = hold
+        self._host_version = host_version
+
+    def compile(self, entry: Entry) -> CarryOut:
+        """Write a template's function.
+
+        Raises:
+            UnsupportedOperation: its operator is unknown here, or not for hosts.
+            InvalidArgument: the template contradicts itself.
+        """
+        source = _Source(self, entry.template)
+        if entry.template.operator in OWN_OPERATORS:
+            return self._compile_own(entry, source)
+        operator = resolve(entry.template.operator, self._host_version)
+        operator = _accept_scalars(operator, entry.template)
+        call = source.call(operator._schema)
+        source.environment["operator"] = operator._op
+        if entry.template.outputs is None:
+            source.environment["hold"] = self._hold
+            return source.function(f"hold({call}, {source.device})")
+        return source.function(*self._keeping(call, entry.template, operator, source))
+
+    def _compile_own(self, entry: Entry, source: _Source) -> CarryOut:
+        template = entry.template
+        if template.outputs is None or template.kwargs:
+            raise InvalidArgument(f"{template.operator} has no named arguments, and results that are known")
+        source.own = True
+        layouts = [None if meta is None else self.memory.layout(meta) for meta in template.outputs]
+        own = OWN_OPERATORS[template.operator]
+        if not own.outputs == len(layouts) - layouts.count(None) == len(layouts):
+            raise InvalidArgument(f"{template.operator} with {len(layouts)} outputs; {own.outputs} are needed")
+        call = source.call(None)
+        source.environment["operator"] = own.function
+        source.environment["surroundings"] = self._surroundings
+        source.environment["layouts"] = layouts
+        call = call.replace("operator(", "operator(surroundings, layouts, ", 1)
+        return source.function(*([f"r = {call}", *source.kept(0, "r", layouts[0])] if own.makes else [call]))
+
+    def _keeping(self, call: str, template: Template, operator: Operator, source: _Source) -> list[str]:
+        """The lines that call an operator and bind its results."""
+        layouts = [None if meta is None else self.memory.layout(meta) for meta in template.outputs or ()]
+        if not any(layouts):
+            return [call]
+        quirk = None if self.devices.cuda else QUIRKS.get(operator.name())
+        tensors_only = all(str(each.type) == "Tensor" for each in operator._schema.returns)
+        direct = tensors_only and len(operator._schema.returns) == len(layouts)
+        if direct and len(layouts) == 1 and quirk is None:
+            return [f"r = {call}", *source.kept(0, "r", layouts[0])]
+        lines = [f"r = {call}"]
+        if not direct:
+            source.environment["flattened"] = _flattened
+            lines.append(f"r = flattened(r, {len(layouts)})")
+        if quirk is not None:
+            source.environment.update(quirk=quirk, predicted=layouts)
+            lines.append("r = quirk(r, predicted)")
+        for place, layout in enumerate(layouts):
+            lines += source.kept(place, f"r[{place}]", layout)
+        return lines
+
+
+@dataclass
+class _Source:
+    """The source of one template's function, and the environment that it is executed in."""
+
+    compiler: Compiler
+    template: Template
+    own: bool = False  # for an operator of the executor's own, a device is its number
+    environment: dict[str, object] = field(default_factory=dict)
+    device: int = 0  # the first tensor's, else the one that is named
+    _tensors: dict[TensorArg, str] = field(default_factory=dict)
+    _found: list[str] = field(default_factory=list)  # lines that find tensors where they were last
+    _searched: list[str] = field(default_factory=list)  # the same, wherever they are
+    _bits: list[str] = field(default_factory=list)  # lines that set torch's lazy bits
+
+    def call(self, schema: Operator | None) -> str:
+        """The call as an expression; `schema` names the arguments."""
+        arguments = [self.expression(arg) for arg in self.template.args]
+        names = {} if schema is None else {argument.name: argument.name for argument in schema.arguments}
+        for given, arg in self.template.kwargs.items():
+            name = names.get(given)  # the schema's text, not the peer's
+            if name is None or not name.isidentifier():
+                raise InvalidArgument(f"{self.template.operator} has no argument {given!r}; it has {', '.join(names)}")
+            value = self.expression(arg)
+            arguments.append(f"**{{{name!r}: {value}}}" if keyword.iskeyword(name) else f"{name}={value}")
+        return f"operator({', '.join(arguments)})"
+
+    def kept(self, place: int, result: str, layout: Layout | None) -> list[str]:
+        """The line that binds a result, if it is a tensor."""
+        if layout is None:
+            return []
+        self.environment["keep"] = self.compiler.memory.keep
+        return [f"keep({self.constant(layout)}, n[i + {1 + self.template.numbers + place}], {result})"]
+
+    def function(self, *lines: str) -> CarryOut:
+        """Compile the lines, with what finds their tensors before them."""
+        body = [*self._bits, *lines]
+        if self._found:
+            found, searched = ("\n".join(f"        {line}" for line in each) for each in (self._found, self._searched))
+            head = f"    try:\n{found}\n    except KeyError:\n{searched}\n"
+        else:
+            head = ""
+        source = "def carry_out(n, i, f, j):\n" + head + "\n".join(f"    {line}" for line in body)
+        exec(compile(source, f"<{self.template.operator}>", "exec"), self.environment)
+        carry_out: CarryOut = self.environment["carry_out"]  # type: ignore[assignment]
+        return carry_out
+
+    def constant(self, value: object) -> str:
+        """Bind a value in the environment; its name there."""
+        name = f"c{len(self.environment)}"
+        self.environment[name] = value
+        return name
+
+    def expression(self, arg: Arg) -> str:
+        """An argument as an expression of the stream's numbers `n[i]` and floats `f[j]`."""
+        match arg:
+            case None | bool():
+                return repr(arg)
+            case TensorArg():
+                return self._tensor(arg)
+            case FloatArg(place=place):
+                return f"f[j + {self._checked(place, self.template.floats, 'float')}]"
+            case IntArg():
+                return self._signed(arg.place)
+            case GeneratorArg():
+                find = self.constant(self.compiler.generators.find)
+                return f"{find}({self._number(arg.place)})"
+            case HostScalarArg():
+                dtype = self.constant(named_dtype(arg.dtype))
+                return f"{self.constant(_host_scalar)}({self._number(arg.place)}, {dtype})"
+            case ListArg(items=items):
+                return f"[{', '.join(self.expression(item) for item in items)}]"
+            case DeviceArg(index=index) if self.own:
+                return self.constant(index)
+            case _:
+                return self.constant(self._value(arg))
+
+    def _value(
+        self, arg: int | float | str | DTypeArg | DeviceArg | LayoutArg | MemoryFormatArg | ComplexArg
+    ) -> object:
+        match arg:
+            case DTypeArg(name=name):
+                return named_dtype(name)
+            case DeviceArg(index=index):
+                if index == HOST:
+                    raise UnsupportedOperation(
+                        f"{self.template.operator} with a result in the host's memory, which is not at the destination"
+                    )
+                self._prefer(index)
+                return self.compiler.devices.device(index)
+            case LayoutArg(name=name):
+                return _named(name, torch.layout)
+            case MemoryFormatArg(name=name):
+                return _named(name, torch.memory_format)
+            case ComplexArg(real=real, imag=imag):
+                return complex(real, imag)
+            case _:
+                return arg
+
+    def _prefer(self, index: int) -> None:
+        if not self._tensors:
+            self.device = index
+
+    def _tensor(self, arg: TensorArg) -> str:
+        if arg in self._tensors:
+            return self._tensors[arg]
+        layout = self.compiler.memory.layout(arg.meta)
+        number = self._number(arg.place)
+        name = f"t{len(self._tensors)}"
+        if layout.index != HOST:
+            self._prefer(layout.index)
+            self._tensors[arg] = name
+        self._tensors[arg] = name
+        self.environment["find"] = self.compiler.memory.find
+        self._found.append(f"{name} = {self.constant(layout.tensors)}[{number}]")
+        self._searched.append(f"{name} = find({self.constant(layout)}, {number})")
+        if arg.conj:
+            self._bits.append(f"{name} = {name}.conj()")
+        if arg.neg:
+            self._bits.append(f"{name} = {self.constant(torch._neg_view)}({name})")
+        return name
+
+    def _number(self, place: int) -> str:
+        return f"n[i + {1 + self._checked(place, self.template.numbers, 'number')}]"
+
+    def _signed(self, place: int) -> str:
+        return f"(x - {1 << 64} if (x := {self._number(place)}) >> 63 else x)"
+
+    def _checked(self, place: int, count: int, what: str) -> int:
+        if not 0 <= place < count:
+            raise InvalidArgument(f"{self.template.operator} takes {what} {place} of {count}")
+        return place
+
+
+def _accept_scalars(operator: Operator, template: Template) -> Operator:
+    """The overload for this template's numbers where the named one takes tensors alone."""
+    arguments = operator._schema.arguments
+    numbers = bool, int, float, FloatArg, IntArg, ComplexArg
+    named = {argument.name: place for place, argument in enumerate(arguments)}
+    given = [*enumerate(template.args), *((named.get(name, -1), arg) for name, arg in template.kwargs.items())]
+    places = frozenset(
+        place
+        for place, arg in given
+        if 0 <= place < len(arguments) and isinstance(arg, numbers) and str(arguments[place].type) == "Tensor"
+    )
+    if not places or torch._C._should_allow_numbers_as_tensors(operator._schema.name.partition("::")[2]):
+        return operator
+    return scalar_overload(operator, places) or operator
+
+
+def _named(name: str, kind: type) -> object:
+    value = getattr(torch, name, None)
+    if not isinstance(value, kind):
+        raise InvalidArgument(f"there is no {kind.__name__} {name!r} in the destination's torch {torch.__version__}")
+    return value
+
+
+def _host_scalar(bits: int, dtype: torch.dtype) -> Tensor:
+    """A tensor of no dimension from its bits."""
+    return torch.frombuffer(bytearray(struct.pack("<Q", bits)), dtype=dtype, count=1).view(())
+
+
+def _flattened(results: object, count: int) -> Sequence[Tensor | None]:
+    """An operator's results with its lists unfolded."""
+    if isinstance(results, list | tuple):
+        flat = [one for each in results for one in (each if isinstance(each, list | tuple) else (each,))]
+    else:
+        flat = [results]
+    if len(flat) != count:
+        raise ExecutionError(f"the host predicted {count} results, the destination's torch gave {len(flat)}")
+    return flat
