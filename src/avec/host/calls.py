@@ -90,9 +90,9 @@ class Call:
         """Block until the call's tensors were handed to the network, so that they may change again."""
         self._sent.wait()
 
-    def wait_ended(self) -> None:
-        """Block until the answer is here, or the call has failed; raises neither way."""
-        self._done.wait()
+    def wait_ended(self, timeout_s: float | None = None) -> None:
+        """Block until the answer is here, or the call has failed, or the time is over; raises in no case."""
+        self._done.wait(timeout_s)
 
     def wait(self) -> Reply:
         """Block until the answer is here.

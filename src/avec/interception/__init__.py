@@ -22,6 +22,13 @@ FRONT_ENDS = (
         tested="BVLC Caffe 1.0 (pycaffe)",
         not_covered="LevelDB, several GPUs (NCCL), V0 nets of 2013",
     ),
+    FrontEnd(
+        module="cv2",
+        how="patched",
+        home="avec.interception.opencv_dnn",
+        tested="OpenCV 4.14 and 5.0 (cv2.dnn, FaceDetectorYN, FaceRecognizerSF, trackers with nets)",
+        not_covered="cv2.cuda, Python layers, models of OpenVINO, G-API; all but nets computes on this host",
+    ),
 )
 
 _finder = Finder(FRONT_ENDS)

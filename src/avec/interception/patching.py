@@ -65,12 +65,13 @@ class Patches:
     def replace(self, owner: object, name: str, make: Callable[..., object]) -> None:
         """Replace an attribute of a module, class or instance by `make(attribute)`; once only, however often asked.
 
-        What the owner itself holds is passed as it is stored, so a staticmethod or a property arrives as such.
+        What the owner itself holds is passed as it is stored, so a staticmethod or a property arrives as such. Where
+        there is no such attribute at all, None is passed.
         """
         if any(each.owner is owner and each.name == name for each in self._replaced):
             return
         original = _own(owner, name)
-        replacement = make(getattr(owner, name) if original is _ABSENT else original)
+        replacement = make(getattr(owner, name, None) if original is _ABSENT else original)
         setattr(owner, name, replacement)
         self._replaced.append(_Replaced(owner, name, original, replacement))
 

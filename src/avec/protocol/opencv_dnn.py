@@ -122,10 +122,12 @@ def whole_body(body: bytes, parts: Sequence[Array]) -> tuple[bytes | memoryview,
     return parts[-1].data, parts[:-1]
 
 
-def decode_value(body: bytes, parts: Sequence[Array]) -> object:
-    """Decode the answer to a request."""
+def decode_value(
+    body: bytes, parts: Sequence[Array], special: Callable[[Record | File | Other], object] | None = None
+) -> object:
+    """Decode the answer to a request; `special` as for `unpack`."""
     encoded, parts = whole_body(body, parts)
-    return unpack(_VALUES.decode(encoded), parts)
+    return unpack(_VALUES.decode(encoded), parts, special)
 
 
 def pack(value: object, parts: list[Array], special: Callable[[object], Value], depth: int = 0) -> Value:
@@ -150,7 +152,7 @@ def pack(value: object, parts: list[Array], special: Callable[[object], Value], 
         return Part(len(parts) - 1)
     if depth == DEPTH_LIMIT:
         raise InvalidArgument(f"a value for OpenCV is nested more than {DEPTH_LIMIT} deep")
-    if isinstance(value, tuple | list):
+    if isinstance(value, Sequence):
         items = tuple(pack(each, parts, special, depth + 1) for each in value)
         return Items(items, "list" if isinstance(value, list) else "tuple")
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):

@@ -1,0 +1,264 @@
+"""cv2.dnn.Net as an application sees it under AVEC: a net that OpenCV has at the destination.
+
+It is no subclass of OpenCV's own class, so that no code of OpenCV's can take it for a net of this host's and compute
+here: whatever would, is either replaced too or refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import cv2
+import numpy as np
+
+from avec.tensor import Array
+
+from .raising import refuse
+from .remote import RemoteObject, UnsendableArgument, result_of
+
+if TYPE_CHECKING:
+    from avec.host.calls import Call
+
+Native = cv2.dnn.Net  # OpenCV's own class; this module is imported before it is replaced
+WRITES_OUTPUTS_IN_PLACE = int(cv2.__version__.partition(".")[0]) >= 5  # OpenCV 4 gives new arrays whatever it is given
+
+_DEFERRED = frozenset({"enableFusion", "enableWinograd", "setPreferableBackend", "setPreferableTarget"})
+_REFUSED = {
+    "dumpToPbtxt": "use dump or dumpToFile",
+    "printPerfProfile": "it would print at the destination; use getPerfProfile",
+    "setHalideScheduler": "there is no Halide at the destination",
+}
+
+
+class Net:
+    """A net at the destination. One net is used by one thread at a time, as in OpenCV."""
+
+    def __init__(self) -> None:
+        self._object: RemoteObject | None = None  # of an empty net until something is asked of it
+        self._known_inputs: set[tuple[object, ...]] = set()
+
+    @property
+    def remote(self) -> RemoteObject:
+        """The net at the destination; an empty one is made there when it is needed first."""
+        if self._object is None:
+            made = RemoteObject("an empty net")
+            made.make("dnn.Net", (), {})
+            self._object = made
+        return self._object
+
+    @classmethod
+    def made_by(cls, what: str, method: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Net:
+        """A net made by calling `method`; blocks. Raises as RemoteObject.make.
+
+        Args:
+            what: for messages.
+        """
+        net = cls()
+        made = RemoteObject(what)
+        made.make(method, args, kwargs)
+        net._object = made
+        return net
+
+    def empty(self) -> bool:
+        """Whether there are no layers in the net. Source: Net::empty."""
+        return self._object is None or bool(self._object.invoke("empty"))
+
+    def setInput(self, *args: Any, **kwargs: Any) -> None:
+        """Set a new value for an input. It is waited for when an input of this name and type comes first.
+
+        Source: Net::setInput.
+        """
+        key = _kind_of_input(*args, **kwargs)
+        try:
+            if key is not None and key in self._known_inputs:
+                self.remote.defer("setInput", args, kwargs)
+                return
+            self.remote.invoke("setInput", args, kwargs)
+        except UnsendableArgument:
+            complain(Native().setInput, args, kwargs)
+        if key is not None:
+            self._known_inputs.add(key)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the net and give outputs; blocks until they are here. Source: Net::forward."""
+        sent, sent_kwargs, outputs = without_outputs(args, kwargs)
+        try:
+            results = self.remote.invoke("forward", sent, sent_kwargs)
+        except UnsendableArgument:
+            complain(Native().forward, args, kwargs)
+        return into(results, outputs)
+
+    def forwardAsync(self, outputName: str = "") -> AsyncArray:
+        """Run the net without waiting; the result is waited for when it is looked at. Source: Net::forwardAsync."""
+        if not isinstance(outputName, str):
+            complain(Native().forwardAsync, (outputName,), {})
+        return AsyncArray(self.remote.issue("forward", (outputName,) if outputName else ()))
+
+    def getLayer(self, *args: Any, **kwargs: Any) -> Layer:
+        """One layer by its number or name. Source: Net::getLayer."""
+        return Layer(self, cast("dict[str, Any]", forwarded(self, Native, "getLayer", args, kwargs)))
+
+    def dumpToFile(self, path: str) -> None:
+        """Write the structure of the net to a file in the format of Graphviz. Source: Net::dumpToFile."""
+        Path(path).write_text(cast(str, self.remote.invoke("dump")), "utf-8")
+
+    def quantize(self, *args: Any, **kwargs: Any) -> Net:
+        """A quantized net made from this one. Source: Net::quantize (OpenCV 4)."""
+        return Net.made_by("a quantized net", "dnn.Net.quantize", (self.remote, *args), kwargs)
+
+    @staticmethod
+    def readFromModelOptimizer(*args: object, **kwargs: object) -> Net:
+        """Refused: models of OpenVINO's need OpenCV's plug-in for it."""
+        refuse("dnn.Net.readFromModelOptimizer", "read the model from ONNX")
+
+
+class Layer:
+    """One layer of a net at the destination. Source: cv2.dnn.Layer."""
+
+    def __init__(self, net: Net, described: Mapping[str, Any]) -> None:
+        self._net = net
+        self._count: int = described["blobs"]
+        self.name: str = described["name"]
+        self.type: str = described["type"]
+        self.preferableTarget: int = described["preferableTarget"]
+
+    @property
+    def blobs(self) -> tuple[Array, ...]:
+        """The learned parameters, fetched each time."""
+        parameters = (self._net.remote.invoke("getParam", (self.name, index)) for index in range(self._count))
+        return tuple(cast(Array, each) for each in parameters)
+
+
+class AsyncArray:
+    """The result of a forward pass that may still be under way. Source: cv2.AsyncArray."""
+
+    def __init__(self, call: Call) -> None:
+        self._call: Call | None = call
+
+    def get(self, timeoutNs: object = None, dst: Array | None = None) -> Any:
+        """Wait for the result: get([dst]) gives it, get(timeoutNs[, dst]) whether it came in time, and it."""
+        if timeoutNs is None or isinstance(timeoutNs, np.ndarray):
+            return into(result_of(self._valid()), timeoutNs if dst is None else dst)
+        if not self.wait_for(timeoutNs):
+            return False, None
+        return True, into(result_of(self._valid()), dst)
+
+    def wait_for(self, timeoutNs: Any) -> bool:
+        """Wait at most that many nanoseconds; give whether the result is here. A negative time has no end."""
+        call = self._valid()
+        call.wait_ended(None if timeoutNs < 0 else timeoutNs / 1e9)
+        return call.done
+
+    def valid(self) -> bool:
+        """Whether there is a result to wait for."""
+        return self._call is not None
+
+    def release(self) -> None:
+        """Do without the result."""
+        self._call = None
+
+    def _valid(self) -> Call:
+        if self._call is None:
+            raise cv2.error("cv2.AsyncArray: there is no result; it was released")
+        return self._call
+
+
+def forwarded(owner: Any, native: type, name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    """Call a method of what is at the destination, and wait for its result."""
+    try:
+        return owner.remote.invoke(name, args, kwargs)
+    except UnsendableArgument:
+        complain(getattr(native(), name), args, kwargs)
+
+
+def complain(method: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> NoReturn:
+    """Let OpenCV itself say what is wrong with arguments that cannot even be sent: it does so before all else."""
+    method(*args, **kwargs)
+    raise cv2.error(f"{method.__name__}: the arguments are of types that AVEC cannot send to a destination")
+
+
+def without_outputs(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any], Sequence[Array] | None]:
+    """Split the arguments of a forward pass from arrays that are there to be written into."""
+    given, named = list(args), dict(kwargs)
+    outputs: Any = named.pop("outputBlobs", None)
+    names = given[0] if given and _are_names(given[0]) else named.get("outBlobNames")
+    if names is not None:
+        if len(given) > 1 and "outBlobNames" not in named:
+            outputs = given.pop(1)
+    elif given and isinstance(given[0], Sequence) and not isinstance(given[0], str):
+        outputs, given[0] = given[0], []
+    elif outputs is not None:
+        named["outputBlobs"] = []
+    return given, named, outputs
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and isinstance(value[0], str)
+
+
+def into(results: Any, outputs: Any) -> Any:
+    """Give results in the arrays that the application meant for them, as OpenCV does where they fit."""
+    if outputs is None:
+        return results
+    if isinstance(results, np.ndarray):
+        return _into_one(results, outputs)
+    if not WRITES_OUTPUTS_IN_PLACE or not isinstance(results, tuple):
+        return results
+    given = [*outputs, *[None] * len(results)]
+    return tuple(_into_one(each, output) for each, output in zip(results, given, strict=False))
+
+
+def _into_one(result: Array, output: object) -> Array:
+    if isinstance(output, np.ndarray) and output.shape == result.shape and output.dtype == result.dtype:
+        output[...] = result
+        return output
+    return result
+
+
+def _kind_of_input(*args: Any, **kwargs: Any) -> tuple[object, ...] | None:
+    """What decides whether OpenCV takes an input, so that it is asked about each kind once; None: it is to be asked."""
+    blob = args[0] if args else kwargs.get("blob")
+    others = (*args[1:], *kwargs.values())
+    name = args[1] if len(args) > 1 else kwargs.get("name", "")
+    if not isinstance(blob, np.ndarray) or not isinstance(name, str):
+        return None
+    return name, blob.dtype.str, blob.ndim, len(others), *kwargs
+
+
+def method_like(native: type, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with the name and the documentation of OpenCV's own."""
+    return wraps(getattr(native, name), assigned=("__name__", "__doc__"), updated=())(call)
+
+
+def _forwarding(name: str) -> Callable[..., Any]:
+    def call(self: Net, *args: Any, **kwargs: Any) -> Any:
+        return forwarded(self, Native, name, args, kwargs)
+
+    def defer(self: Net, *args: Any, **kwargs: Any) -> None:
+        try:
+            self.remote.defer(name, args, kwargs)
+        except UnsendableArgument:
+            complain(getattr(Native(), name), args, kwargs)
+
+    def refused(self: Net, *args: Any, **kwargs: Any) -> None:
+        refuse(f"dnn.Net.{name}", _REFUSED[name])
+
+    return refused if name in _REFUSED else defer if name in _DEFERRED else call
+
+
+def _complete() -> None:
+    """Give the class every method that the installed OpenCV's has, and none that it has not."""
+    for name in vars(Native):
+        if not name.startswith("_") and name not in vars(Net):
+            setattr(Net, name, method_like(Native, name, _forwarding(name)))
+    if not hasattr(Native, "quantize"):
+        del Net.quantize
+    Net.__module__, Net.__doc__ = Native.__module__, Native.__doc__
+
+
+_complete()

@@ -1,0 +1,227 @@
+"""One object of OpenCV's at the destination. Calls whose result nobody looks at wait to go along with the next."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+
+from avec import config
+from avec.errors import SessionLost, UnsupportedOperation
+from avec.host.models import provide
+from avec.interception import session
+from avec.protocol.opencv_dnn import (
+    FORMAT,
+    File,
+    Invocation,
+    Invoke,
+    Make,
+    Other,
+    Record,
+    Reserve,
+    Value,
+    decode_value,
+    encode_body,
+    pack,
+)
+from avec.tensor import Array
+
+from .raising import as_opencv
+
+if TYPE_CHECKING:
+    from avec.host.calls import Call
+    from avec.host.session import Session
+
+COPY_LIMIT = 1 << 20  # bytes; copying less takes less than the hand-over to the sending thread of a message more
+DEFERRED_LIMIT = 32  # calls that wait for the next; a program that never looks at a result must not pile them up
+
+
+class ModelFile:
+    """A model file among the arguments of what makes an object: a path, or the contents."""
+
+    def __init__(self, source: Path | bytes, written: str = "", beside: Mapping[str, Path] | None = None) -> None:
+        """Take note of a file.
+
+        Args:
+            written: the path as the application wrote it.
+            beside: relative path → further files that the model names.
+        """
+        self.source = source
+        self.written = written
+        self.beside = beside or {}
+
+
+class Fields:
+    """An object of OpenCV's that is nothing but its fields, among the arguments of what makes an object."""
+
+    def __init__(self, kind: str, values: Mapping[str, object]) -> None:
+        """Take note of the fields' values; they may be ModelFiles."""
+        self.kind = kind
+        self.values = values
+
+
+class UnsendableArgument(TypeError):
+    """An argument is nothing that OpenCV would take. Nothing was sent."""
+
+
+class RemoteObject:
+    """Owns the handle of one object; released when nobody refers to this any more. Used by one thread at a time."""
+
+    def __init__(self, what: str, uses: Sequence[RemoteObject] = ()) -> None:
+        """Take a handle for an object that `make` will make.
+
+        Args:
+            what: for messages: "the net of face.onnx".
+            uses: objects that it will use.
+        """
+        self._session = _session()
+        self._what = what
+        self._process = os.getpid()
+        self._uses = uses
+        self._deferred: list[Invocation] = []
+        self._parts: list[Array] = []  # of the deferred calls
+        self.number = self._session.new_handle()
+        weakref.finalize(self, self._session.release, self.number).atexit = False
+
+    def make(self, method: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Have the object made; blocks until it is.
+
+        Args:
+            method: what makes it, see destination/executors/opencv_dnn/surface.py.
+            args: they may hold ModelFiles and RemoteObjects.
+
+        Raises:
+            cv2.error: OpenCV cannot make it.
+            DestinationError: the destination failed.
+        """
+        files: dict[str, str] = {}
+        others: list[RemoteObject] = []
+
+        def special(value: object) -> Value:
+            if isinstance(value, ModelFile):
+                return self._provided(value, files)
+            if isinstance(value, RemoteObject):
+                value.flush()
+                others.append(value)
+                return Other(len(others) - 1)
+            if isinstance(value, Fields):
+                return Record(value.kind, {name: pack(each, parts, special) for name, each in value.values.items()})
+            return _unsendable(value)
+
+        parts: list[Array] = []
+        with as_opencv():
+            call = Invocation(
+                method,
+                tuple(pack(each, parts, special) for each in args),
+                {name: pack(each, parts, special) for name, each in kwargs.items()},
+            )
+            body = encode_body(Make(call, cv2.__version__), parts)
+            if others:
+                reserve = encode_body(Reserve(), [])
+                self._session.load(self.number, FORMAT, reserve)
+                handles = [other.number for other in others]
+                self._session.run(self.number, "opencv.make", body, parts, files, handles=handles).wait()
+            else:
+                self._session.load(self.number, FORMAT, body, parts, files).wait()
+
+    def invoke(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> object:
+        """Call a method; blocks for its result.
+
+        Raises:
+            cv2.error: OpenCV raised it, in this call or in one before that nobody has waited for.
+            UnsendableArgument: an argument is nothing that OpenCV would take.
+            DestinationError: the destination failed.
+        """
+        return result_of(self.issue(method, args, kwargs))
+
+    def issue(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> Call:
+        """Call a method without waiting; arrays must not change before Call.wait_sent returns. Raises as `invoke`."""
+        self._pack(method, args, kwargs or {})
+        return self._send(f"opencv.{method}")
+
+    def defer(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> None:
+        """Call a method whose result nobody looks at. Returns when the arguments may change. Raises as `invoke`."""
+        before = len(self._parts)
+        self._pack(method, args, kwargs or {})
+        if sum(part.nbytes for part in self._parts[before:]) > COPY_LIMIT:
+            self._send(f"opencv.{method}").wait_sent()
+            return
+        self._parts[before:] = [part.copy() for part in self._parts[before:]]
+        if len(self._deferred) >= DEFERRED_LIMIT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the calls that wait for the next."""
+        if self._deferred:
+            self._send(f"opencv.{self._deferred[-1].method}")
+
+    def _pack(self, method: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        before = len(self._parts)
+        try:
+            packed = tuple(pack(_in_memory(each), self._parts, _unsendable) for each in args)
+            named = {name: pack(_in_memory(each), self._parts, _unsendable) for name, each in kwargs.items()}
+        except (TypeError, ValueError) as exc:
+            del self._parts[before:]
+            raise UnsendableArgument(f"cv2: {method}: {exc}") from exc
+        self._deferred.append(Invocation(method, packed, named))
+
+    def _send(self, name: str) -> Call:
+        if os.getpid() != self._process:
+            raise SessionLost(
+                f"{self._what} belongs to process {self._process}, and this is its child {os.getpid()}; "
+                "read the model in the process that uses it"
+            )
+        for used in self._uses:
+            used.flush()
+        calls, parts = tuple(self._deferred), self._parts
+        self._deferred, self._parts = [], []
+        body = encode_body(Invoke(calls), parts)
+        return self._session.run(self.number, name, body, parts)
+
+    def _provided(self, file: ModelFile, files: dict[str, str]) -> File:
+        settings = config.load()
+
+        def role_of(source: Path | bytes) -> str:
+            role = str(len(files))
+            files[role] = provide(self._session, source, settings)
+            return role
+
+        return File(role_of(file.source), file.written, {name: role_of(path) for name, path in file.beside.items()})
+
+
+def result_of(call: Call) -> object:
+    """Wait for a call and give OpenCV's result; a layer is given as a dictionary."""
+    with as_opencv():
+        reply = call.wait()
+    return decode_value(reply.body, reply.arrays, _described)
+
+
+def _described(value: Record | File | Other) -> object:
+    if isinstance(value, Record) and value.kind == "Layer":
+        return value.fields
+    raise TypeError(f"a destination answered with a {type(value).__name__}")
+
+
+def _in_memory(value: object) -> object:
+    return value.get() if isinstance(value, cv2.UMat) else value
+
+
+def _unsendable(value: object) -> Value:
+    raise TypeError(f"a {type(value).__name__} cannot be sent to a destination")
+
+
+def _session() -> Session:
+    opened = session()
+    if FORMAT not in opened.welcome.formats:
+        raise UnsupportedOperation(
+            f"{opened.url} has no OpenCV to run this with, only {', '.join(opened.welcome.formats)}; "
+            "install opencv-python-headless at the destination"
+        )
+    return opened
+
+
+__all__ = ["Fields", "ModelFile", "RemoteObject", "UnsendableArgument", "result_of"]
