@@ -158,7 +158,8 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
 
     `operator` is a name of torch's with its overload, "aten::add.Tensor", or one of the executor's own, "avec::…":
 
-        avec::upload(target)              the next payload part, of the meta in `outputs[0]`, is copied into `target`
+        avec::upload(target)              the next payload part, of the meta in `outputs[0]`, is copied into `target`;
+                                          no address of an output follows in the stream
         avec::upload_file(target, i)      the same, from the model file with the role str(i)
         avec::receive()                   the next payload part becomes a new tensor, the only output; its device may
                                           be −1, the destination's own host memory, for operators that want it there

@@ -34,17 +34,12 @@ class Events:
 
     def elapsed_ms(self, start: int, end: int) -> float:
         """Milliseconds between two events; waits for both."""
-        begun, ended = self._find(start), self._find(end)
-        if isinstance(begun, float) or isinstance(ended, float):
-            assert isinstance(begun, float) and isinstance(ended, float)
-            return (ended - begun) * 1000
-        try:
-            begun.synchronize()
-            ended.synchronize()
-            elapsed: float = begun.elapsed_time(ended)
-        except (RuntimeError, ValueError) as exc:
-            raise RemoteError(f"the time from event {start} to event {end}: {exc}") from exc
-        return elapsed
+        match self._find(start), self._find(end):
+            case float() as begun_s, float() as ended_s:
+                return (ended_s - begun_s) * 1000
+            case torch.cuda.Event() as begun, torch.cuda.Event() as ended:
+                return _elapsed_ms(begun, ended)
+        raise InvalidArgument(f"events {start} and {end} are of different kinds of accelerators")
 
     def close(self) -> None:
         """Forget all."""
@@ -55,3 +50,13 @@ class Events:
         if event is None:
             raise InvalidArgument(f"event {number} was never recorded")
         return event
+
+
+def _elapsed_ms(begun: torch.cuda.Event, ended: torch.cuda.Event) -> float:
+    try:
+        begun.synchronize()
+        ended.synchronize()
+        elapsed: float = begun.elapsed_time(ended)
+    except (RuntimeError, ValueError) as exc:
+        raise RemoteError(f"the time between two events: {exc}") from exc
+    return elapsed

@@ -38,6 +38,7 @@ from avec.protocol.torch import (
     ElapsedTime,
     GeneratorState,
     MemoryStatistics,
+    Read,
     Request,
     Skipped,
     Synchronize,
@@ -86,7 +87,7 @@ class TorchModel:
         except msgspec.MsgspecError as exc:
             self._failed_epoch = self._epoch
             raise InvalidArgument(f"a request to torch cannot be understood: {exc}") from exc
-        except BaseException:
+        except Exception:
             self._failed_epoch = self._epoch
             raise
 
@@ -117,6 +118,7 @@ class TorchModel:
         # Even when nothing is carried out: the host counts on the templates' numbers.
         if batch.forget:
             self._entries.clear()
+            self._memory.forget_layouts()
         self._entries += [entry_of(template) for template in templates]
         if skipped:
             self._free_rest(numbers, 0)
@@ -125,19 +127,17 @@ class TorchModel:
         around.payloads, around.files, around.next_payload = arrays[FIRST_PAYLOAD_PART:], files, 0
         try:
             kernels = self._carry_out(numbers, floats)
-            read = () if batch.then is None else (self._read(batch),)
+            read = () if batch.then is None else (self._read(batch.then),)
         finally:
             self._transfers.settle()
             around.payloads, around.files = (), {}
         evaluated = self._results.take_answer()
         return Answer(b"" if evaluated is None else _ENCODER.encode(evaluated), read, kernels)
 
-    def _read(self, batch: Batch) -> Array:
-        then = batch.then
-        assert then is not None
+    def _read(self, read: Read) -> Array:
         try:
-            tensor = self._memory.find(self._memory.layout(then.meta), then.address)
-            return self._transfers.read(tensor, then.conj, then.neg)
+            tensor = self._memory.find(self._memory.layout(read.meta), read.address)
+            return self._transfers.read(tensor, read.conj, read.neg)
         except Exception as exc:
             raise failure(exc, "reading a tensor") from exc
 

@@ -110,6 +110,10 @@ class Memory:
             layout = self._layouts[meta] = Layout(meta, self._devices)
         return layout
 
+    def forget_layouts(self) -> None:
+        """Drop the layouts without tensors: a program whose shapes always change collects them."""
+        self._layouts = {meta: layout for meta, layout in self._layouts.items() if layout.tensors}
+
     def find(self, layout: Layout, address: int) -> Tensor:
         """The tensor at an address.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keyword
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -61,13 +61,14 @@ def entry_of(template: Template) -> Entry:
     Raises:
         InvalidArgument: its counts make no sense.
     """
-    outputs = template.outputs or ()
     if not (0 <= template.numbers <= INPUTS_LIMIT and 0 <= template.floats <= INPUTS_LIMIT):
         raise InvalidArgument(
             f"{template.operator} takes {template.numbers} numbers and {template.floats} floats; "
             f"0 to {INPUTS_LIMIT} are possible"
         )
-    return Entry(template, 1 + template.numbers + len(outputs), template.floats)
+    own = OWN_OPERATORS.get(template.operator)
+    addresses = 0 if own is not None and not own.makes else len(template.outputs or ())
+    return Entry(template, 1 + template.numbers + addresses, template.floats)
 
 
 class Compiler:
@@ -106,8 +107,11 @@ class Compiler:
         if entry.template.operator in OWN_OPERATORS:
             return self._compile_own(entry, source)
         operator = resolve(entry.template.operator, self._host_version)
-        operator = _accept_scalars(operator, entry.template)
-        call = source.call(operator._schema)
+        scalars = _scalars(operator, entry.template)
+        if scalars:
+            overload = scalar_overload(operator, scalars)
+            operator, scalars = (operator, scalars) if overload is None else (overload, frozenset())
+        call = source.call(operator._schema, scalars)
         source.environment["operator"] = operator._op
         if entry.template.outputs is None:
             source.environment["hold"] = self._hold
@@ -160,23 +164,44 @@ class _Source:
     template: Template
     own: bool = False  # for an operator of the executor's own, a device is its number
     environment: dict[str, object] = field(default_factory=dict)
-    device: int = 0  # the first tensor's, else the one that is named
+    _device: int | None = None
+    _named_device: int = 0
     _tensors: dict[TensorArg, str] = field(default_factory=dict)
     _found: list[str] = field(default_factory=list)  # lines that find tensors where they were last
     _searched: list[str] = field(default_factory=list)  # the same, wherever they are
     _bits: list[str] = field(default_factory=list)  # lines that set torch's lazy bits
 
-    def call(self, schema: Operator | None) -> str:
-        """The call as an expression; `schema` names the arguments."""
-        arguments = [self.expression(arg) for arg in self.template.args]
-        names = {} if schema is None else {argument.name: argument.name for argument in schema.arguments}
+    @property
+    def device(self) -> int:
+        """The accelerator that the operator runs on: the first tensor's, else the one that is named."""
+        return self._named_device if self._device is None else self._device
+
+    def call(self, schema: Operator | None, scalars: Container[int] = ()) -> str:
+        """The call as an expression.
+
+        Args:
+            schema: the operator's, which names the arguments.
+            scalars: places of numbers that have to become tensors.
+        """
+        arguments = [self._argument(arg, place in scalars) for place, arg in enumerate(self.template.args)]
+        names = [] if schema is None else [argument.name for argument in schema.arguments]
         for given, arg in self.template.kwargs.items():
-            name = names.get(given)  # the schema's text, not the peer's
-            if name is None or not name.isidentifier():
+            if given not in names:
                 raise InvalidArgument(f"{self.template.operator} has no argument {given!r}; it has {', '.join(names)}")
-            value = self.expression(arg)
+            place = names.index(given)
+            name = names[place]  # the schema's text, not the peer's
+            value = self._argument(arg, place in scalars)
             arguments.append(f"**{{{name!r}: {value}}}" if keyword.iskeyword(name) else f"{name}={value}")
         return f"operator({', '.join(arguments)})"
+
+    def _argument(self, arg: Arg, as_tensor: bool) -> str:
+        value = self.expression(arg)
+        if not as_tensor:
+            return value
+        first = next((each for each in self.template.args if isinstance(each, TensorArg)), None)
+        like = torch.empty(0, dtype=torch.get_default_dtype() if first is None else named_dtype(first.meta.dtype))
+        dtype = self.constant(torch.result_type(like, _EXAMPLES[type(arg)]))
+        return f"{self.constant(torch.scalar_tensor)}({value}, dtype={dtype})"
 
     def kept(self, place: int, result: str, layout: Layout | None) -> list[str]:
         """The line that binds a result, if it is a tensor."""
@@ -239,7 +264,7 @@ class _Source:
                     raise UnsupportedOperation(
                         f"{self.template.operator} with a result in the host's memory, which is not at the destination"
                     )
-                self._prefer(index)
+                self._named_device = index
                 return self.compiler.devices.device(index)
             case LayoutArg(name=name):
                 return _named(name, torch.layout)
@@ -250,20 +275,14 @@ class _Source:
             case _:
                 return arg
 
-    def _prefer(self, index: int) -> None:
-        if not self._tensors:
-            self.device = index
-
     def _tensor(self, arg: TensorArg) -> str:
         if arg in self._tensors:
             return self._tensors[arg]
         layout = self.compiler.memory.layout(arg.meta)
         number = self._number(arg.place)
-        name = f"t{len(self._tensors)}"
-        if layout.index != HOST:
-            self._prefer(layout.index)
-            self._tensors[arg] = name
-        self._tensors[arg] = name
+        if self._device is None and layout.index != HOST:
+            self._device = layout.index
+        name = self._tensors[arg] = f"t{len(self._tensors)}"
         self.environment["find"] = self.compiler.memory.find
         self._found.append(f"{name} = {self.constant(layout.tensors)}[{number}]")
         self._searched.append(f"{name} = find({self.constant(layout)}, {number})")
@@ -285,20 +304,24 @@ class _Source:
         return place
 
 
-def _accept_scalars(operator: Operator, template: Template) -> Operator:
-    """The overload for this template's numbers where the named one takes tensors alone."""
+def _scalars(operator: Operator, template: Template) -> frozenset[int]:
+    """The arguments that are numbers where this operator takes tensors alone, by their places in its schema."""
+    if torch._C._should_allow_numbers_as_tensors(operator._schema.name.partition("::")[2]):
+        return frozenset()
     arguments = operator._schema.arguments
-    numbers = bool, int, float, FloatArg, IntArg, ComplexArg
     named = {argument.name: place for place, argument in enumerate(arguments)}
     given = [*enumerate(template.args), *((named.get(name, -1), arg) for name, arg in template.kwargs.items())]
-    places = frozenset(
+    return frozenset(
         place
         for place, arg in given
-        if 0 <= place < len(arguments) and isinstance(arg, numbers) and str(arguments[place].type) == "Tensor"
+        if 0 <= place < len(arguments) and type(arg) in _EXAMPLES and str(arguments[place].type) == "Tensor"
     )
-    if not places or torch._C._should_allow_numbers_as_tensors(operator._schema.name.partition("::")[2]):
-        return operator
-    return scalar_overload(operator, places) or operator
+
+
+# Arguments that are numbers, with an example for torch.result_type.
+_EXAMPLES: dict[type, bool | int | float | complex] = {
+    bool: True, int: 1, IntArg: 1, float: 1.0, FloatArg: 1.0, ComplexArg: 1j
+}  # fmt: skip
 
 
 def _named(name: str, kind: type) -> object:

@@ -19,6 +19,7 @@ from avec.tensor import Array, bytes_view
 # A payload up to this size is copied into page-locked memory of torch's, which torch keeps until the GPU has read it.
 # Waiting for the GPU instead, as for larger ones, would let it run dry.
 STAGED_NBYTES = 16 << 20
+RESULT_NBYTES = 64 << 10  # of the memory that results are read into; it doubles
 
 
 class Transfers:
@@ -94,7 +95,7 @@ class Transfers:
             own: Array = flat.numpy()
             return own
         if self._result.nbytes < nbytes:
-            self._result = self._accelerator.host_buffer(nbytes)
+            self._result = self._accelerator.host_buffer(max(RESULT_NBYTES, 1 << (nbytes - 1).bit_length()))
         torch.from_numpy(self._result[:nbytes]).copy_(flat, non_blocking=True)
         torch.cuda.current_stream(flat.device).synchronize()
         return self._result[:nbytes]
