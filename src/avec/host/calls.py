@@ -14,7 +14,8 @@ from avec.profiling import ExecutionCycle
 from avec.protocol.messages import Timings
 from avec.tensor import Array
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+# Folders whose code is not the application's: AVEC's own, and those of the libraries that it stands under.
+_passed_over = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +193,16 @@ class Credit:
         return self._taken_calls < self._calls and self._taken_nbytes + nbytes <= self._nbytes
 
 
+def pass_over(folder: str) -> None:
+    """Do not take a library's code for the application's when saying where a call was made."""
+    global _passed_over
+    if folder not in _passed_over:
+        _passed_over += (folder,)
+
+
 def where_called() -> str:
-    """The innermost place in the application, "app.py:12", past AVEC's own frames."""
+    """The innermost place in the application, "app.py:12", past AVEC's own frames and those of its libraries."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_passed_over):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -29,6 +29,13 @@ FRONT_ENDS = (
         tested="OpenCV 4.14 and 5.0 (cv2.dnn, FaceDetectorYN, FaceRecognizerSF, trackers with nets)",
         not_covered="cv2.cuda, Python layers, models of OpenVINO, G-API; all but nets computes on this host",
     ),
+    FrontEnd(
+        module="torch",
+        how="patched",
+        home="avec.interception.torch",
+        tested="PyTorch 2.13 (CPU build)",
+        not_covered="custom CUDA extensions, raw pointers, IPC handles, NCCL",
+    ),
 )
 
 _finder = Finder(FRONT_ENDS)

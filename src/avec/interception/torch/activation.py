@@ -8,6 +8,7 @@ import os
 
 import torch
 
+from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
 from . import cuda
@@ -35,6 +36,7 @@ class Activation:
         )
         self._libraries = [self._register()]
         cuda.patch(self._patches, self.recording, self._graft)
+        pass_over(os.path.dirname(torch.__file__) + os.sep)
         os.register_at_fork(after_in_child=self.recording.after_fork)
         atexit.register(self.recording.finish)
 

@@ -35,3 +35,10 @@ def patch(patches: Patches, recording: Recording, graft: Graft) -> None:
         "synchronize": synchronize,
     }.items():
         patches.replace(torch.cuda, name, lambda original, function=function: function)
+    for name, value in {
+        "_cuda_getCurrentRawStream": lambda device: 0,
+        "_cuda_getDevice": current_device,
+        "_cuda_getDeviceCount": device_count,
+        "_cuda_isInBadFork": lambda: recording.inherited,
+    }.items():
+        patches.replace(torch._C, name, lambda original, value=value: value)

@@ -18,12 +18,14 @@ import torch
 from avec.protocol.torch import BIND, FIRST_ADDRESS, Evaluated, Template, TensorArg, TensorMeta
 
 from .operators import conjugate_aware, negative_aware
+from .prediction import NUMBER, Predictor, zero_dimensional
 from .recording import BATCH_NUMBERS, Recording
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
 from .templates import Description, meta_of_layout
 
 Kernel = Callable[..., Any]
+_FOLDER = __file__.removesuffix("kernels.py")  # by which frames are known as AVEC's own
 LARGE_NBYTES = 64 << 20  # after an output of this size a batch is sent, so that what has died is soon freed there
 
 
@@ -57,6 +59,7 @@ class Kernels:
         self.recording = recording
         self.arena = arena
         self._empties = recording.cache()
+        self._predictor = Predictor()
 
     def kernel(self, name: str) -> Kernel:
         """The kernel of an operator, "add.Tensor"; its code is written at the first call."""
@@ -98,7 +101,7 @@ class Kernels:
         lazy_bits = conjugate_aware(operator.name) or negative_aware(operator.name)
         source, defaults = generate(operator, lazy_bits, len(self.recording.destination.devices) > 1)
         environment.update(defaults)
-        exec(compile(source, f"<avec kernel {operator.name}>", "exec"), environment)
+        exec(compile(source, f"{_FOLDER}<kernel {operator.name}>", "exec"), environment)
         kernel = environment["kernel"]
         assert isinstance(kernel, FunctionType)
         return kernel
@@ -116,7 +119,7 @@ class Kernels:
         if operator.dynamic:
             return self.evaluate(operator, args, kwargs), None
         try:
-            predicted, written = predict(operator, args, kwargs)
+            predicted, written = self._predictor.predict(operator, args, kwargs)
         except NotImplementedError:
             return self.evaluate(operator, args, kwargs), None
         except RuntimeError as exc:
@@ -179,9 +182,9 @@ class Kernels:
                 self._on_accelerator(operator, argument, each) if isinstance(each, torch.Tensor) else each
                 for each in value
             ]
-        if isinstance(value, bool | int | float | complex) and "Tensor" in str(argument.type):
+        if isinstance(value, NUMBER) and "Tensor" in str(argument.type):
             if operator.base not in NUMBERS_AS_TENSORS:
-                return _zero_dimensional(value, like)
+                return zero_dimensional(value, like)
         return value
 
     def _on_accelerator(self, operator: Operator, argument: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -208,13 +211,7 @@ class Kernels:
 
     def evaluate_template(self, template: Template, numbers: Sequence[int], floats: Sequence[float]) -> object:
         """Carry out what a template without outputs says; give what came back, tensors on the accelerator."""
-        recording = self.recording
-        with recording.lock:
-            recording.numbers.extend((recording.template(template), *numbers))
-            recording.floats.extend(floats)
-            call = recording.flush()
-        assert call is not None
-        answer = recording.decode(recording.wait(call))
+        answer = self.recording.evaluate(self.recording.template(template), numbers, floats)
         if not isinstance(answer, Evaluated):
             raise RuntimeError(f"{template.operator}: the destination answered {answer!r} where results were due")
         results: list[object] = []
@@ -262,50 +259,6 @@ class Kernels:
 
 CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _set = torch.ops.aten.set_.source_Storage_storage_offset
-
-
-def predict(
-    operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
-) -> tuple[object, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Ask the meta kernel what comes out, and what becomes of the tensors that are written to.
-
-    Raises:
-        Exception: what torch raises for a call like this, at once and not when the destination gets to it.
-    """
-    metas = [_on_meta(each) for each in args]
-    named = {name: _on_meta(each) for name, each in kwargs.items()}
-    predicted = operator.overload(*metas, **named)
-    written = []
-    for where in operator.written:
-        given = kwargs.get(where) if isinstance(where, str) else args[where] if where < len(args) else None
-        meta = named.get(where) if isinstance(where, str) else metas[where] if where < len(args) else None
-        if isinstance(given, torch.Tensor) and isinstance(meta, torch.Tensor) and given.is_cuda:
-            written.append((given, meta))
-    return predicted, written
-
-
-def _on_meta(value: object) -> object:
-    match value:
-        case torch.Tensor():
-            if value.device.type == "meta" or (value.device.type == "cpu" and value.dim() == 0):
-                return value
-            meta = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-            if value.is_conj():
-                meta = meta.conj()
-            return torch._neg_view(meta) if value.is_neg() else meta
-        case list() | tuple():
-            return type(value)(_on_meta(each) for each in value) if type(value) in (list, tuple) else value
-        case torch.device():
-            return torch.device("meta")
-        case torch.Generator():
-            return None
-    return value
-
-
-def _zero_dimensional(value: float | complex, like: torch.Tensor | None) -> torch.Tensor:
-    """A number as a tensor of the host's that takes part in promotion as the number would."""
-    dtype = None if like is None else torch.result_type(torch.empty(0, dtype=like.dtype), value)
-    return torch.scalar_tensor(value, dtype=dtype, device="cpu")
 
 
 def _device(operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]) -> int:

@@ -107,7 +107,7 @@ class Recording:
             )
         session = active_session()
         handle = session.new_handle()
-        reply = session.load(handle, FORMAT, _ENCODER.encode(Open(torch.__version__))).wait()
+        reply = session.load(handle, FORMAT, _ENCODER.encode(Open(str(torch.__version__)))).wait()
         self._session, self._handle, self._destination = session, handle, _OPENED.decode(reply.body)
 
     @property
@@ -192,12 +192,16 @@ class Recording:
         """
         if self._session is None and not self.numbers and then is None:
             return None
-        session = self.session
         with self.lock:
             self.arena.sweep(self.numbers)
-            count = len(self.numbers)
-            if not count and then is None:
+            if not self.numbers and then is None:
                 return None
+            return self._send(then, into)
+
+    def _send(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call:
+        session = self.session
+        with self.lock:
+            count = len(self.numbers)
             numbers = self.numbers[:count]
             issued = session.issued
             parts: list[Array] = [
@@ -245,10 +249,13 @@ class Recording:
         request = msgspec.structs.replace(request, epoch=self._epoch)
         return self.session.run(self._handle, f"torch.{type(request).__name__.lower()}", _ENCODER.encode(request))
 
-    def evaluate(self) -> Answer | None:
-        """Send what is recorded and wait for the results of the last operator."""
-        call = self.flush()
-        assert call is not None
+    def evaluate(self, template: int, numbers: Sequence[int], floats: Sequence[float]) -> Answer | None:
+        """Append an operator whose results depend on data, send what is recorded and wait for what came out."""
+        with self.lock:
+            self.arena.sweep(self.numbers)
+            self.numbers.extend((template, *numbers))
+            self.floats.extend(floats)
+            call = self._send()
         return self.decode(self.wait(call))
 
     def decode(self, reply: Reply) -> Answer | None:

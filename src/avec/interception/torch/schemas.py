@@ -75,6 +75,11 @@ class Operator:
         return [each for each in self.overload._schema.arguments if each.kwarg_only]
 
     @cached_property
+    def tensors(self) -> frozenset[int]:
+        """Places of the positional arguments that are tensors by the schema."""
+        return frozenset(place for place, each in enumerate(self.positional) if str(each.type) == "Tensor")
+
+    @cached_property
     def keeps_floats(self) -> bool:
         """Whether floats belong to what a call is recognised by."""
         return self.base in FLOATS_IN_KEY
