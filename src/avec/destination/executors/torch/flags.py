@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -71,6 +72,10 @@ FLAGS |= {
     ),
     "cuda.preferred_blas_library": Flag(
         lambda value: torch.backends.cuda.preferred_blas_library(str(value)), ("default", "cublas", "cublaslt", "ck")
+    ),
+    # torch asks for it before deterministic algorithms and reads it at its first matrix product.
+    "cublas_workspace_config": Flag(
+        lambda value: os.environ.__setitem__("CUBLAS_WORKSPACE_CONFIG", str(value)), (":4096:8", ":16:8")
     ),
     "deterministic_algorithms": Flag(
         lambda value: torch.use_deterministic_algorithms(value != "off", warn_only=value == "warn"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avec.destination.executors.torch.devices import Account, Devices
 from avec.errors import ExecutionError, InvalidArgument
-from avec.protocol.torch import FIRST_ADDRESS, LAST_STORAGE, OFFSET_BITS, OFFSET_MASK, ORIGIN, TensorMeta
+from avec.protocol.torch import FIRST_ADDRESS, OFFSET_BITS, OFFSET_MASK, ORIGIN, TensorMeta
 
 RANK_LIMIT = 64  # torch's own for most operators
 NBYTES_LIMIT = 1 << OFFSET_BITS
@@ -138,14 +138,19 @@ class Memory:
         layout.tensors[address] = view
         return view
 
-    def keep(self, layout: Layout, address: int, tensor: Tensor) -> None:
+    def keep(self, layout: Layout, address: int, tensor: object) -> None:
         """Bind a result to its address, laid out as the host predicted, in a storage of its own.
 
         Raises:
             ExecutionError: it has another shape or dtype than predicted, or is somewhere else.
             InvalidArgument: the address cannot be a new storage's.
         """
-        if tensor.shape != layout.shape or tensor.dtype is not layout.dtype or tensor.get_device() != layout.ordinal:
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.shape != layout.shape
+            or tensor.dtype is not layout.dtype
+            or tensor.get_device() != layout.ordinal
+        ):
             raise _mispredicted(layout, tensor)
         pointer = tensor.data_ptr()
         if (
@@ -198,7 +203,7 @@ class Memory:
 
 
 def _begins_storage(address: int) -> bool:
-    return address & OFFSET_MASK == ORIGIN and FIRST_ADDRESS < address and address >> OFFSET_BITS <= LAST_STORAGE
+    return address & OFFSET_MASK == ORIGIN and address > FIRST_ADDRESS
 
 
 def _forget_views(storage: Storage) -> None:
@@ -246,9 +251,12 @@ def _laid_out(layout: Layout, tensor: Tensor) -> Tensor:
     return copy.copy_(tensor)
 
 
-def _mispredicted(layout: Layout, tensor: Tensor) -> ExecutionError:
+def _mispredicted(layout: Layout, result: object) -> ExecutionError:
     predicted = f"{layout.meta.dtype} of shape {list(layout.shape)} on {layout.device}"
-    actual = f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)} on {tensor.device}"
+    if isinstance(result, Tensor):
+        actual = f"{str(result.dtype).removeprefix('torch.')} of shape {list(result.shape)} on {result.device}"
+    else:
+        actual = "none" if result is None else f"a value of type {type(result).__name__}"
     return ExecutionError(
         f"the host predicted {predicted}, the destination's torch {torch.__version__} gave {actual}; "
         "if the versions of torch differ, use the same one on both"

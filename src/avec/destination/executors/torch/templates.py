@@ -343,5 +343,7 @@ def _flattened(results: object, count: int) -> Sequence[Tensor | None]:
     else:
         flat = [results]
     if len(flat) != count:
-        raise ExecutionError(f"the host predicted {count} results, the destination's torch gave {len(flat)}")
+        raise ExecutionError(
+            f"the host predicted {count} results, the destination's torch {torch.__version__} gave {len(flat)}"
+        )
     return flat
