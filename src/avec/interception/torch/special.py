@@ -123,7 +123,7 @@ def upload(kernels: Kernels, target: torch.Tensor, source: torch.Tensor, borrowe
         "avec::upload", (TensorArg(0, meta_of(target), target.is_conj(), target.is_neg()),), {}, 1, 0, (meta,)
     )
     kernels.recording.upload(
-        kernels.recording.template(template), (target.data_ptr(), 0), host_bytes(contiguous), borrowed
+        kernels.recording.template(template), (target.data_ptr(),), host_bytes(contiguous), borrowed
     )
 
 
