@@ -30,6 +30,13 @@ FRONT_ENDS = (
         not_covered="cv2.cuda, Python layers, models of OpenVINO, G-API; all but nets computes on this host",
     ),
     FrontEnd(
+        module="onnxruntime",
+        how="patched",
+        home="avec.interception.onnxruntime",
+        tested="onnxruntime 1.20.1 and 1.32.0",
+        not_covered="custom operator libraries, DLPack and addresses of values on cuda, onnxruntime.training",
+    ),
+    FrontEnd(
         module="torch",
         how="patched",
         home="avec.interception.torch",

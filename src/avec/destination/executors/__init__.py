@@ -16,6 +16,7 @@ from avec.tensor import Array
 # Model format → where its executor is. Imported by the zygote, once.
 EXECUTORS = {
     "caffe": "avec.destination.executors.caffe:CaffeExecutor",
+    "onnx": "avec.destination.executors.onnx:OnnxExecutor",
     "opencv": "avec.destination.executors.opencv_dnn:OpenCvExecutor",
     "torch": "avec.destination.executors.torch:TorchExecutor",
 }

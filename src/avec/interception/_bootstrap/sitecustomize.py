@@ -9,7 +9,12 @@ beside it would shadow the application's own imports.
 import os
 import sys
 
-INTERCEPTED = ("caffe", "cv2", "torch")  # the modules of avec.interception.FRONT_ENDS, which a test holds equal
+INTERCEPTED = (
+    "caffe",
+    "cv2",
+    "onnxruntime",
+    "torch",
+)  # the modules of avec.interception.FRONT_ENDS, which a test holds equal
 CANNOT_INTERCEPT = 78  # EX_CONFIG of sysexits.h
 
 
