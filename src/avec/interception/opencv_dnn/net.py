@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import cv2
 import numpy as np
@@ -17,10 +17,7 @@ import numpy as np
 from avec.tensor import Array
 
 from .raising import refuse
-from .remote import RemoteObject, UnsendableArgument, result_of
-
-if TYPE_CHECKING:
-    from avec.host.calls import Call
+from .remote import Pending, Remote, RemoteObject, UnsendableArgument
 
 Native = cv2.dnn.Net  # OpenCV's own class; this module is imported before it is replaced
 WRITES_OUTPUTS_IN_PLACE = int(cv2.__version__.partition(".")[0]) >= 5  # OpenCV 4 gives new arrays whatever it is given
@@ -37,11 +34,11 @@ class Net:
     """A net at the destination. One net is used by one thread at a time, as in OpenCV."""
 
     def __init__(self) -> None:
-        self._object: RemoteObject | None = None  # of an empty net until something is asked of it
+        self._object: Remote | None = None  # nothing until something is asked of an empty net
         self._known_inputs: set[tuple[object, ...]] = set()
 
     @property
-    def remote(self) -> RemoteObject:
+    def remote(self) -> Remote:
         """The net at the destination; an empty one is made there when it is needed first."""
         if self._object is None:
             made = RemoteObject("an empty net")
@@ -50,16 +47,10 @@ class Net:
         return self._object
 
     @classmethod
-    def made_by(cls, what: str, method: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Net:
-        """A net made by calling `method`; blocks. Raises as RemoteObject.make.
-
-        Args:
-            what: for messages.
-        """
+    def of(cls, remote: Remote) -> Net:
+        """A net whose work something else does."""
         net = cls()
-        made = RemoteObject(what)
-        made.make(method, args, kwargs)
-        net._object = made
+        net._object = remote
         return net
 
     def empty(self) -> bool:
@@ -107,7 +98,11 @@ class Net:
 
     def quantize(self, *args: Any, **kwargs: Any) -> Net:
         """A quantized net made from this one. Source: Net::quantize (OpenCV 4)."""
-        return Net.made_by("a quantized net", "dnn.Net.quantize", (self.remote, *args), kwargs)
+        if not isinstance(self.remote, RemoteObject):
+            refuse("dnn.Net.quantize", "of a Caffe net; convert the model to ONNX")
+        made = RemoteObject("a quantized net", (self.remote,))
+        made.make("dnn.Net.quantize", (self.remote, *args), kwargs)
+        return Net.of(made)
 
     @staticmethod
     def readFromModelOptimizer(*args: object, **kwargs: object) -> Net:
@@ -135,35 +130,35 @@ class Layer:
 class AsyncArray:
     """The result of a forward pass that may still be under way. Source: cv2.AsyncArray."""
 
-    def __init__(self, call: Call) -> None:
-        self._call: Call | None = call
+    def __init__(self, pending: Pending) -> None:
+        self._pending: Pending | None = pending
 
     def get(self, timeoutNs: object = None, dst: Array | None = None) -> Any:
         """Wait for the result: get([dst]) gives it, get(timeoutNs[, dst]) whether it came in time, and it."""
         if timeoutNs is None or isinstance(timeoutNs, np.ndarray):
-            return into(result_of(self._valid()), timeoutNs if dst is None else dst)
+            return into(self._valid().wait(), timeoutNs if dst is None else dst)
         if not self.wait_for(timeoutNs):
             return False, None
-        return True, into(result_of(self._valid()), dst)
+        return True, into(self._valid().wait(), dst)
 
     def wait_for(self, timeoutNs: Any) -> bool:
         """Wait at most that many nanoseconds; give whether the result is here. A negative time has no end."""
-        call = self._valid()
-        call.wait_ended(None if timeoutNs < 0 else timeoutNs / 1e9)
-        return call.done
+        pending = self._valid()
+        pending.wait_ended(None if timeoutNs < 0 else timeoutNs / 1e9)
+        return pending.done
 
     def valid(self) -> bool:
         """Whether there is a result to wait for."""
-        return self._call is not None
+        return self._pending is not None
 
     def release(self) -> None:
         """Do without the result."""
-        self._call = None
+        self._pending = None
 
-    def _valid(self) -> Call:
-        if self._call is None:
+    def _valid(self) -> Pending:
+        if self._pending is None:
             raise cv2.error("cv2.AsyncArray: there is no result; it was released")
-        return self._call
+        return self._pending
 
 
 def forwarded(owner: Any, native: type, name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
@@ -230,7 +225,7 @@ def _kind_of_input(*args: Any, **kwargs: Any) -> tuple[object, ...] | None:
     return name, blob.dtype.str, blob.ndim, len(others), *kwargs
 
 
-def method_like(native: type, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def method_like(native: object, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """A method with the name and the documentation of OpenCV's own."""
     return wraps(getattr(native, name), assigned=("__name__", "__doc__"), updated=())(call)
 

@@ -7,14 +7,17 @@ from typing import Any
 
 import cv2
 
+from avec.errors import UnsupportedOperation
+
 from .arguments import NoSuchFile, path_of, with_files
+from .caffe_reading import READER, File, caffe_files, read_caffe
 from .net import Net, complain, method_like
 from .raising import refuse
-from .remote import UnsendableArgument
+from .remote import RemoteObject, UnsendableArgument
 
 REFUSED = {"readNetFromModelOptimizer": "read the model from ONNX"}
 _NATIVE = {name: getattr(cv2.dnn, name) for name in dir(cv2.dnn) if name.startswith("readNet")}
-NAMES = tuple(_NATIVE)
+NAMES = (*_NATIVE, *({READER} - set(_NATIVE)))  # OpenCV 5 gets its reader of Caffe nets back
 
 
 def reader(name: str) -> Callable[..., Any]:
@@ -26,19 +29,47 @@ def reader(name: str) -> Callable[..., Any]:
     def refused(*args: object, **kwargs: object) -> None:
         refuse(f"dnn.{name}", REFUSED[name])
 
-    return method_like(cv2.dnn, name, refused if name in REFUSED else read)  # type: ignore[arg-type]
+    if name not in _NATIVE:
+        read.__name__ = name
+        return read
+    return method_like(cv2.dnn, name, refused if name in REFUSED else read)
 
 
 def read_net(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
     """Have a model read at the destination; blocks.
 
     Raises:
-        cv2.error: OpenCV cannot read it.
+        cv2.error: it cannot be read.
         DestinationError: the destination failed.
     """
+    native = _NATIVE.get(name)
     try:
-        sent, sent_kwargs = with_files(args, kwargs)
-        paths = [path for path in map(path_of, (*args, *kwargs.values())) if path]
-        return Net.made_by(f"the net of {paths[0] if paths else 'a buffer'}", f"dnn.{name}", sent, sent_kwargs)
-    except (NoSuchFile, UnsendableArgument):
-        complain(_NATIVE[name], args, kwargs)
+        files = caffe_files(name, args, kwargs)
+        return _read(name, args, kwargs) if files is None else _read_caffe(name, args, kwargs, files)
+    except (NoSuchFile, UnsendableArgument) as exc:
+        if native is None:
+            raise cv2.error(f"cv2.dnn.{name}: cannot read {exc}") from exc
+        complain(native, args, kwargs)
+
+
+def _read(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
+    sent, sent_kwargs = with_files(args, kwargs)
+    paths = [path for path in map(path_of, (*args, *kwargs.values())) if path]
+    made = RemoteObject(f"the net of {paths[0] if paths else 'a buffer'}")
+    made.make(f"dnn.{name}", sent, sent_kwargs)
+    return Net.of(made)
+
+
+def _read_caffe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], files: tuple[File, File | None]) -> Net:
+    """A net for the destination's Caffe executor; one that has layers of OpenCV's own, for its OpenCV if that can."""
+    try:
+        return Net.of(read_caffe(*files))
+    except cv2.error as exc:
+        if isinstance(exc.__cause__, UnsupportedOperation):
+            try:
+                return _read(name, args, kwargs)
+            except cv2.error as also:
+                raise exc from also
+        if READER in _NATIVE:
+            _NATIVE[name](*args, **kwargs)  # OpenCV's own words, if it cannot read it either
+        raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 
@@ -66,6 +66,46 @@ class Fields:
 
 class UnsendableArgument(TypeError):
     """An argument is nothing that OpenCV would take. Nothing was sent."""
+
+
+class Pending:
+    """The result of a call that is under way."""
+
+    def __init__(self, call: Call, finish: Callable[[], object]) -> None:
+        """Take note of a call; `finish` waits for it and gives its result."""
+        self._call = call
+        self.wait = finish
+
+    @property
+    def done(self) -> bool:
+        """Whether `wait` would not block."""
+        return self._call.done
+
+    def wait_ended(self, timeout_s: float | None) -> None:
+        """Block until the result is here, or the time is over."""
+        self._call.wait_ended(timeout_s)
+
+
+class Remote(Protocol):
+    """What does the work behind an object that the application holds."""
+
+    def invoke(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> object:
+        """Call a method; blocks for its result.
+
+        Raises:
+            UnsendableArgument: an argument is nothing that OpenCV would take.
+            cv2.error: the call failed, or one before it that nobody has waited for.
+            DestinationError: the destination failed.
+        """
+
+    def defer(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
+        """Call a method whose result nobody looks at. Returns when the arguments may change. Raises as `invoke`."""
+
+    def issue(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Pending:
+        """Call a method without waiting, with arguments that do not change. Raises as `invoke`."""
+
+    def flush(self) -> None:
+        """Send what has been deferred."""
 
 
 class RemoteObject:
@@ -129,22 +169,17 @@ class RemoteObject:
                 self._session.load(self.number, FORMAT, body, parts, files).wait()
 
     def invoke(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> object:
-        """Call a method; blocks for its result.
+        """See Remote."""
+        return self.issue(method, args, kwargs).wait()
 
-        Raises:
-            cv2.error: OpenCV raised it, in this call or in one before that nobody has waited for.
-            UnsendableArgument: an argument is nothing that OpenCV would take.
-            DestinationError: the destination failed.
-        """
-        return result_of(self.issue(method, args, kwargs))
-
-    def issue(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> Call:
-        """Call a method without waiting; arrays must not change before Call.wait_sent returns. Raises as `invoke`."""
+    def issue(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> Pending:
+        """See Remote."""
         self._pack(method, args, kwargs or {})
-        return self._send(f"opencv.{method}")
+        call = self._send(f"opencv.{method}")
+        return Pending(call, lambda: _result_of(call))
 
     def defer(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> None:
-        """Call a method whose result nobody looks at. Returns when the arguments may change. Raises as `invoke`."""
+        """See Remote."""
         before = len(self._parts)
         self._pack(method, args, kwargs or {})
         if sum(part.nbytes for part in self._parts[before:]) > COPY_LIMIT:
@@ -155,7 +190,7 @@ class RemoteObject:
             self.flush()
 
     def flush(self) -> None:
-        """Send the calls that wait for the next."""
+        """See Remote."""
         if self._deferred:
             self._send(f"opencv.{self._deferred[-1].method}")
 
@@ -193,7 +228,7 @@ class RemoteObject:
         return File(role_of(file.source), file.written, {name: role_of(path) for name, path in file.beside.items()})
 
 
-def result_of(call: Call) -> object:
+def _result_of(call: Call) -> object:
     """Wait for a call and give OpenCV's result; a layer is given as a dictionary."""
     with as_opencv():
         reply = call.wait()
@@ -224,4 +259,4 @@ def _session() -> Session:
     return opened
 
 
-__all__ = ["Fields", "ModelFile", "RemoteObject", "UnsendableArgument", "result_of"]
+__all__ = ["Fields", "ModelFile", "Pending", "Remote", "RemoteObject", "UnsendableArgument"]

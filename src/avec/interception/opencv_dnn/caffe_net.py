@@ -1,0 +1,301 @@
+"""A Caffe net behind cv2.dnn.Net. It is computed by the destination's Caffe executor, which uses the accelerator and
+needs no importer of OpenCV's: that of OpenCV 4 computes on the CPU in most builds, and OpenCV 5 has none.
+
+It answers what a RemoteObject would answer of a net of OpenCV's own.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from inspect import BoundArguments, signature
+from typing import Any, cast
+
+import cv2
+import msgspec
+import numpy as np
+
+from avec import config
+from avec.errors import SessionLost, UnsupportedOperation
+from avec.host.calls import Call
+from avec.host.models import provide
+from avec.interception import session
+from avec.protocol.caffe import (
+    WEIGHTS,
+    BlobRef,
+    Forward,
+    LoadNet,
+    NetDescription,
+    NetRequest,
+    Read,
+    Reshaped,
+)
+from avec.tensor import Array
+
+from .caffe_layers import INPUT_NAME, INPUT_TYPE, Layer, Layers, types_of
+from .raising import as_opencv, refuse
+from .remote import COPY_LIMIT, ModelFile, Pending, UnsendableArgument
+
+FORMAT = "caffe"
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DESCRIPTIONS = msgspec.msgpack.Decoder(NetDescription)
+_IGNORED = frozenset({"enableFusion", "enableWinograd", "setPreferableBackend", "setPreferableTarget"})
+_WEIGHTED = frozenset({"getFLOPS", "getLayersShapes", "getMemoryConsumption"})  # what depends on layers' parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The two files of a Caffe net."""
+
+    prototxt: bytes
+    weights: ModelFile | None
+    source: str  # the prototxt's name, for messages
+    reread: Callable[..., Any] | None  # reads these files with the host's OpenCV, if it has an importer
+
+
+class CaffeNet:
+    """One net at the destination; its handle is released when nobody refers to this any more."""
+
+    def __init__(self, model: Model) -> None:
+        """Have the net built; blocks.
+
+        Raises:
+            cv2.error: it cannot be built.
+            DestinationError: the destination failed.
+        """
+        self._model = model
+        self._session = session()
+        self._process = os.getpid()
+        self._handle = self._session.new_handle()
+        weakref.finalize(self, self._session.release, self._handle).atexit = False
+        with as_opencv():
+            self.layers = Layers(self._load())
+        self._shapes = {index: self._description.blobs[index].shape for index in self.layers.inputs.values()}
+        self._inputs: dict[int, Array] = {}  # not sent yet
+        self._reshaped: dict[int, tuple[int, ...]] = {}
+        self._last: Call | None = None  # the last forward pass
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the inputs, in the net's order."""
+        return list(self._shapes.values())
+
+    def invoke(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> object:
+        """Do what a method of cv2.dnn.Net does; blocks for its result. Raises as Remote.invoke."""
+        if method in _IGNORED:
+            return None
+        answer = getattr(type(self), f"_{method}", None)
+        if answer is None:
+            return self._ask_opencv(method, args, kwargs or {})
+        bound = _bound(answer, self, args, kwargs or {})
+        return cast(object, answer(*bound.args, **bound.kwargs))
+
+    def defer(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
+        """Do what a method does that gives nothing."""
+        self.invoke(method, args, kwargs)
+
+    def issue(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Pending:
+        """Begin a forward pass; gives its result to come."""
+        if method != "forward":
+            refuse(f"dnn.Net.{method}", "without waiting for it")
+        return self._issue_forward(*args, **kwargs or {})
+
+    def flush(self) -> None:
+        """Nothing waits here for another call."""
+
+    # What follows are the methods of cv2.dnn.Net, by their names.
+
+    def _empty(self) -> bool:
+        return not self.layers.all
+
+    def _setInput(self, blob: Any, name: str = "", scalefactor: float = 1.0, mean: Any = ()) -> None:
+        index = self.layers.input(name)
+        values = _normalised(blob, scalefactor, mean)
+        if values.shape != self._shapes[index]:
+            self._shapes[index] = self._reshaped[index] = values.shape
+        self._inputs[index] = values
+        if values.nbytes > COPY_LIMIT:
+            self._run("opencv.setInput", lambda writes, reshaped: Read(writes, reshaped)).wait_sent()
+        elif values is blob or np.may_share_memory(values, blob):
+            self._inputs[index] = values.copy()
+
+    def _forward(self, *args: Any, **kwargs: Any) -> object:
+        return self._issue_forward(*args, **kwargs).wait()
+
+    def _issue_forward(self, *args: Any, outputName: Any = None, outBlobNames: Any = None, **kwargs: Any) -> Pending:
+        """All forms of Net::forward: a name or none gives one array; names, or room for arrays, a tuple of them."""
+        first = args[0] if args else None
+        several = "outputBlobs" in kwargs or isinstance(first, list | tuple)
+        names = outBlobNames if outBlobNames is not None else first if isinstance(first, list | tuple) else ()
+        if names:
+            return self._outputs([(self.layers.find(name), (0,)) for name in names], tuple)
+        name = outputName or (args[1] if several and len(args) > 1 else first if isinstance(first, str) else "")
+        layer = self.layers.find(name) if name else self.layers.all[-1]
+        if several:
+            return self._outputs([(layer, range(len(layer.described.tops)))], lambda arrays: tuple(arrays))
+        return self._outputs([(layer, (0,))], lambda arrays: arrays[0])
+
+    def _forwardAndRetrieve(self, outBlobNames: Sequence[str]) -> object:
+        layers = [self.layers.find(name) for name in outBlobNames]
+
+        def grouped(arrays: list[Array]) -> object:
+            given = iter(arrays)
+            return tuple(tuple(next(given) for _ in layer.described.tops) for layer in layers)
+
+        return self._outputs([(layer, range(len(layer.described.tops))) for layer in layers], grouped).wait()
+
+    def _getLayerNames(self) -> tuple[str, ...]:
+        return tuple(layer.described.name for layer in self.layers.all)
+
+    def _getLayerId(self, layer: str) -> int:
+        return self.layers.number(layer)
+
+    def _getLayer(self, layer: int | str) -> dict[str, object]:
+        if layer in (0, INPUT_NAME):
+            return {"name": INPUT_NAME, "type": "", "preferableTarget": 0, "blobs": 0}
+        found = self.layers.find(layer).described
+        return {"name": found.name, "type": found.type, "preferableTarget": 0, "blobs": len(found.parameters)}
+
+    def _getLayerTypes(self) -> tuple[str, ...]:
+        return tuple(types_of(self.layers.all))
+
+    def _getLayersCount(self, layerType: str) -> int:
+        if layerType == INPUT_TYPE:
+            return 1
+        return sum(layer.described.type == layerType for layer in self.layers.all)
+
+    def _getUnconnectedOutLayers(self) -> Array:
+        return np.array([layer.number for layer in self.layers.unconnected()], np.int32)
+
+    def _getUnconnectedOutLayersNames(self) -> tuple[str, ...]:
+        return tuple(layer.described.name for layer in self.layers.unconnected())
+
+    def _getParam(self, layer: int | str, numParam: int = 0) -> Array:
+        found = self.layers.find(layer)
+        request = Read(wanted=(BlobRef(numParam, found.place),))
+        with as_opencv():
+            values = self._call("opencv.getParam", request).wait().arrays[0]
+        # OpenCV keeps one-dimensional parameters as columns. Source: Mat::create.
+        return values.reshape(-1, 1) if values.ndim == 1 else values
+
+    def _setParam(self, layer: int | str, numParam: int, blob: Any) -> None:
+        found = self.layers.find(layer)
+        values = np.ascontiguousarray(blob, np.float32)
+        with as_opencv():
+            self._call("opencv.setParam", Read(writes=(BlobRef(numParam, found.place),)), [values]).wait()
+
+    def _getPerfProfile(self) -> tuple[int, Array]:
+        """The destination's time for the last forward pass, in ticks; it is not known for each layer."""
+        timings = self._last.progress.timings if self._last is not None and self._last.done else None
+        ticks = timings.compute_ns * cv2.getTickFrequency() / 1e9 if timings is not None else 0.0
+        return int(ticks), np.array([ticks])
+
+    def _ask_opencv(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:
+        """What is known from the files alone, the host's OpenCV says, without computing anything."""
+        reread = self._model.reread
+        if reread is None or method not in (*_WEIGHTED, "dump", "getInputDetails", "getOutputDetails"):
+            refuse(f"dnn.Net.{method}", "of a Caffe net it is not known")
+        return cast(object, getattr(reread(method in _WEIGHTED), method)(*args, **kwargs))
+
+    def _outputs(self, wanted: Sequence[tuple[Layer, Sequence[int]]], make: Callable[[list[Array]], object]) -> Pending:
+        """Run the net as far as layers' tops are wanted; in stretches where later layers would overwrite them."""
+        tops = {(layer.place, top): layer.described.tops[top] for layer, which in wanted for top in which}
+        ends = sorted({layer.place for layer, _ in wanted})
+        layers = {layer.place: layer for layer, _ in wanted}
+        stops = [end for end in ends[:-1] if self.layers.changes_between(layers[end], ends[-1])] + ends[-1:]
+        calls: list[tuple[Call, list[tuple[int, int]]]] = []
+        start = 0
+        for stop in stops:
+            keys = [key for key in tops if start <= key[0] <= stop]
+            refs = tuple(BlobRef(tops[key]) for key in keys)
+            calls.append((self._run_layers(start, stop, refs), keys))
+            start = stop + 1
+        order = [(layer.place, top) for layer, which in wanted for top in which]
+
+        def finish() -> object:
+            found: dict[tuple[int, int], Array] = {}
+            with as_opencv():
+                for call, keys in calls:
+                    found.update(zip(keys, call.wait().arrays, strict=True))
+            return make([found[key] for key in order])
+
+        self._last = calls[-1][0]
+        return Pending(self._last, finish)
+
+    def _run_layers(self, start: int, stop: int, wanted: tuple[BlobRef, ...]) -> Call:
+        return self._run("opencv.forward", lambda writes, reshaped: Forward(writes, reshaped, start, stop, wanted))
+
+    def _run(self, name: str, make: Callable[[tuple[BlobRef, ...], tuple[Reshaped, ...]], NetRequest]) -> Call:
+        """Send a request with the inputs that have not been sent yet."""
+        inputs, self._inputs = self._inputs, {}
+        reshaped, self._reshaped = self._reshaped, {}
+        request = make(
+            tuple(BlobRef(index) for index in inputs),
+            tuple(Reshaped(index, shape) for index, shape in reshaped.items()),
+        )
+        return self._call(name, request, list(inputs.values()))
+
+    def _call(self, name: str, request: NetRequest, parts: Sequence[Array] = ()) -> Call:
+        if os.getpid() != self._process:
+            raise SessionLost(
+                f"the net of {self._model.source} belongs to process {self._process}, and this is its child "
+                f"{os.getpid()}; read the model in the process that uses it"
+            )
+        return self._session.run(self._handle, name, _ENCODER.encode(request), parts)
+
+    def _load(self) -> NetDescription:
+        weights = self._model.weights
+        request = LoadNet(self._model.source, weights.written if weights is not None else "")
+        files = {}
+        if weights is not None:
+            files[WEIGHTS] = provide(self._session, weights.source, config.load())
+        prototxt = np.frombuffer(self._model.prototxt, np.uint8)
+        reply = self._session.load(self._handle, FORMAT, _ENCODER.encode(request), [prototxt], files).wait()
+        self._description = _DESCRIPTIONS.decode(reply.arrays[0].data)
+        if self._description.awaiting >= 0:
+            layer = self._description.layers[self._description.awaiting]
+            raise UnsupportedOperation(
+                f"{self._model.source}: layer {layer.name!r} of the type {layer.type} needs this host; "
+                "OpenCV's nets have no such layers under AVEC"
+            )
+        return self._description
+
+
+_signature = cache(signature)
+
+
+def _bound(
+    function: Callable[..., Any], net: CaffeNet, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> BoundArguments:
+    try:
+        return _signature(function).bind(net, *args, **kwargs)
+    except TypeError as exc:
+        raise UnsendableArgument(f"cv2: {function.__name__.lstrip('_')}: {exc}") from exc
+
+
+def _normalised(blob: Any, scalefactor: float, mean: Any) -> Array:
+    """An input's values as the net's first layers get them. Source: DataLayer::forward in dnn/src/layer_internals.hpp.
+
+    Raises:
+        UnsendableArgument: it is no array of numbers.
+        cv2.error: a mean for each of more than four channels is asked for.
+    """
+    given = blob.get() if isinstance(blob, cv2.UMat) else blob
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "iuf" or not isinstance(scalefactor, int | float):
+        raise UnsendableArgument("cv2: setInput takes an array of numbers")
+    values = np.ascontiguousarray(given, np.float32)
+    means = np.zeros(4, np.float32)
+    numbers = np.atleast_1d(np.asarray(mean if mean is not None else (), np.float32))[:4]
+    means[: numbers.size] = numbers
+    if scalefactor == 1.0 and not means.any():
+        return values
+    channels = values.shape[1] if values.ndim > 1 else 1
+    if channels > len(means) and len(set(means.tolist())) > 1:
+        raise cv2.error(f"setInput: a mean for each channel of {channels} cannot be given")
+    shape = (1, channels) + (1,) * (values.ndim - 2) if values.ndim > 1 else (1,)
+    offsets = means[:channels].reshape(shape) if channels <= len(means) else means[0]
+    return (values - offsets) * np.float32(scalefactor)

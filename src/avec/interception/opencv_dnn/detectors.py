@@ -1,0 +1,108 @@
+"""Classes of OpenCV's that keep nets inside: FaceDetectorYN, FaceRecognizerSF, and the trackers that have one.
+
+The whole object lives at the destination: images go up, what was found in them comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+
+from .arguments import NoSuchFile, model_file, with_files
+from .net import Net, complain, into, method_like
+from .remote import Fields, RemoteObject, UnsendableArgument
+
+FACES = ("FaceDetectorYN", "FaceRecognizerSF")
+TRACKERS = ("TrackerDaSiamRPN", "TrackerGOTURN", "TrackerNano", "TrackerVit")
+
+# Methods with a last argument that may be an array to be written into: its place.
+_OUTPUTS = {"detect": 1, "alignCrop": 2, "feature": 1}
+_PATHS = frozenset({"model", "kernel_cls1", "kernel_r1", "modelTxt", "modelBin", "backbone", "neckhead", "net"})
+
+
+class Detector:
+    """An object at the destination; made by `create` only, as OpenCV's own. Used by one thread at a time."""
+
+    remote: RemoteObject
+
+
+def detector_class(name: str) -> type[Detector]:
+    """What stands in the place of the class cv2.<name>."""
+    native: Any = getattr(cv2, name)
+    members: dict[str, Any] = {"__module__": native.__module__, "__doc__": native.__doc__}
+    for method in dir(native):
+        if not method.startswith("_") and method not in ("create", "Params"):
+            members[method] = method_like(native, method, _method(name, method))
+    if hasattr(native, "Params"):
+        members["Params"] = native.Params
+    made = type(name, (Detector,), members)
+    create = _tracker_creator(made, name, native) if name in TRACKERS else _creator(made, name, native)
+    made.create = staticmethod(method_like(native, "create", create))  # type: ignore[attr-defined]
+    return made
+
+
+def _make(kind: type[Detector], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Detector:
+    made = kind()
+    made.remote = RemoteObject(f"a {name}", [each for each in args if isinstance(each, RemoteObject)])
+    made.remote.make(f"{name}.create", args, kwargs)
+    return made
+
+
+def _creator(kind: type[Detector], name: str, native: Any) -> Callable[..., Detector]:
+    def create(*args: Any, **kwargs: Any) -> Detector:
+        try:
+            sent, sent_kwargs = with_files(args, kwargs)
+            return _make(kind, name, sent, sent_kwargs)
+        except (NoSuchFile, UnsendableArgument):
+            complain(native.create, args, kwargs)
+
+    return create
+
+
+def _tracker_creator(kind: type[Detector], name: str, native: Any) -> Callable[..., Detector]:
+    def create(*args: Any, **kwargs: Any) -> Detector:
+        if any(isinstance(each, Net) for each in (*args, *kwargs.values())):
+            nets = {key: each.remote if isinstance(each, Net) else each for key, each in kwargs.items()}
+            return _make(kind, name, [each.remote if isinstance(each, Net) else each for each in args], nets)
+        parameters = args[0] if args else kwargs.get("parameters", native.Params())
+        if not isinstance(parameters, native.Params) or len(args) + len(kwargs) > 1:
+            complain(native.create, args, kwargs)
+        try:
+            return _make(kind, name, [_fields(f"{name}_Params", parameters)], {})
+        except (NoSuchFile, UnsendableArgument):
+            complain(native.create, args, kwargs)
+
+    return create
+
+
+def _fields(kind: str, parameters: object) -> Fields:
+    """The parameters of a tracker with its model files.
+
+    Raises:
+        NoSuchFile: one cannot be read.
+    """
+    values = {name: getattr(parameters, name) for name in dir(parameters) if not name.startswith("_")}
+    return Fields(kind, {name: model_file(each) if name in _PATHS else each for name, each in values.items()})
+
+
+def _method(kind: str, name: str) -> Callable[..., Any]:
+    place = _OUTPUTS.get(name)
+
+    def call(self: Detector, *args: Any, **kwargs: Any) -> Any:
+        sent = args if place is None else args[:place]
+        output = args[place] if place is not None and place < len(args) else None
+        try:
+            result = self.remote.invoke(name, sent, kwargs)
+        except UnsendableArgument as exc:
+            raise cv2.error(f"cv2.{kind}.{name}: an argument is of a type that OpenCV does not take: {exc}") from exc
+        return (result[0], into(result[1], output)) if isinstance(result, tuple) else into(result, output)
+
+    def defer(self: Detector, *args: Any, **kwargs: Any) -> None:
+        try:
+            self.remote.defer(name, args, kwargs)
+        except UnsendableArgument as exc:
+            raise cv2.error(f"cv2.{kind}.{name}: an argument is of a type that OpenCV does not take: {exc}") from exc
+
+    return defer if name.startswith("set") else call
