@@ -22,6 +22,8 @@ DType = Literal[
 
 Array = npt.NDArray[Any]
 
+_NAMES: dict[np.dtype[Any], DType] = {np.dtype(name): name for name in DType.__args__}  # type: ignore[attr-defined]
+
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
     """dtype and shape of one tensor; all sizes follow from them."""
@@ -50,11 +52,12 @@ def spec_of(array: Array) -> TensorSpec:
     Raises:
         ValueError: its dtype has no name on the wire (objects, strings, big-endian numbers), or its rank is too high.
     """
-    if array.dtype.name not in DType.__args__ or not array.dtype.isnative:  # type: ignore[attr-defined]
+    name = _NAMES.get(array.dtype)
+    if name is None:
         raise ValueError(f"an array of dtype {array.dtype} cannot be sent; convert it to one of {DType.__args__}")  # type: ignore[attr-defined]
     if array.ndim > RANK_LIMIT:
         raise ValueError(f"an array of rank {array.ndim} cannot be sent; the limit is {RANK_LIMIT}")
-    return TensorSpec(array.dtype.name, array.shape)  # type: ignore[arg-type]
+    return TensorSpec(name, array.shape)
 
 
 def bytes_view(array: Array) -> memoryview:

@@ -342,6 +342,6 @@ def test_closing_notes_where_the_calls_went(destination: Destination, open_sessi
 def test_a_probe_tells_the_status_without_a_session(destination: Destination, settings: Settings) -> None:
     before = destination.workers()
     status = probe(destination.url, settings)
-    assert status.formats == ("caffe",)
+    assert "caffe" in status.formats
     assert status.accelerators[0].memory_nbytes > 0
     assert not destination.workers() - before

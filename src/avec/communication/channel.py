@@ -17,6 +17,8 @@ from avec.protocol.messages import Message, Ping, Pong
 from avec.tensor import Array
 
 clock_ns = time.monotonic_ns
+STAGE_NBYTES = 16 * 1024  # smaller pieces than this are received together; larger ones where they belong
+SMALL_NBYTES = 16 * 1024  # bytes that a socket which is writable takes without blocking
 LIFE_NS = 100_000_000  # nanoseconds: while bytes come in, something goes out at least so often
 
 
@@ -40,6 +42,8 @@ class Channel:
         self._sending = threading.Lock()
         self._sent_ns = clock_ns()
         self._finished = False
+        self._stage = memoryview(bytearray(STAGE_NBYTES))  # what was received at once, to be taken piece by piece
+        self._staged = self._stage[:0]
         self.set_heartbeat(heartbeat)
 
     @property
@@ -79,6 +83,26 @@ class Channel:
         except OSError as exc:
             raise SessionLost(f"sending to {self.peer} failed: {exc}") from exc
 
+    def send_at_once(self, data: bytes, sent: list[int]) -> None:
+        """Send an encoded frame from this thread, if nobody else is sending and it goes out without blocking.
+
+        Args:
+            data: a frame of SMALL_NBYTES at most.
+            sent: gets an item exactly when the frame was sent, even if an interrupt is raised here.
+        """
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if not self._finished and self._transport.writable():  # then there is room for all of it
+                self._transport.send_at_once(data, sent)
+                if sent and sent[0] < len(data):
+                    self._transport.send([memoryview(data)[sent[0] :]])
+                self._sent_ns = clock_ns()
+        except OSError:
+            self._transport.abort()  # the receiving side finds the connection broken and says so
+        finally:
+            self._sending.release()
+
     def receive(self) -> Frame:
         """Receive the next frame that is not part of the heartbeat.
 
@@ -102,7 +126,7 @@ class Channel:
 
     def readable(self) -> bool:
         """Whether something has arrived that `receive` would take."""
-        return self._transport.readable()
+        return self._staged.nbytes > 0 or self._transport.readable()
 
     def discard(self, timeout_s: float) -> None:
         """Read and throw away what still comes, until the peer closes: closing first would reset the connection and
@@ -131,7 +155,7 @@ class Channel:
         silent = 0
         while True:
             try:
-                nbytes = self._transport.receive_into(self._connection.buffer())
+                nbytes = self._receive_into(self._connection.buffer())
             except TimeoutError as exc:
                 silent += 1
                 if silent >= self._heartbeat.misses:
@@ -151,6 +175,17 @@ class Channel:
                 self.measure()
             if (frame := self._connection.advance(nbytes)) is not None:
                 return frame
+
+    def _receive_into(self, target: memoryview) -> int:
+        """Receive into memory; a frame's small pieces, which come together, cost one system call in all."""
+        if not self._staged.nbytes:
+            if target.nbytes >= STAGE_NBYTES:
+                return self._transport.receive_into(target)
+            self._staged = self._stage[: self._transport.receive_into(self._stage)]
+        nbytes = min(target.nbytes, self._staged.nbytes)
+        target[:nbytes] = self._staged[:nbytes]
+        self._staged = self._staged[nbytes:]
+        return nbytes
 
     def _answer(self, ping: Ping) -> None:
         received_ns = clock_ns()

@@ -57,6 +57,11 @@ class TcpTransport:
     def writable(self) -> bool:
         return self._ready(select.POLLOUT)
 
+    def send_at_once(self, data: bytes, sent: list[int]) -> None:
+        with contextlib.suppress(BlockingIOError):
+            # In one call, since between two an interrupt could be raised and the count be lost.
+            sent.extend(map(self._socket.send, (data,), (socket.MSG_DONTWAIT,)))
+
     def readable(self) -> bool:
         return self._ready(select.POLLIN)
 

@@ -27,6 +27,12 @@ class Transport(Protocol):
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Send all buffers, blocking while the peer's window is full. They must not change meanwhile."""
 
+    def send_at_once(self, data: bytes, sent: list[int]) -> None:
+        """Send little data if that does not block, and append how many bytes went out to `sent`, else nothing.
+
+        An interrupt of the application may be raised here, in its main thread; `sent` tells the truth even then.
+        """
+
     def writable(self) -> bool:
         """Whether a small frame could be sent now without blocking."""
 

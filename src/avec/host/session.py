@@ -1,6 +1,7 @@
 """The host's side of a session: calls go out numbered and unwaited-for, answers come back in the background.
 
-One thread sends and one receives, so that an interrupt of the application never tears a frame. Thread-safe.
+One thread sends and one receives, so that an interrupt of the application never tears a frame; a small frame is sent
+by the calling thread where that is one indivisible step. Thread-safe.
 Not here: what a call means (front-ends) and how models get to the destination (`host.models`).
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from avec.communication.channel import clock_ns
+from avec.communication.channel import SMALL_NBYTES, clock_ns
 from avec.errors import AvecError, DestinationDraining, DestinationError, ProtocolError, SessionLost, unpack
 from avec.host.calls import Call, Credit, Progress, Reply
 from avec.host.greeting import greet
@@ -77,6 +78,9 @@ class Session:
         self._outbox: queue.SimpleQueue[_Outgoing | int | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self.issued = 0  # the last call that was handed on; an interrupted caller sees by it whether its own was
+        self._puts = itertools.count(1)
+        self._queued = 0  # items that the sending thread was given, and those that it has sent
+        self._dequeued = 0
         self._lost: str | None = None
         self._draining: str | None = None
         self._closing = False
@@ -149,7 +153,7 @@ class Session:
 
     def release(self, handle: int) -> None:
         """Say that a handle is no longer used. Never blocks and may be called from a destructor."""
-        self._outbox.put(handle)
+        self._put(handle)
 
     def wait_all(self) -> None:
         """Block until all calls made so far have ended; the next wait on a handle raises what failed on it."""
@@ -172,7 +176,7 @@ class Session:
             return
         self._closing = True
         with contextlib.suppress(SessionLost):
-            self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
+            self._put(_Outgoing(self._channel.encode(Goodbye()), None))
         self._outbox.put(None)
         sender, receiver = self._threads
         receiver.join(timeout_s)  # it ends when the destination has answered everything and closed
@@ -213,11 +217,34 @@ class Session:
             progress.encoded_ns = clock_ns()
             call = Call(number, handle, name, nbytes, progress, into, self._raise_late, self.recorder.add)
             self._calls[number] = call
-            self._outbox.put(_Outgoing(buffers, call))
-            self.issued = number
+            if progress.wire_nbytes_up > SMALL_NBYTES or not self._send_at_once(call, buffers):
+                self._put(_Outgoing(buffers, call))
+                self.issued = number
         if self._lost is not None:  # between the check and the registration: nobody else would end this call
             self._end_calls()
         return call
+
+    def _put(self, item: _Outgoing | int) -> None:
+        self._queued = next(self._puts)
+        self._outbox.put(item)
+
+    def _send_at_once(self, call: Call, buffers: Sequence[Buffer]) -> bool:
+        """Send a small call from this thread, which saves waking another; not while something earlier is queued."""
+        if self._queued != self._dequeued:
+            return False
+        sent: list[int] = []
+        try:
+            self._channel.send_at_once(b"".join(buffers), sent)
+        except BaseException:  # an interrupt: the call was made, or it was not
+            if not sent:
+                del self._calls[call.number]
+                self._credit.give_back(call.nbytes)
+            raise
+        finally:
+            if sent:
+                self.issued = call.number
+                call.mark_sent()
+        return bool(sent)
 
     def _check_usable(self) -> None:
         if self._draining is not None:
@@ -248,6 +275,7 @@ class Session:
             while (first := self._outbox.get()) is not None:
                 batch, ended = self._gather(first)
                 self._channel.send_encoded([buffer for each in batch for buffer in each.buffers])
+                self._dequeued += len(batch)
                 for each in batch:
                     if each.call is not None:
                         each.call.mark_sent()
@@ -306,7 +334,7 @@ class Session:
                 with self._lock:
                     self._draining = draining.reason
                     # Whatever was queued before it is still carried out and answered.
-                    self._outbox.put(_Outgoing(self._channel.encode(Goodbye()), None))
+                    self._put(_Outgoing(self._channel.encode(Goodbye()), None))
             case _:
                 raise ProtocolError(f"{type(frame.message).__name__} is not expected in a session")
 
