@@ -36,7 +36,7 @@ class TorchExecutor:
         """
         try:
             request = _OPENS.decode(body)
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise InvalidArgument(f"a request to open a stream of torch operators cannot be understood: {exc}") from exc
         devices = Devices(self._accelerator)
         model = TorchModel(self._accelerator, devices, request.version)

@@ -77,8 +77,9 @@ FLAGS |= {
     "cublas_workspace_config": Flag(
         lambda value: os.environ.__setitem__("CUBLAS_WORKSPACE_CONFIG", str(value)), (":4096:8", ":16:8")
     ),
+    # What torch.use_deterministic_algorithms does, which also imports Inductor, in 2 s.
     "deterministic_algorithms": Flag(
-        lambda value: torch.use_deterministic_algorithms(value != "off", warn_only=value == "warn"),
+        lambda value: torch._C._set_deterministic_algorithms(value != "off", warn_only=value == "warn"),
         ("off", "warn", "error"),
     ),
     "fill_uninitialized_memory": Flag(

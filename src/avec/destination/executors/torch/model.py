@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -52,6 +53,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 _SKIPPED = Answer(_ENCODER.encode(Skipped()))
 
 BIND_WIDTH, FREE_WIDTH = 3, 2
+T = TypeVar("T")
 
 
 class TorchModel:
@@ -77,16 +79,13 @@ class TorchModel:
     ) -> Answer:
         """Carry out one request."""
         try:
-            request = _REQUESTS.decode(body)
+            request = _decoded(_REQUESTS, body, "a request to torch")
             self._epoch = max(self._epoch, request.epoch)
             skipped = self._failed_epoch is not None and request.epoch <= self._failed_epoch
             with torch.inference_mode():
                 if isinstance(request, Batch):
                     return self._run_batch(request, arrays, files, skipped)
                 return _SKIPPED if skipped else self._answer(request)
-        except msgspec.MsgspecError as exc:
-            self._failed_epoch = self._epoch
-            raise InvalidArgument(f"a request to torch cannot be understood: {exc}") from exc
         except Exception:
             self._failed_epoch = self._epoch
             raise
@@ -231,5 +230,12 @@ def _parts(arrays: Sequence[Array]) -> tuple[list[int], list[float], list[Templa
     return (
         arrays[STREAM_PART].ravel().tolist(),
         arrays[FLOATS_PART].ravel().tolist(),
-        _TEMPLATES.decode(encoded) if encoded else [],
+        _decoded(_TEMPLATES, encoded, "a description of operators") if encoded else [],
     )
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], data: bytes, what: str) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidArgument(f"{what} cannot be understood: {exc}") from exc
