@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from avec.destination.executors.torch.devices import HOST, Devices
+from avec.destination.executors.torch.emulations import EMULATIONS
 from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.operators import Operator, resolve, scalar_overload
 from avec.destination.executors.torch.own_operators import OWN_OPERATORS, Surroundings
@@ -112,11 +113,15 @@ class Compiler:
             overload = scalar_overload(operator, scalars)
             operator, scalars = (operator, scalars) if overload is None else (overload, frozenset())
         call = source.call(operator._schema, scalars)
-        source.environment["operator"] = operator._op
+        source.environment["operator"] = self._callable(operator)
         if entry.template.outputs is None:
             source.environment["hold"] = self._hold
             return source.function(f"hold({call}, {source.device})")
         return source.function(*self._keeping(call, entry.template, operator, source))
+
+    def _callable(self, operator: Operator) -> object:
+        emulation = None if self.devices.cuda else EMULATIONS.get(operator.name())
+        return operator._op if emulation is None else emulation
 
     def _compile_own(self, entry: Entry, source: _Source) -> CarryOut:
         template = entry.template
