@@ -7,10 +7,12 @@ returns a constant or only throws, its machine code. Itanium C++ ABI, 64 bit. No
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import os
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 from .headers import ClassLayout, Mismatch
 
@@ -33,28 +35,48 @@ class _ElfSymbol(ctypes.Structure):
     ]  # fmt: skip
 
 
-_libc = ctypes.CDLL(None)
-_dladdr = _libc.dladdr
-_dladdr.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 _RTLD_DL_SYMENT = 1  # dladdr1's flag: give the symbol's entry too. Source: dlfcn.h
+
+
+class Libraries:
+    """Which of the loaded libraries an address belongs to. A snapshot; dladdr would take 0.5 ms per address."""
+
+    def __init__(self) -> None:
+        """Read the process's mappings."""
+        self._ends: list[int] = []
+        self._mappings: list[tuple[int, bool, str]] = []
+        for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+            addresses, permissions, _, _, _, path = [*line.split(maxsplit=5), ""][:6]
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            self._ends.append(end)
+            self._mappings.append((start, "x" in permissions, os.path.basename(path)))
+
+    def __call__(self, address: int, code: bool) -> str:
+        """Return a library's file name, or an empty text where there is none or code is not what is there."""
+        place = bisect.bisect_right(self._ends, address)
+        if place == len(self._ends):
+            return ""
+        start, is_code, name = self._mappings[place]
+        return name if start <= address and is_code == code else ""
 
 
 class Vtable:
     """The vtable that an object, or a symbol of a library, points to."""
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, libraries: Libraries) -> None:
         """Look at a vtable by the address of its first function, as objects have it."""
         self.start = start
+        self._libraries = libraries
 
     @classmethod
-    def of(cls, this: int) -> Vtable:
+    def of(cls, this: int, libraries: Libraries) -> Vtable:
         """Return an object's vtable."""
-        return cls(read_word(this))
+        return cls(read_word(this), libraries)
 
     @classmethod
-    def named(cls, library: ctypes.CDLL, symbol: str) -> Vtable:
+    def named(cls, library: ctypes.CDLL, symbol: str, libraries: Libraries) -> Vtable:
         """Return the vtable that a library exports; raises Mismatch if it does not."""
-        return cls(symbol_address(library, symbol) + _BEFORE * WORD)
+        return cls(symbol_address(library, symbol) + _BEFORE * WORD, libraries)
 
     def function(self, slot: int) -> int:
         """Return the address of a function."""
@@ -78,7 +100,7 @@ class Vtable:
         known = 0
         for slot, function in enumerate(layout.functions):
             address = self.function(slot)
-            if not _library_of(address).startswith(_LIBRARIES + _RUNTIME):
+            if not self._libraries(address, code=True).startswith(_LIBRARIES + _RUNTIME):
                 raise Mismatch(f"{class_names[0]}::{function.name}, function {slot}, is not one of torch's libraries")
             constant = _constant_of(address)
             if constant is None:
@@ -98,17 +120,12 @@ class Vtable:
             copy[_BEFORE + slot] = address
         return copy
 
-    @staticmethod
-    def is_torch_code(address: int) -> bool:
-        """Whether an address is in one of torch's libraries."""
-        return _library_of(address).startswith(_LIBRARIES)
-
     def _check_class(self, class_names: tuple[str, ...]) -> None:
         expected = " or ".join(class_names)
-        if not _library_of(self.start).startswith(_LIBRARIES):
+        if not self._libraries(self.start, code=False).startswith(_LIBRARIES):
             raise Mismatch(f"the vtable of {expected} is not in one of torch's libraries")
         information = read_word(self.start - WORD)
-        if not _library_of(information).startswith(_LIBRARIES):
+        if not self._libraries(information, code=False).startswith(_LIBRARIES):
             raise Mismatch(f"the library has no type information for {expected}")
         text = ctypes.string_at(read_word(information + WORD)).decode("ascii", "replace").lstrip("*")
         if text not in class_names:
@@ -116,11 +133,12 @@ class Vtable:
 
     def _exported_nbytes(self) -> int | None:
         """The vtable's size, where its library exports it and the C library can tell."""
-        if not hasattr(_libc, "dladdr1"):  # musl
+        libc = ctypes.CDLL(None)
+        if not hasattr(libc, "dladdr1"):  # musl
             return None
         info, symbol = _DlInfo(), ctypes.c_void_p()
         begin = self.start - _BEFORE * WORD
-        _libc.dladdr1(ctypes.c_void_p(begin), ctypes.byref(info), ctypes.byref(symbol), _RTLD_DL_SYMENT)
+        libc.dladdr1(ctypes.c_void_p(begin), ctypes.byref(info), ctypes.byref(symbol), _RTLD_DL_SYMENT)
         if not symbol.value or info.start != begin:
             return None
         return int(_ElfSymbol.from_address(symbol.value).nbytes)
@@ -147,14 +165,6 @@ def read_word(address: int) -> int:
 def write_word(address: int, value: int) -> None:
     """Store a pointer, in one piece: threads that use it see the old or the new one."""
     ctypes.c_void_p.from_address(address).value = value
-
-
-def _library_of(address: int) -> str:
-    """The file name of the loaded library that an address belongs to; empty if there is none."""
-    info = _DlInfo()
-    if not address or not _dladdr(address, ctypes.byref(info)) or info.library is None:
-        return ""
-    return os.path.basename(os.fsdecode(info.library))
 
 
 def _constant_of(address: int) -> int | None:
