@@ -5,11 +5,13 @@ An upload has a connection of its own, so that gigabytes never delay a call. Not
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from avec.config import Settings
     from avec.host.session import Session
 
-Source = Path | bytes
+Source = Path | bytes | memoryview
 M = TypeVar("M", bound=Message)
 PROGRESS_NBYTES = 16 << 20  # smaller uploads are over before a bar could be read
 
@@ -47,19 +49,76 @@ def provide(session: Session, source: Source, settings: Settings) -> str:
         CacheUnavailable: the destination has no room for it.
         SessionLost: the connection broke; the chunks that arrived are kept, so that the next try goes on there.
     """
-    began_ns = clock_ns()
-    manifest = manifest_of_bytes(source) if isinstance(source, bytes) else _memo(settings).manifest_of(source)
-    chunks = np.frombuffer(manifest.chunks, np.uint8)
-    uploaded_nbytes = 0
-    if session.offer(manifest.digest, manifest.nbytes, chunks).wait().missing:
-        uploaded_nbytes = _upload(session, source, manifest, settings)
-    seconds = (clock_ns() - began_ns) / 1e9
-    session.recorder.transfers.append(ModelTransfer(_name(source), manifest.nbytes, uploaded_nbytes, seconds))
-    return manifest.digest
+    with Provider(session, settings) as provider:
+        return provider.provide(source)
+
+
+class Provider:
+    """Gets models to a session's destination, all over one connection, which is opened when one is missing there.
+
+    A context manager. Used by one thread at a time.
+    """
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self._session = session
+        self._settings = settings
+        self._open: ExitStack | None = None
+        self._channel: Channel | None = None
+        self._answers: _Answers | None = None
+        self._numbers = itertools.count(1)
+        self._known: set[str] = set()  # digests of what is there, and stays for as long as the session
+
+    def provide(self, source: Source, name: str | None = None) -> str:
+        """Make sure that the destination has a model. As the function `provide`; `name` is for reports."""
+        began_ns = clock_ns()
+        manifest = _memo(self._settings).manifest_of(source) if isinstance(source, Path) else manifest_of_bytes(source)
+        uploaded_nbytes = 0
+        if manifest.digest not in self._known:
+            chunks = np.frombuffer(manifest.chunks, np.uint8)
+            if self._session.offer(manifest.digest, manifest.nbytes, chunks).wait().missing:
+                uploaded_nbytes = self._upload(source, manifest)
+                self._session.offer(manifest.digest, manifest.nbytes, chunks)  # so that it is kept for the session
+            self._known.add(manifest.digest)
+        seconds = (clock_ns() - began_ns) / 1e9
+        transfer = ModelTransfer(name or _name(source), manifest.nbytes, uploaded_nbytes, seconds)
+        self._session.recorder.transfers.append(transfer)
+        return manifest.digest
+
+    def close(self) -> None:
+        """End the connection, if there is one; the next upload opens another."""
+        if self._open is not None:
+            with contextlib.suppress(SessionLost):
+                if self._channel is not None:
+                    self._channel.send(Goodbye())
+            self._open.close()
+            self._open = self._channel = self._answers = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _connected(self) -> tuple[Channel, _Answers]:
+        if self._channel is None or self._answers is None:
+            self._open = ExitStack()
+            self._channel, _ = greet(self._session.url, self._settings, "upload")
+            self._numbers = itertools.count(1)
+            self._answers = self._open.enter_context(_Answers(self._channel))
+        return self._channel, self._answers
+
+    def _upload(self, source: Source, manifest: Manifest) -> int:
+        """Send the chunks that are missing; give their bytes."""
+        try:
+            channel, answers = self._connected()
+            return _send_missing(channel, answers, next(self._numbers), source, manifest)
+        except BaseException:  # what it expects next is not known any more
+            self.close()
+            raise
 
 
 def _name(source: Source) -> str:
-    return "model" if isinstance(source, bytes) else source.name
+    return source.name if isinstance(source, Path) else "model"
 
 
 def _memo(settings: Settings) -> DigestMemo:
@@ -109,33 +168,29 @@ class _Answers:
             self._channel.abort()  # wakes a sender that the network does not let go on
 
 
-def _upload(session: Session, source: Source, manifest: Manifest, settings: Settings) -> int:
-    """Send the chunks that are missing; give their bytes."""
+def _send_missing(channel: Channel, answers: _Answers, number: int, source: Source, manifest: Manifest) -> int:
     uploaded_nbytes = 0
-    channel, _ = greet(session.url, settings, "upload")
-    with _Answers(channel) as answers:
-        chunk_digests = np.frombuffer(manifest.chunks, np.uint8)
-        channel.send(Offer(digest=manifest.digest, nbytes=manifest.nbytes), 1, [chunk_digests])
-        want = answers.expect(Want)
-        indices = [index for start, stop in want.missing for index in range(start, stop)]
-        with _progress(source, sum(manifest.chunk_nbytes(index) for index in indices)) as advance:
-            for index, array in _chunks(source, manifest, indices):
-                if answers.waiting:  # nothing is due before the last chunk but a refusal
-                    break
-                try:
-                    channel.send(Chunk(digest=manifest.digest, index=index), arrays=[array])
-                except SessionLost:
-                    break  # the receiving thread knows why
-                uploaded_nbytes += array.nbytes
-                advance(array.nbytes)
-        answers.expect(Stored)
-        channel.send(Goodbye())
+    chunk_digests = np.frombuffer(manifest.chunks, np.uint8)
+    channel.send(Offer(digest=manifest.digest, nbytes=manifest.nbytes), number, [chunk_digests])
+    want = answers.expect(Want)
+    indices = [index for start, stop in want.missing for index in range(start, stop)]
+    with _progress(source, sum(manifest.chunk_nbytes(index) for index in indices)) as advance:
+        for index, array in _chunks(source, manifest, indices):
+            if answers.waiting:  # nothing is due before the last chunk but a refusal
+                break
+            try:
+                channel.send(Chunk(digest=manifest.digest, index=index), arrays=[array])
+            except SessionLost:
+                break  # the receiving thread knows why
+            uploaded_nbytes += array.nbytes
+            advance(array.nbytes)
+    answers.expect(Stored)
     return uploaded_nbytes
 
 
 def _chunks(source: Source, manifest: Manifest, indices: Sequence[int]) -> Iterator[tuple[int, Array]]:
     """Give the chunks one at a time, never more than one in memory; each is valid until the next is asked for."""
-    if isinstance(source, bytes):
+    if not isinstance(source, Path):
         whole = np.frombuffer(source, np.uint8)
         for index in indices:
             yield index, whole[index * CHUNK_NBYTES :][: manifest.chunk_nbytes(index)]

@@ -23,6 +23,7 @@ from .recording import BATCH_NUMBERS, Recording
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
 from .templates import Description, meta_of_layout
+from .uploads import Uploads
 
 Kernel = Callable[..., Any]
 _FOLDER = __file__.removesuffix("kernels.py")  # by which frames are known as AVEC's own
@@ -60,6 +61,7 @@ class Kernels:
         self.arena = arena
         self._empties = recording.cache()
         self._predictor = Predictor()
+        self.uploads = Uploads(recording)
 
     def kernel(self, name: str) -> Kernel:
         """The kernel of an operator, "add.Tensor"; its code is written at the first call."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from avec.host.session import Session
 
 BATCH_NUMBERS = 320  # about 80 operators: then a batch is sent, so that the destination works while the host goes on
+BATCH_FILES = 256  # digests that a batch names
 PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
 TEMPLATE_LIMIT = 1 << 17  # then both ends forget them: shapes that always change would fill the memory
 
@@ -183,6 +184,8 @@ class Recording:
             role = len(self._files)
             self._files[str(role)] = digest
             self.numbers.extend((template, address, role))
+            if role + 1 >= BATCH_FILES:
+                self.flush()
 
     def flush(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call | None:
         """Send what is recorded, without waiting; None when there was nothing to send.

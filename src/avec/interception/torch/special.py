@@ -12,12 +12,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from avec.protocol.torch import Read, Template, TensorArg
-from avec.tensor import Array
+from avec.protocol.torch import Read
 
 from .kernels import Kernel, Kernels
 from .schemas import Operator
 from .templates import device_index, meta_of
+from .uploads import host_bytes
 
 SPECIAL: dict[str, Kernel] = {}
 aten = torch.ops.aten
@@ -41,11 +41,6 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
-
-
-def host_bytes(tensor: torch.Tensor) -> Array:
-    """The memory of a contiguous tensor of the host's as uint8, uncopied."""
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
 @special("empty.memory_format")
@@ -103,28 +98,12 @@ def _copy(kernels: Kernels, self: torch.Tensor, src: torch.Tensor, non_blocking:
     if self.is_cuda and src.is_cuda:
         kernels.call(Operator.named("copy_"), (self, src, non_blocking), {})
     elif self.is_cuda:
-        upload(kernels, self, src.detach(), borrowed=not (non_blocking and src.is_pinned()))
+        kernels.uploads.upload(self, src, non_blocking and src.is_pinned())
     elif self.is_contiguous() and self.dtype == src.dtype and self.shape == src.shape and not self.is_conj():
         fetch_into(kernels, src, self)
     else:
         self.copy_(fetch(kernels, src))
     return self
-
-
-def upload(kernels: Kernels, target: torch.Tensor, source: torch.Tensor, borrowed: bool) -> None:
-    """Copy a tensor of the host's into one on the accelerator, which is of the same or of a larger shape."""
-    if not target.numel():
-        return
-    source.expand(target.shape)  # raises where the sizes do not fit
-    contiguous = source.resolve_conj().resolve_neg().contiguous()
-    borrowed = borrowed and contiguous.data_ptr() == source.data_ptr()
-    meta = meta_of(contiguous)
-    template = Template(
-        "avec::upload", (TensorArg(0, meta_of(target), target.is_conj(), target.is_neg()),), {}, 1, 0, (meta,)
-    )
-    kernels.recording.upload(
-        kernels.recording.template(template), (target.data_ptr(),), host_bytes(contiguous), borrowed
-    )
 
 
 def fetch(kernels: Kernels, source: torch.Tensor) -> torch.Tensor:
@@ -136,6 +115,7 @@ def fetch(kernels: Kernels, source: torch.Tensor) -> torch.Tensor:
 
 def fetch_into(kernels: Kernels, source: torch.Tensor, target: torch.Tensor) -> None:
     """Copy a tensor on the accelerator into a contiguous one of the host's of the same shape and dtype; waits."""
+    kernels.uploads.close()
     if source.numel():
         read = Read(source.data_ptr(), meta_of(source), source.is_conj(), source.is_neg())
         kernels.recording.read(read, host_bytes(target))
