@@ -85,13 +85,11 @@ _kept: list[object] = []
 class Graft:
     """AVEC's guard and hooks while they stand in for torch's own. Thread-safe."""
 
-    def __init__(self, guard: _Guard, pinned: PinnedAllocator, undo: list[Callable[[], None]]) -> None:
+    def __init__(self, guard: _Guard, undo: list[Callable[[], None]]) -> None:
         """Made by `graft`."""
         self._guard = guard
         self._undo = undo
         self.device_limit = guard.device_limit  # torch can serve no more devices than this
-        # A kernel for aten::is_pinned on the CPU's key, to be registered by the front-end.
-        self.is_pinned = pinned.is_pinned
 
     @property
     def current_device(self) -> int:
@@ -285,8 +283,9 @@ def _graft(device_count: Callable[[], int], cudnn_version: Callable[[], int], un
     undo.append(lambda: write_word(hooks, hooks_vtable.start))
     _graft_hooks(hooks, hooks_vtable, hooks_layout, addresses)
     pinned.find_in_storage()
+    undo.append(_register(pinned))
     _check_behaviour(guard)
-    return Graft(guard, pinned, undo)
+    return Graft(guard, undo)
 
 
 def _check_platform() -> None:
@@ -336,6 +335,14 @@ def _graft_hooks(hooks: int, vtable: Vtable, layout: ClassLayout, addresses: Map
     functions = {name: addresses[function] for name, function in _HOOKS_FUNCTIONS.items()}
     copy = _copy(vtable, layout, functions)
     write_word(hooks, first_function(copy))
+
+
+def _register(pinned: PinnedAllocator) -> Callable[[], None]:
+    """Let tensors on the CPU say whether they are pinned; returns what undoes it."""
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl("is_pinned", pinned.is_pinned, "CPU")  # type: ignore[no-untyped-call]
+    destroy: Callable[[], None] = library._destroy
+    return destroy
 
 
 def _check_behaviour(guard: _Guard) -> None:
