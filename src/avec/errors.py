@@ -36,6 +36,7 @@ class AvecError(Exception):
     """Base of all exceptions that AVEC raises; `code` is stable across versions."""
 
     code: ClassVar[str] = "error"
+    call_number: int = 0  # of the session's call that failed with it
 
 
 class ConfigurationError(AvecError, ValueError):

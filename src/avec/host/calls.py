@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 from avec.communication.channel import clock_ns
 from avec.errors import AvecError
@@ -144,6 +145,7 @@ class Call:
 
     def fail(self, error: AvecError) -> None:
         """End with an error, which says where the application made this call."""
+        error.call_number = self.number
         error.add_note(f"The failing call was {self.name}, made at {self.site}.")
         self._error = error
         self._end()
@@ -217,6 +219,12 @@ class Credit:
         return self._taken_calls < self._calls and self._taken_nbytes + nbytes <= self._nbytes
 
 
+def _application_frame(frame: FrameType) -> FrameType:
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_passed_over):
+        frame = frame.f_back
+    return frame
+
+
 def pass_over(folder: str) -> None:
     """Do not take a library's code for the application's when saying where a call was made."""
     global _passed_over
@@ -225,8 +233,12 @@ def pass_over(folder: str) -> None:
 
 
 def where_called() -> str:
-    """The innermost place in the application, "app.py:12", past AVEC's own frames and those of its libraries."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_passed_over):
-        frame = frame.f_back
+    """The innermost place in the application, "app.py:12", past AVEC's own frames and those of its libraries.
+
+    In a thread of a library's own it is the place where the main thread waits for that.
+    """
+    frame = _application_frame(sys._getframe(1))
+    main = threading.main_thread().ident
+    if frame.f_code.co_filename.startswith(_passed_over) and main is not None and threading.get_ident() != main:
+        frame = _application_frame(sys._current_frames().get(main, frame))
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

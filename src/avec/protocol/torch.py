@@ -14,6 +14,7 @@ Not here: which operators there are, or how either end keeps its tensors.
 from __future__ import annotations
 
 import math
+import re
 from typing import TypeAlias
 
 import msgspec
@@ -36,6 +37,11 @@ FIRST_TEMPLATE = 16
 
 # Parts of a Batch, in this order; after them the payloads of avec::upload, in the stream's order.
 STREAM_PART, FLOATS_PART, TEMPLATES_PART, FIRST_PAYLOAD_PART = 0, 1, 2, 3
+
+
+# How an error says where in a batch's stream its operator stood; the host knows by it what the program did there.
+PLACE_TEXT = "at number {} of its stream"
+PLACE = re.compile(PLACE_TEXT.format(r"(\d+)"))
 
 
 class TensorMeta(msgspec.Struct, frozen=True, array_like=True):

@@ -27,16 +27,18 @@ from .uploads import Uploads
 
 Kernel = Callable[..., Any]
 _FOLDER = __file__.removesuffix("kernels.py")  # by which frames are known as AVEC's own
+MARKED_NBYTES = 8 << 20  # outputs that may be too large for what is left of the accelerator's memory
 LARGE_NBYTES = 64 << 20  # after an output of this size a batch is sent, so that what has died is soon freed there
 
 
 class Entry:
     """What a call that was seen before gives: its template, and the layouts of its outputs."""
 
-    __slots__ = ("first", "layouts", "plain", "template")
+    __slots__ = ("first", "layouts", "marked", "plain", "template")
 
-    def __init__(self, template: int, layouts: Sequence[Layout | None], plain: Sequence[object]) -> None:
+    def __init__(self, template: int, layouts: Sequence[Layout | None], plain: Sequence[object], marked: bool) -> None:
         self.template = template
+        self.marked = marked  # its calls are noted with their places in the application
         self.layouts = layouts
         self.plain = plain  # in the place of outputs that are no tensors
         self.first = layouts[0] if layouts else None
@@ -98,7 +100,7 @@ class Kernels:
             _find=cache.get, _slow=slow, _miss=miss, _from_dlpack=from_dlpack, _new_capsule=new_capsule,
             _take=self.arena.take, _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
             _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
-            _current=torch.cuda.current_device,
+            _current=torch.cuda.current_device, _mark=self.recording.mark,
         )  # fmt: skip
         lazy_bits = conjugate_aware(operator.name) or negative_aware(operator.name)
         source, defaults = generate(operator, lazy_bits, len(self.recording.destination.devices) > 1)
@@ -143,7 +145,11 @@ class Kernels:
         )
         tensors = [None if layout is None else layout.new() for layout in layouts]
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        self.recording.record(template, (*description.numbers, *addresses), description.floats)
+        marked = operator.may_assert or any(layout is not None and layout.nbytes >= MARKED_NBYTES for layout in layouts)
+        with self.recording.lock:
+            if marked:
+                self.recording.mark()
+            self.recording.record(template, (*description.numbers, *addresses), description.floats)
         if any(layout is not None and layout.nbytes > LARGE_NBYTES for layout in layouts):
             self.recording.flush()
         if operator.returned is not None:
@@ -152,7 +158,7 @@ class Kernels:
             result = _like(predicted, iter(tensors))
         if not description.cacheable or any(layout is not None and not layout.numel for layout in layouts):
             return result, None
-        return result, Entry(template, layouts, flat)
+        return result, Entry(template, layouts, flat, marked)
 
     def _description(self, operator: Operator) -> Description:
         def refuse(tensor: torch.Tensor) -> TensorArg:
@@ -244,7 +250,10 @@ class Kernels:
                     "aten::empty_strided", (layout.shape, layout.stride), arguments, (meta,)
                 )
                 template = self._empties[layout] = self.recording.template(described)
-            self.recording.record(template, (tensor.data_ptr(),))  # type: ignore[arg-type]
+            with self.recording.lock:
+                if layout.nbytes >= MARKED_NBYTES:
+                    self.recording.mark()
+                self.recording.record(template, (tensor.data_ptr(),))  # type: ignore[arg-type]
             if layout.nbytes > LARGE_NBYTES:
                 self.recording.flush()
         return tensor

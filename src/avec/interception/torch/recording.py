@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 
 from avec.errors import AcceleratorOutOfMemory, AvecError
+from avec.host.calls import where_called
 from avec.interception.active import session as active_session
 from avec.protocol.torch import (
     FIRST_TEMPLATE,
     FORMAT,
+    PLACE,
     Answer,
     Batch,
     Open,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from avec.host.session import Session
 
 BATCH_NUMBERS = 320  # about 80 operators: then a batch is sent, so that the destination works while the host goes on
+MARKED_BATCHES = 300  # more than can be under way
 BATCH_FILES = 256  # digests that a batch names
 PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
 TEMPLATE_LIMIT = 1 << 17  # then both ends forget them: shapes that always change would fill the memory
@@ -65,6 +69,9 @@ class Recording:
         self._pid = os.getpid()
         self._epoch = 0
         self._failure = ""
+        self.marks: list[tuple[int, str]] = []  # operators of this batch whose places in the application are known
+        self._batch_began = ""  # the place in the application where the batch before was sent
+        self._marked: OrderedDict[int, tuple[list[tuple[int, str]], str]] = OrderedDict()  # by call
         self._templates: dict[bytes, int] = {}
         self._described: list[msgspec.Raw] = []  # templates that the destination has not got yet
         self._forget = False
@@ -72,6 +79,7 @@ class Recording:
         self._payloads: list[Array] = []
         self._payloads_nbytes = 0
         self._files: dict[str, str] = {}
+        self.on_open: list[Callable[[], None]] = []  # called when a session has been opened
 
     @property
     def opened(self) -> bool:
@@ -110,6 +118,8 @@ class Recording:
         handle = session.new_handle()
         reply = session.load(handle, FORMAT, _ENCODER.encode(Open(str(torch.__version__)))).wait()
         self._session, self._handle, self._destination = session, handle, _OPENED.decode(reply.body)
+        for function in self.on_open:
+            function()
 
     @property
     def inherited(self) -> bool:
@@ -152,6 +162,13 @@ class Recording:
         self._templates.clear()
         self.arena.forget_layouts()
         self._forget = True
+
+    def mark(self) -> None:
+        """Note where in the application the next operator is called: it is of a kind that may fail at the destination.
+
+        Not done for every operator, because finding the place takes as long as recording it.
+        """
+        self.marks.append((len(self.numbers), where_called()))
 
     def record(self, template: int, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Append one operator; send a batch if it is time."""
@@ -220,6 +237,10 @@ class Recording:
                 if session.issued != issued:  # else an interrupt or an error came before it was sent
                     del self.numbers[:count]
                     self._sent()
+            self._marked[call.number] = (self.marks, self._batch_began)
+            self.marks, self._batch_began = [], call.site
+            if len(self._marked) > MARKED_BATCHES:
+                self._marked.popitem(last=False)
         return call
 
     def _sent(self) -> None:
@@ -272,10 +293,20 @@ class Recording:
         except AvecError as exc:
             self._epoch += 1
             self._failure = str(exc)
+            if exc.call_number in self._marked:
+                exc.add_note(self._where(str(exc), *self._marked.pop(exc.call_number)))
             raise _as_torch(exc) from exc
         if reply.body and isinstance(_ANSWER.decode(reply.body), Skipped):
             raise RuntimeError(f"not computed, because an operator before it had failed: {self._failure}")
         return reply
+
+    @staticmethod
+    def _where(failure: str, marks: list[tuple[int, str]], began: str) -> str:
+        """Say where in the application the failed operator was called, as exactly as is known."""
+        found = PLACE.search(failure)
+        if found is not None and (site := dict(marks).get(int(found[1]))):
+            return f"The operator was called at {site}."
+        return f"The operator was called after {began or 'the start'}, where the batch before was sent."
 
     def finish(self) -> None:
         """Send what is left at the end of the process, so that its failures can be reported."""

@@ -30,6 +30,15 @@ MAY_BE_NUMBERS = frozenset({"other", "exponent", "value", "end"})
 # Operators that concern only the host's bookkeeping, beside those whose schema says that they return views.
 BOOKKEEPING = frozenset({"set_", "is_set_to"})
 INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"})
+ASSERTING = frozenset(
+    {
+        "index", "index_put_", "_index_put_impl_", "index_select", "index_add", "index_copy", "index_fill_",
+        "gather", "scatter", "scatter_add", "scatter_reduce", "take", "put_", "embedding_dense_backward",
+        "_embedding_bag", "nll_loss_forward", "nll_loss2d_forward", "multi_margin_loss",
+        "multilabel_margin_loss_forward",
+        "cross_entropy_loss", "bernoulli_", "multinomial", "_assert_async",
+    }
+)  # fmt: skip
 CROSSING = frozenset({"copy_", "_foreach_copy_", "_foreach_copy"})
 
 
@@ -98,6 +107,11 @@ class Operator:
     def crosses_devices(self) -> bool:
         """Whether its tensors may be on several accelerators."""
         return self.base in CROSSING
+
+    @property
+    def may_assert(self) -> bool:
+        """Whether it fails on an accelerator for what its elements are: indices out of range."""
+        return self.base in ASSERTING
 
     @cached_property
     def written(self) -> tuple[int | str, ...]:
@@ -332,7 +346,12 @@ def _recorded(operator: Operator, parts: _Source) -> list[str]:
         result = "_results" if listed else f"tuple({filled})"
     recorded = f"_extend((_entry.template, {inputs}{outputs}))"
     if parts.floats:
-        made += ["with _lock:", f" {recorded}", f" _extend_floats(({', '.join(parts.floats)},))"]
+        made += [
+            "with _lock:",
+            " if _entry.marked: _mark()",
+            f" {recorded}",
+            f" _extend_floats(({', '.join(parts.floats)},))",
+        ]
     else:
-        made.append(recorded)
+        made += ["if _entry.marked:", f" with _lock: _mark(); {recorded}", f"else: {recorded}"]
     return [*made, "if len(_numbers) > _LIMIT: _flush()", f"return {result}"]
