@@ -38,10 +38,11 @@ def provide_model(space: Space, model: str | bytes, side_folder: str) -> Provide
     Raises:
         OSError: the model cannot be read.
     """
-    folder = side_folder or (os.path.dirname(model) if isinstance(model, str) else "")
+    folder = side_folder or (os.path.dirname(model) or "." if isinstance(model, str) else "")
     settings = config.load()
     digest = provide(space.session, Path(model) if isinstance(model, str) else model, settings)
-    found = list(_side_files(_locations(model), folder)) if folder or isinstance(model, str) else []
+    found = list(_side_files(_locations(model), folder)) if folder else []
+    folder = os.path.realpath(folder) if folder else ""  # as messages of the engine's have it
     if not found:
         return ProvidedModel(digest, 0, folder)
     number = space.new_folder()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avec.destination.executors.onnx.contents import Contents, Stored
+from avec.destination.executors.onnx.contents import Contents
 from avec.destination.executors.onnx.engine import OnnxRuntime, engine_raises
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.protocol.onnx import LoadSession, RunSettings
@@ -79,7 +79,7 @@ def session_options(
             made.native.add_free_dimension_override_by_name(name, size)
         for name, size in asked.dimensions_by_denotation.items():
             made.native.add_free_dimension_override_by_denotation(name, size)
-    _add_initializers(made, contents, request, parts)
+    _add_initializers(engine, made, contents, request, parts)
     return made
 
 
@@ -154,20 +154,22 @@ def _set_entries(native: Any, entries: Mapping[str, str], request: LoadSession, 
         native.add_session_config_entry(FORMAT_ENTRY, "ORT")  # onnxruntime knows it by the file's name
 
 
-def _add_initializers(made: SessionOptions, contents: Contents, request: LoadSession, parts: Sequence[Array]) -> None:
-    external: dict[str, Stored] = {}
+def _add_initializers(
+    engine: OnnxRuntime, made: SessionOptions, contents: Contents, request: LoadSession, parts: Sequence[Array]
+) -> None:
+    external: dict[str, Any] = {}
     for each in request.options.initializers:
         stored = contents.stored(each.value, parts, "cpu")
         made.memory.append(stored)
+        value = engine.module.OrtValue(stored.ort_value)  # these methods want the Python class
         if each.external:
-            external[each.name] = stored
+            external[each.name] = value
             continue
         with engine_raises():
-            made.native.add_initializer(each.name, stored.ort_value)
+            made.native.add_initializer(each.name, value)
     with engine_raises():
         if external:
-            values = [stored.ort_value for stored in external.values()]
-            made.native.add_external_initializers(list(external), values)
+            made.native.add_external_initializers(list(external), list(external.values()))
         if files := request.options.memory_files:
             buffers = [bytes_of(parts, part).tobytes() for _, part in files]
             made.memory.append(buffers)

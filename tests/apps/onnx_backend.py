@@ -1,0 +1,79 @@
+"""ONNX's own test cases through onnxruntime.backend: one line for each, its name and its outcome.
+
+An ordinary program that knows nothing of AVEC. `--corrupt` adds one to every number that the backend returns, to show
+that the cases would notice; `--match` takes only cases whose names contain a text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import unittest
+import warnings
+
+import numpy as np
+import onnx.backend.test
+import onnxruntime.backend as backend
+from onnxruntime.backend.backend_rep import OnnxRuntimeBackendRep
+
+LOADED_FROM_THE_NET = "RealModel"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--match", default="")
+    parser.add_argument("--corrupt", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.corrupt:
+        corrupt()
+    warnings.simplefilter("ignore")
+    device = "cuda" if backend.supports_device("CUDA") else "cpu"
+    outcomes: dict[str, str] = {}
+    for case in cases(device):
+        name = case.id().rpartition(".")[2].removesuffix(f"_{device}")
+        if arguments.match in name:
+            outcomes[name] = outcome(case)
+    for name in sorted(outcomes):
+        print(name, outcomes[name])
+
+
+def cases(device: str) -> list[unittest.TestCase]:
+    """The generated cases for one device."""
+    generated = onnx.backend.test.BackendTest(backend, __name__).test_cases
+    return [
+        cls(name)
+        for kind, cls in generated.items()
+        if LOADED_FROM_THE_NET not in kind
+        for name in dir(cls)
+        if re.fullmatch(rf"test_.*_{device}", name)
+    ]
+
+
+def outcome(case: unittest.TestCase) -> str:
+    """Run one case."""
+    result = unittest.TextTestRunner(stream=io.StringIO()).run(unittest.TestSuite([case]))
+    if result.skipped:
+        return "skipped"
+    if result.errors or result.failures:
+        text = (result.errors or result.failures)[0][1].strip().rpartition("\n")[2]
+        return "failed: " + text.partition(":")[0]
+    return "passed"
+
+
+def corrupt() -> None:
+    """Damage what the backend returns."""
+    run = OnnxRuntimeBackendRep.run
+
+    def damaged(self: OnnxRuntimeBackendRep, inputs: object, **kwargs: object) -> list[object]:
+        results = run(self, inputs, **kwargs)
+        return [
+            each + 1 if isinstance(each, np.ndarray) and np.issubdtype(each.dtype, np.number) else each
+            for each in results
+        ]
+
+    OnnxRuntimeBackendRep.run = damaged
+
+
+if __name__ == "__main__":
+    main()
