@@ -120,7 +120,8 @@ class Devices:
         if not self.cuda:
             cpu = Device("cpu", self._cpu.name, self._cpu.memory_nbytes, 0, 0, os.cpu_count() or 1)
             return Opened(str(torch.__version__), (cpu,) * len(self._devices))
-        nccl = torch.cuda.nccl.version() if torch.distributed.is_available() else ()  # type: ignore[no-untyped-call]
+        has_nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+        nccl = torch.cuda.nccl.version() if has_nccl else ()  # type: ignore[no-untyped-call]
         return Opened(
             version=str(torch.__version__),
             devices=tuple(_describe_gpu(device) for device in self._devices),

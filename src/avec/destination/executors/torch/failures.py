@@ -8,6 +8,8 @@ from avec.errors import AcceleratorOutOfMemory, ExecutionError, RemoteError, Uns
 
 _NOTHING_REGISTERED = "Could not run '"  # c10::impl::OperatorEntry::reportError
 
+_NO_STORAGE = "Tensor that doesn't have storage"  # c10::TensorImpl::data
+
 
 def failure(exc: Exception, where: str) -> ExecutionError:
     """The exception to raise in place of `exc`; `where` says at which call."""
@@ -20,6 +22,11 @@ def failure(exc: Exception, where: str) -> ExecutionError:
     if isinstance(exc, NotImplementedError) and text.startswith(_NOTHING_REGISTERED):
         return UnsupportedOperation(
             f"{first} ({where}); the destination's accelerator cannot do it: use another, or compute it on the CPU"
+        )
+    if _NO_STORAGE in text:
+        return UnsupportedOperation(
+            f"a result that has no storage, such as a sparse tensor, cannot be named by an address ({where}); "
+            "compute it on the CPU"
         )
     return RemoteError(f"{type(exc).__name__}: {text} ({where})")
 

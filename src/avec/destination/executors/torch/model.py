@@ -32,6 +32,7 @@ from avec.protocol.torch import (
     FIRST_TEMPLATE,
     FLOATS_PART,
     FREE,
+    PLACE_TEXT,
     STREAM_PART,
     TEMPLATES_PART,
     Batch,
@@ -206,7 +207,7 @@ class TorchModel:
         kind = numbers[place]
         width = self._width(kind)
         count = sum(1 for _, at in self._walk(numbers, 0) if at < place)
-        where = f"entry {count} of its batch, at number {place} of its stream"
+        where = f"entry {count} of its batch, {PLACE_TEXT.format(place)}"
         if not width:
             return InvalidArgument(f"there is no template {kind}: {len(self._entries)} have come ({where})")
         if place + width > len(numbers):

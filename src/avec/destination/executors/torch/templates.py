@@ -7,10 +7,12 @@ for each tensor and one check for each result. Not here: the stream (`model`), o
 
 from __future__ import annotations
 
+import functools
 import keyword
 import struct
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
+from types import CodeType
 
 import torch
 from torch import Tensor
@@ -39,6 +41,7 @@ from avec.protocol.torch import (
     TensorArg,
 )
 
+SOURCES_LIMIT = 4096  # compiled sources that are kept
 INPUTS_LIMIT = 1 << 16  # of one operator: a fused optimizer takes some for each parameter of a net
 
 # numbers, the entry's place in them, floats, the place of the entry's floats in them
@@ -112,7 +115,7 @@ class Compiler:
         if scalars:
             overload = scalar_overload(operator, scalars)
             operator, scalars = (operator, scalars) if overload is None else (overload, frozenset())
-        call = source.call(operator._schema, scalars)
+        call = source.call(operator.names, scalars)
         source.environment["operator"] = self._callable(operator)
         if entry.template.outputs is None:
             source.environment["hold"] = self._hold
@@ -120,8 +123,8 @@ class Compiler:
         return source.function(*self._keeping(call, entry.template, operator, source))
 
     def _callable(self, operator: Operator) -> object:
-        emulation = None if self.devices.cuda else EMULATIONS.get(operator.name())
-        return operator._op if emulation is None else emulation
+        emulation = None if self.devices.cuda else EMULATIONS.get(operator.name)
+        return operator.call if emulation is None else emulation
 
     def _compile_own(self, entry: Entry, source: _Source) -> CarryOut:
         template = entry.template
@@ -132,11 +135,8 @@ class Compiler:
         own = OWN_OPERATORS[template.operator]
         if not own.outputs == len(layouts) - layouts.count(None) == len(layouts):
             raise InvalidArgument(f"{template.operator} with {len(layouts)} outputs; {own.outputs} are needed")
-        call = source.call(None)
-        source.environment["operator"] = own.function
-        source.environment["surroundings"] = self._surroundings
-        source.environment["layouts"] = layouts
-        call = call.replace("operator(", "operator(surroundings, layouts, ", 1)
+        call = source.call()
+        source.environment["operator"] = functools.partial(own.function, self._surroundings, layouts)
         return source.function(*([f"r = {call}", *source.kept(0, "r", layouts[0])] if own.makes else [call]))
 
     def _keeping(self, call: str, template: Template, operator: Operator, source: _Source) -> list[str]:
@@ -144,9 +144,8 @@ class Compiler:
         layouts = [None if meta is None else self.memory.layout(meta) for meta in template.outputs or ()]
         if not any(layouts):
             return [call]
-        quirk = None if self.devices.cuda else QUIRKS.get(operator.name())
-        tensors_only = all(str(each.type) == "Tensor" for each in operator._schema.returns)
-        direct = tensors_only and len(operator._schema.returns) == len(layouts)
+        quirk = None if self.devices.cuda else QUIRKS.get(operator.name)
+        direct = operator.results == len(layouts)
         if direct and len(layouts) == 1 and quirk is None:
             return [f"r = {call}", *source.kept(0, "r", layouts[0])]
         lines = [f"r = {call}"]
@@ -181,15 +180,14 @@ class _Source:
         """The accelerator that the operator runs on: the first tensor's, else the one that is named."""
         return self._named_device if self._device is None else self._device
 
-    def call(self, schema: Operator | None, scalars: Container[int] = ()) -> str:
+    def call(self, names: Sequence[str] = (), scalars: Container[int] = ()) -> str:
         """The call as an expression.
 
         Args:
-            schema: the operator's, which names the arguments.
+            names: the operator's arguments.
             scalars: places of numbers that have to become tensors.
         """
         arguments = [self._argument(arg, place in scalars) for place, arg in enumerate(self.template.args)]
-        names = [] if schema is None else [argument.name for argument in schema.arguments]
         for given, arg in self.template.kwargs.items():
             if given not in names:
                 raise InvalidArgument(f"{self.template.operator} has no argument {given!r}; it has {', '.join(names)}")
@@ -224,7 +222,7 @@ class _Source:
         else:
             head = ""
         source = "def carry_out(n, i, f, j):\n" + head + "\n".join(f"    {line}" for line in body)
-        exec(compile(source, f"<{self.template.operator}>", "exec"), self.environment)
+        exec(_compiled(source, self.template.operator), self.environment)
         carry_out: CarryOut = self.environment["carry_out"]  # type: ignore[assignment]
         return carry_out
 
@@ -309,17 +307,22 @@ class _Source:
         return place
 
 
+@functools.lru_cache(SOURCES_LIMIT)
+def _compiled(source: str, operator: str) -> CodeType:
+    """Templates that differ in shapes and constants alone have one source; to compile it takes longest."""
+    return compile(source, f"<{operator}>", "exec")
+
+
 def _scalars(operator: Operator, template: Template) -> frozenset[int]:
     """The arguments that are numbers where this operator takes tensors alone, by their places in its schema."""
-    if torch._C._should_allow_numbers_as_tensors(operator._schema.name.partition("::")[2]):
+    if operator.takes_numbers:
         return frozenset()
-    arguments = operator._schema.arguments
-    named = {argument.name: place for place, argument in enumerate(arguments)}
+    named = {name: place for place, name in enumerate(operator.names)}
     given = [*enumerate(template.args), *((named.get(name, -1), arg) for name, arg in template.kwargs.items())]
     return frozenset(
         place
         for place, arg in given
-        if 0 <= place < len(arguments) and type(arg) in _EXAMPLES and str(arguments[place].type) == "Tensor"
+        if 0 <= place < len(operator.kinds) and type(arg) in _EXAMPLES and operator.kinds[place] == "Tensor"
     )
 
 
