@@ -19,6 +19,7 @@ from avec.protocol.torch import BIND, FIRST_ADDRESS, Evaluated, Template, Tensor
 
 from .operators import conjugate_aware, negative_aware
 from .prediction import NUMBER, Predictor, zero_dimensional
+from .random import Generators
 from .recording import BATCH_NUMBERS, Recording
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
@@ -64,6 +65,7 @@ class Kernels:
         self._empties = recording.cache()
         self._predictor = Predictor()
         self.uploads = Uploads(recording)
+        self.generators = Generators(recording)
 
     def kernel(self, name: str) -> Kernel:
         """The kernel of an operator, "add.Tensor"; its code is written at the first call."""
@@ -100,7 +102,7 @@ class Kernels:
             _find=cache.get, _slow=slow, _miss=miss, _from_dlpack=from_dlpack, _new_capsule=new_capsule,
             _take=self.arena.take, _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
             _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
-            _current=torch.cuda.current_device, _mark=self.recording.mark,
+            _current=torch.cuda.current_device, _mark=self.recording.mark, _handle=self.generators.handle,
         )  # fmt: skip
         lazy_bits = conjugate_aware(operator.name) or negative_aware(operator.name)
         source, defaults = generate(operator, lazy_bits, len(self.recording.destination.devices) > 1)
@@ -164,7 +166,7 @@ class Kernels:
         def refuse(tensor: torch.Tensor) -> TensorArg:
             raise NotImplementedError(f"{operator.name} takes a tensor on {tensor.device}, which is not forwarded")
 
-        return Description(operator.keeps_floats, refuse)
+        return Description(operator.keeps_floats, refuse, self.generators.handle)
 
     def _arranged(
         self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]

@@ -199,7 +199,7 @@ class _Source:
             case "List[number]" | "List[float]" | "Optional[List[float]]" | "Optional[List[number]]":
                 self._number_list(name)
             case "Optional[Generator]" | "Generator":
-                self.lines.append(f"if {name} is not None: return _slow({{call}})")
+                self._generator(name)
             case _ if kind.startswith(("List[", "Optional[List[")):
                 self.key.append(f"None if {name} is None else tuple({name})")
             case _:
@@ -266,6 +266,14 @@ class _Source:
         self.floats.append(f"*{name}_f")
 
     def _number_list(self, name: str) -> None:
+    def _generator(self, name: str) -> None:
+        self.lines += [
+            f"{name}_x = () if {name} is None else (_handle({name}),)",
+            f"if {name}_x == (None,): return _slow({{call}})",  # one of the host's own: refused there
+        ]
+        self.key.append(f"len({name}_x)")
+        self.inputs.append(f"*{name}_x")
+
         if self._operator.keeps_floats:
             self.key.append(f"None if {name} is None else tuple([(type(_each), _each) for _each in {name}])")
             return

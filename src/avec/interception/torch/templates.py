@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import torch
 
@@ -32,10 +31,6 @@ _BITS: dict[torch.dtype, str] = {
 }  # fmt: skip
 
 
-class _Generator(Protocol):
-    avec_handle: int
-
-
 def name_of(value: torch.dtype | torch.layout | torch.memory_format) -> str:
     """torch.float32 → "float32"."""
     return str(value).removeprefix("torch.")
@@ -57,15 +52,22 @@ class Description:
     `cacheable` says afterwards whether a call that looks the same may use the same template with its own numbers.
     """
 
-    def __init__(self, keep_floats: bool, upload: Callable[[torch.Tensor], TensorArg]) -> None:
+    def __init__(
+        self,
+        keep_floats: bool,
+        upload: Callable[[torch.Tensor], TensorArg],
+        generator_handle: Callable[[torch.Generator], int | None],
+    ) -> None:
         """Begin.
 
         Args:
             keep_floats: floats decide about shapes here, so they belong in the template.
             upload: sends a tensor of the host's that the operator wants in host memory; gives its address as place.
+            generator_handle: gives the destination's handle of a random number generator; None for the host's own.
         """
         self._keep_floats = keep_floats
         self._upload = upload
+        self._generator_handle = generator_handle
         self.numbers: list[int] = []
         self.floats: list[float] = []
         self.cacheable = True
@@ -133,7 +135,7 @@ class Description:
         return TensorArg(self._place(uploaded.place), uploaded.meta)
 
     def _generator(self, generator: torch.Generator) -> GeneratorArg:
-        handle = getattr(generator, "avec_handle", None)
+        handle = self._generator_handle(generator)
         if handle is None:
             raise RuntimeError(f"Expected a 'cuda' device type for generator but found '{generator.device.type}'")
         return GeneratorArg(self._place(handle))
