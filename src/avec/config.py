@@ -188,6 +188,10 @@ class Settings:
         "--trace",
     )
     disable: bool = _setting(False, SWITCH, "run the program without interception", ("run",))
+    torch_compile: Literal["destination", "eager"] = _setting(
+        "destination", _choice("destination", "eager"), "what torch.compile does with its graphs: ships them to be "
+        "compiled at the destination, or runs them operator by operator", ("run",),
+    )  # fmt: skip
     connect_timeout_s: float = _setting(
         5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor"), "--connect-timeout"
     )
@@ -221,6 +225,10 @@ class Settings:
     cpu_accelerators: int = _setting(
         1, COUNT, "as how many accelerators a CPU counts where there is no GPU, to try programs for several GPUs on it",
         ("serve",),
+    )  # fmt: skip
+    compile_graphs: bool = _setting(
+        True, SWITCH, "compile the graphs that hosts capture with torch.compile, where a compiler is there; 0: carry them "
+        "out operator by operator", ("serve",),
     )  # fmt: skip
     drain_timeout_s: float = _setting(
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"

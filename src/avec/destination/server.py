@@ -106,6 +106,7 @@ def _started_zygote(settings: Settings) -> Iterator[socket.socket]:
     # Between two calls OpenMP's threads would spin on the cores that carry the results away; with several sessions on
     # one machine they spin against each other, and a call can take five times as long.
     environ.setdefault("OMP_WAIT_POLICY", "passive")
+    environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "inductor"))
     with ours, theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "avec.destination.zygote", str(theirs.fileno())],

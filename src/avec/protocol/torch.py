@@ -174,6 +174,8 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
         avec::set_generator(generator)    the next payload part is a generator's state
         avec::flag(name, value)           one of torch.backends' settings, "cudnn.deterministic"
         avec::record_event(i, device)     note the time now, on the accelerator, as event i
+        avec::call_graph(i, input…)       call the graph that came as LoadGraph i; its results are the outputs
+        avec::forget_graph(i)             graph i will not be called again
     """
 
     operator: str
@@ -267,7 +269,14 @@ class ElapsedTime(msgspec.Struct, frozen=True, array_like=True, tag="elapsed"):
     end: int
 
 
-Request: TypeAlias = Batch | Synchronize | MemoryStatistics | GeneratorState | ElapsedTime
+class LoadGraph(msgspec.Struct, frozen=True, array_like=True, tag="graph"):
+    """Keep a graph for avec::call_graph, whatever has failed before: part 0, uint8, as in protocol/torch_graph."""
+
+    epoch: int
+    number: int  # higher than any before
+
+
+Request: TypeAlias = Batch | Synchronize | MemoryStatistics | GeneratorState | ElapsedTime | LoadGraph
 
 
 class Evaluated(msgspec.Struct, frozen=True, array_like=True, tag="evaluated"):

@@ -107,7 +107,9 @@ class Graphs:
         loaded = self._find(number)
         if loaded.function is None:
             module = _Builder(self._devices, self._host_version).build(loaded.graph)
-            loaded.function = compiled(module, loaded.graph, self._devices.cuda, inputs)
+            loaded.function = compiled(
+                module, None not in loaded.graph.inputs, self._devices.cuda, loaded.graph.options, inputs
+            )
             loaded.filled = () if self._devices.cuda else _unsaved(loaded.graph)
         results: Sequence[Tensor] = loaded.function(*inputs)
         if len(results) != len(layouts):
@@ -199,7 +201,9 @@ class _Builder:
             function: Callable[..., Any] = getattr(_MODULES[namespace], rest)
             return function
         if namespace not in OPERATOR_NAMESPACES:
-            raise InvalidArgument(f"a graph with a node {name!r}, which is neither an operator nor a function on numbers")
+            raise InvalidArgument(
+                f"a graph with a node {name!r}, which is neither an operator nor a function on numbers"
+            )
         resolved = resolve(name, self._host_version)
         if not self._devices.cuda and resolved.name in EMULATIONS:
             return EMULATIONS[resolved.name]

@@ -20,6 +20,7 @@ from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.events import Events
 from avec.destination.executors.torch.failures import failure, is_out_of_memory
 from avec.destination.executors.torch.generators import Generators
+from avec.destination.executors.torch.graphs import Graphs
 from avec.destination.executors.torch.own_operators import Surroundings
 from avec.destination.executors.torch.results import Results
 from avec.destination.executors.torch.storages import Memory
@@ -39,6 +40,7 @@ from avec.protocol.torch import (
     Elapsed,
     ElapsedTime,
     GeneratorState,
+    LoadGraph,
     MemoryStatistics,
     Read,
     Request,
@@ -67,7 +69,8 @@ class TorchModel:
         self._events = Events(devices)
         self._transfers = Transfers(accelerator)
         self._results = Results(self._memory)
-        self._around = Surroundings(devices, self._generators, self._events, self._transfers)
+        self._graphs = Graphs(devices, host_version)
+        self._around = Surroundings(devices, self._generators, self._events, self._transfers, self._graphs)
         self._compiler = Compiler(
             self._memory, devices, self._generators, self._around, self._results.hold, host_version
         )
@@ -86,6 +89,8 @@ class TorchModel:
             with torch.inference_mode():
                 if isinstance(request, Batch):
                     return self._run_batch(request, arrays, files, skipped)
+                if isinstance(request, LoadGraph):
+                    return self._load_graph(request, arrays)
                 return _SKIPPED if skipped else self._answer(request)
         except Exception:
             self._failed_epoch = self._epoch
@@ -98,7 +103,14 @@ class TorchModel:
         self._generators.close()
         self._events.close()
         self._transfers.close()
+        self._graphs.close()
         self._entries.clear()
+
+    def _load_graph(self, request: LoadGraph, arrays: Sequence[Array]) -> Answer:
+        if len(arrays) != 1 or arrays[0].dtype != np.uint8:
+            raise InvalidArgument(f"a graph with {len(arrays)} parts; it takes one, of uint8")
+        self._graphs.load(request.number, arrays[0])
+        return Answer()
 
     def _answer(self, request: Synchronize | MemoryStatistics | GeneratorState | ElapsedTime) -> Answer:
         match request:

@@ -14,9 +14,11 @@ from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.events import Events
 from avec.destination.executors.torch.flags import set_flag
 from avec.destination.executors.torch.generators import Generators
+from avec.destination.executors.torch.graphs import Graphs
 from avec.destination.executors.torch.storages import Layout
 from avec.destination.executors.torch.transfers import Transfers
 from avec.errors import InvalidArgument
+from avec.protocol.torch import Arg
 from avec.tensor import Array
 
 
@@ -28,6 +30,7 @@ class Surroundings:
     generators: Generators
     events: Events
     transfers: Transfers
+    graphs: Graphs
     payloads: Sequence[Array] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     next_payload: int = 0
@@ -45,8 +48,10 @@ class OwnOperator:
     """One row: called with the surroundings, the layouts of its outputs, and the template's arguments."""
 
     function: Callable[..., Any]
-    outputs: int = 0  # metas that its template states
-    makes: bool = False  # the one output is a new tensor
+    outputs: int | None = 0  # metas that its template states; None: as many as it gives
+    makes: bool = False  # the outputs are new tensors
+    # Sees a template's arguments before it is used, and raises where they make no sense.
+    check: Callable[[Surroundings, Sequence[Arg]], None] | None = None
 
 
 def _upload(around: Surroundings, layouts: Sequence[Layout], target: object) -> None:
@@ -84,6 +89,20 @@ def _record_event(around: Surroundings, layouts: Sequence[Layout], number: objec
     around.events.record(_integer(number), _integer(device))
 
 
+def _check_graph(around: Surroundings, args: Sequence[Arg]) -> None:
+    around.graphs.check(args)
+
+
+def _call_graph(
+    around: Surroundings, layouts: Sequence[Layout | None], number: object, *inputs: object
+) -> Sequence[Tensor]:
+    return around.graphs.call(number, layouts, inputs)
+
+
+def _forget_graph(around: Surroundings, layouts: Sequence[Layout], number: object) -> None:
+    around.graphs.forget(_integer(number))
+
+
 OWN_OPERATORS = {
     "avec::upload": OwnOperator(_upload, outputs=1),
     "avec::upload_file": OwnOperator(_upload_file, outputs=1),
@@ -93,6 +112,8 @@ OWN_OPERATORS = {
     "avec::set_generator": OwnOperator(_set_generator),
     "avec::flag": OwnOperator(_flag),
     "avec::record_event": OwnOperator(_record_event),
+    "avec::call_graph": OwnOperator(_call_graph, outputs=None, makes=True, check=_check_graph),
+    "avec::forget_graph": OwnOperator(_forget_graph),
 }
 
 

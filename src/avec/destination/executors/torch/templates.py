@@ -133,11 +133,19 @@ class Compiler:
         source.own = True
         layouts = [None if meta is None else self.memory.layout(meta) for meta in template.outputs]
         own = OWN_OPERATORS[template.operator]
-        if not own.outputs == len(layouts) - layouts.count(None) == len(layouts):
-            raise InvalidArgument(f"{template.operator} with {len(layouts)} outputs; {own.outputs} are needed")
+        needed = len(layouts) if own.outputs is None else own.outputs
+        if not needed == len(layouts) - layouts.count(None) == len(layouts):
+            raise InvalidArgument(f"{template.operator} with {len(layouts)} outputs; {needed} are needed")
+        if own.check is not None:
+            own.check(self._surroundings, template.args)
         call = source.call()
         source.environment["operator"] = functools.partial(own.function, self._surroundings, layouts)
-        return source.function(*([f"r = {call}", *source.kept(0, "r", layouts[0])] if own.makes else [call]))
+        if not own.makes:
+            return source.function(call)
+        if own.outputs == 1:
+            return source.function(f"r = {call}", *source.kept(0, "r", layouts[0]))
+        kept = [line for place, layout in enumerate(layouts) for line in source.kept(place, f"r[{place}]", layout)]
+        return source.function(f"r = {call}", *kept)
 
     def _keeping(self, call: str, template: Template, operator: Operator, source: _Source) -> list[str]:
         """The lines that call an operator and bind its results."""

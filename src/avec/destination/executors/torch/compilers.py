@@ -1,0 +1,107 @@
+"""What makes a graph's module fast: torch's Inductor, where the compiler that it needs is there; else the module itself.
+
+Whatever fails in compiling, the graph is carried out operator by operator: the results are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from avec import config
+
+Compiled = Callable[..., Sequence[Tensor]]
+Value = bool | int | float | str
+
+# Inductor's settings that a host may choose for its graphs, with their types. None names a file, a command or code.
+OPTIONS: Mapping[str, type] = {
+    "benchmark_epilogue_fusion": bool,
+    "conv_1x1_as_mm": bool,
+    "coordinate_descent_tuning": bool,
+    "deterministic": bool,
+    "emulate_precision_casts": bool,
+    "epilogue_fusion": bool,
+    "epilogue_fusion_first": bool,
+    "fallback_random": bool,
+    "layout_optimization": bool,
+    "max_autotune": bool,
+    "max_autotune_gemm": bool,
+    "max_autotune_pointwise": bool,
+    "pattern_matcher": bool,
+    "reorder_for_locality": bool,
+    "shape_padding": bool,
+    "split_reductions": bool,
+    "use_mixed_mm": bool,
+}
+
+log = logging.getLogger("avec.destination")
+
+
+def compiled(
+    module: fx.GraphModule, fixed: bool, cuda: bool, options: Mapping[str, Value], inputs: Sequence[object]
+) -> Compiled:
+    """Compile a module.
+
+    Args:
+        fixed: all that it will be called with is as these inputs.
+        cuda: it works on a GPU, for which Triton has to be there; else a C++ compiler.
+        options: Inductor's, of which those in OPTIONS are used.
+    """
+    plain: Compiled = module.forward
+    if not config.load().compile_graphs or not _compiler_works(cuda):
+        return plain
+    chosen = {name: value for name, value in options.items() if type(value) is OPTIONS.get(name) and _is_known(name)}
+    try:
+        if fixed:
+            import torch._inductor
+
+            function: Compiled = torch._inductor.compile(module, list(inputs), options=chosen)
+            return function
+        return _compiled_as_needed(module, chosen)
+    except Exception as exc:  # whatever a compiler may come upon
+        log.warning("a graph of %d nodes is not compiled: %s: %s", len(module.graph.nodes), type(exc).__name__, exc)
+        return plain
+
+
+def _compiled_as_needed(module: fx.GraphModule, options: dict[str, Value]) -> Compiled:
+    """Compile when it is called, for sizes that vary, and again when that was not general enough; a few times at most."""
+    import torch._dynamo.config
+
+    torch._dynamo.config.suppress_errors = True  # this process's: where compiling fails, the module is called
+    function: Compiled = torch.compile(module, dynamic=True, options=options)
+    return function
+
+
+@functools.cache
+def _compiler_works(cuda: bool) -> bool:
+    """Look once whether there is what Inductor needs."""
+    if cuda:
+        from torch.utils._triton import has_triton
+
+        works = has_triton()
+    else:
+        works = _has_cpp_compiler()
+    if not works:
+        log.info("graphs are carried out operator by operator: there is no %s", "Triton" if cuda else "C++ compiler")
+    return works
+
+
+def _has_cpp_compiler() -> bool:
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except (exc.InvalidCxxCompiler, OSError):
+        return False
+    return True
+
+
+def _is_known(name: str) -> bool:
+    from torch._inductor import config as inductor
+
+    return hasattr(inductor, name)
