@@ -29,6 +29,12 @@ class OpenCvError(ExecutionError):
     code = "opencv"
 
 
+class OpenCvTypeError(ExecutionError):
+    """OpenCV's binding raised TypeError at the destination; the text is its own."""
+
+    code = "opencv-type"
+
+
 class Part(msgspec.Struct, frozen=True, array_like=True, tag="part"):
     """An array: its contents are part `index`."""
 
@@ -140,6 +146,8 @@ def pack(value: object, parts: list[Array], special: Callable[[object], Value], 
         InvalidArgument: it is nested too deeply.
         ValueError: an array's dtype or rank cannot be sent.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
@@ -157,8 +165,6 @@ def pack(value: object, parts: list[Array], special: Callable[[object], Value], 
         return Items(items, "list" if isinstance(value, list) else "tuple")
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return Record("", {key: pack(each, parts, special, depth + 1) for key, each in value.items()})
-    if isinstance(value, np.generic):
-        return pack(value.item(), parts, special, depth + 1)
     return special(value)
 
 

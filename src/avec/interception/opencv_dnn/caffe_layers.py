@@ -12,6 +12,8 @@ import cv2
 
 from avec.protocol.caffe import LayerDescription, NetDescription
 
+from .raising import opencv_error
+
 INPUT_NAME = "_input"
 INPUT_TYPE = "__NetInputLayer__"
 _NO_LAYERS = frozenset({"Input", "Split"})
@@ -45,11 +47,11 @@ class Layers:
         if isinstance(layer, str):
             number = self._numbers.get(layer)
             if number is None:
-                raise _not_found(f'Requested layer "{layer}" not found', cv2.Error.StsError)
+                raise opencv_error(f'Requested layer "{layer}" not found', cv2.Error.StsError)
             return self.all[number - 1]
         if isinstance(layer, int) and 0 < layer <= len(self.all):
             return self.all[layer - 1]
-        raise _not_found(f"Layer with requested id={layer} not found", cv2.Error.StsObjectNotFound)
+        raise opencv_error(f"Layer with requested id={layer} not found", cv2.Error.StsObjectNotFound)
 
     def number(self, name: str) -> int:
         """A layer's number; −1 where there is none. Source: Net::getLayerId."""
@@ -64,7 +66,7 @@ class Layers:
         if not name and self.inputs:
             return next(iter(self.inputs.values()))
         if name not in self.inputs:
-            raise _not_found(f'Requested blob "{name}" not found', cv2.Error.StsObjectNotFound)
+            raise opencv_error(f'Requested blob "{name}" not found', cv2.Error.StsObjectNotFound)
         return self.inputs[name]
 
     def unconnected(self) -> list[Layer]:
@@ -83,10 +85,3 @@ class Layers:
 def types_of(layers: Sequence[Layer]) -> list[str]:
     """The types of layers, each once, in the order of the alphabet. Source: Net::getLayerTypes."""
     return sorted({layer.described.type for layer in layers} | {INPUT_TYPE})
-
-
-def _not_found(text: str, code: int) -> cv2.error:
-    error = cv2.error(text)
-    error.msg = error.err = text
-    error.code = code
-    return error

@@ -14,7 +14,7 @@ import numpy as np
 from avec.tensor import Array
 
 from .caffe_net import CaffeNet
-from .raising import refuse
+from .raising import opencv_error, refuse
 
 _SETTERS = ("setInputSize", "setInputMean", "setInputScale", "setInputCrop", "setInputSwapRB", "setOutputNames")
 _SMALL_BOX = 2  # pixels; what is no larger is taken for a box in units of the frame
@@ -118,7 +118,7 @@ class CaffeModel:
 
     def _predict(self, frame: Any) -> tuple[Array, ...]:
         if not all(self._size):
-            raise cv2.error("Input size not specified")
+            raise opencv_error("Input size not specified")
         self._parameters.size = self._size
         self._net.invoke("setInput", (cv2.dnn.blobFromImageWithParams(frame, self._parameters),))
         return cast("tuple[Array, ...]", self._net.invoke("forward", (list(self._outputs),)))
@@ -126,7 +126,7 @@ class CaffeModel:
     def _only_output(self, frame: Any) -> Array:
         outputs = self._predict(frame)
         if len(outputs) != 1:
-            raise cv2.error(f"cv2.dnn.{self._kind} is for nets with one output; this one has {len(outputs)}")
+            raise opencv_error(f"cv2.dnn.{self._kind} is for nets with one output; this one has {len(outputs)}")
         return outputs[0]
 
     def _classify(self, frame: Any) -> tuple[int, float]:
@@ -158,7 +158,7 @@ class CaffeModel:
     def _detect(self, frame: Any, confThreshold: float = 0.5, nmsThreshold: float = 0.0) -> tuple[Any, Any, Any]:
         types = cast("dict[str, object]", self._net.invoke("getLayer", (len(self._net.layers.all),)))
         if types["type"] != "DetectionOutput":
-            raise cv2.error(f"Unknown output layer type: {types['type']!r}; a DetectionModel needs DetectionOutput")
+            raise opencv_error(f"Unknown output layer type: {types['type']!r}; a DetectionModel needs DetectionOutput")
         rows = np.concatenate([output.reshape(-1, 7) for output in self._predict(frame)])
         rows = rows[rows[:, 2] >= np.float32(confThreshold)]
         boxes = _boxes(rows[:, 3:7], *_frame_size(frame))

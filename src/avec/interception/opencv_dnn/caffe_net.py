@@ -36,7 +36,7 @@ from avec.protocol.caffe import (
 from avec.tensor import Array
 
 from .caffe_layers import INPUT_NAME, INPUT_TYPE, Layer, Layers, types_of
-from .raising import as_opencv, refuse
+from .raising import as_opencv, opencv_error, refuse
 from .remote import COPY_LIMIT, ModelFile, Pending, UnsendableArgument
 
 FORMAT = "caffe"
@@ -295,7 +295,7 @@ def _normalised(blob: Any, scalefactor: float, mean: Any) -> Array:
         return values
     channels = values.shape[1] if values.ndim > 1 else 1
     if channels > len(means) and len(set(means.tolist())) > 1:
-        raise cv2.error(f"setInput: a mean for each channel of {channels} cannot be given")
+        raise opencv_error(f"setInput: a mean for each channel of {channels} cannot be given")
     shape = (1, channels) + (1,) * (values.ndim - 2) if values.ndim > 1 else (1,)
     offsets = means[:channels].reshape(shape) if channels <= len(means) else means[0]
     return (values - offsets) * np.float32(scalefactor)

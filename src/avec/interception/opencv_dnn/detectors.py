@@ -12,6 +12,7 @@ import cv2
 
 from .arguments import NoSuchFile, model_file, with_files
 from .net import Net, complain, into, method_like
+from .raising import opencv_error
 from .remote import Fields, RemoteObject, UnsendableArgument
 
 FACES = ("FaceDetectorYN", "FaceRecognizerSF")
@@ -34,13 +35,29 @@ def detector_class(name: str) -> type[Detector]:
     members: dict[str, Any] = {"__module__": native.__module__, "__doc__": native.__doc__}
     for method in dir(native):
         if not method.startswith("_") and method not in ("create", "Params"):
-            members[method] = method_like(native, method, _method(name, method))
+            members[method] = method_like(native, method, _LOCAL.get(method) or _method(name, method))
     if hasattr(native, "Params"):
         members["Params"] = native.Params
     made = type(name, (Detector,), members)
     create = _tracker_creator(made, name, native) if name in TRACKERS else _creator(made, name, native)
     made.create = staticmethod(method_like(native, "create", create))  # type: ignore[attr-defined]
     return made
+
+
+def _match(self: Detector, face_feature1: Any, face_feature2: Any, dis_type: int = 0) -> Any:
+    """Compare two features; it needs no net. Like OpenCV's own it leaves them normalised.
+
+    Source: FaceRecognizerSF::match in opencv/modules/objdetect/src/face_recognize.cpp.
+    """
+    if dis_type not in (cv2.FaceRecognizerSF_FR_COSINE, cv2.FaceRecognizerSF_FR_NORM_L2):
+        return self.remote.invoke("match", (face_feature1, face_feature2, dis_type))
+    first, second = (cv2.normalize(each, each) for each in (face_feature1, face_feature2))
+    if dis_type == cv2.FaceRecognizerSF_FR_COSINE:
+        return cv2.sumElems(cv2.multiply(first, second))[0]
+    return cv2.norm(first, second)
+
+
+_LOCAL: dict[str, Callable[..., Any]] = {"match": _match}
 
 
 def _make(kind: type[Detector], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Detector:
@@ -96,13 +113,13 @@ def _method(kind: str, name: str) -> Callable[..., Any]:
         try:
             result = self.remote.invoke(name, sent, kwargs)
         except UnsendableArgument as exc:
-            raise cv2.error(f"cv2.{kind}.{name}: an argument is of a type that OpenCV does not take: {exc}") from exc
+            raise opencv_error(f"cv2.{kind}.{name}: an argument is of a type that OpenCV does not take: {exc}") from exc
         return (result[0], into(result[1], output)) if isinstance(result, tuple) else into(result, output)
 
     def defer(self: Detector, *args: Any, **kwargs: Any) -> None:
         try:
             self.remote.defer(name, args, kwargs)
         except UnsendableArgument as exc:
-            raise cv2.error(f"cv2.{kind}.{name}: an argument is of a type that OpenCV does not take: {exc}") from exc
+            raise opencv_error(f"cv2.{kind}.{name}: an argument is of a type that OpenCV does not take: {exc}") from exc
 
     return defer if name.startswith("set") else call

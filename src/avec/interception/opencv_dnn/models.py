@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import cv2
 
+from .arguments import path_of
 from .caffe_models import CaffeModel
 from .caffe_net import CaffeNet
 from .net import Net, complain, into, method_like
@@ -33,7 +34,7 @@ class Model:
         self.remote = _model_over(self._net.remote, self._native.__name__)
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
-        if not args and "model" not in kwargs:
+        if path_of(args[0] if args else kwargs.get("model")) is None:
             complain(self._native, args, kwargs)
         return read_net("readNet", args, kwargs)
 
@@ -76,7 +77,8 @@ def _method(name: str) -> Callable[..., Any]:
     def call(self: Model, *args: Any, **kwargs: Any) -> Any:
         sent, sent_kwargs, output = _without_output(name, args, kwargs)
         try:
-            return into(self.remote.invoke(name, sent, sent_kwargs), output)
+            result = into(self.remote.invoke(name, sent, sent_kwargs), output)
+            return _as_umat(result) if name in _OUTPUTS and args and isinstance(args[0], cv2.UMat) else result
         except UnsendableArgument:
             complain(getattr(self._native(_NATIVE_NET()), name), args, kwargs)
 
@@ -88,6 +90,11 @@ def _method(name: str) -> Callable[..., Any]:
         return None if name == "setInputParams" else self
 
     return defer if name.startswith(("set", "enable")) else call
+
+
+def _as_umat(result: Any) -> Any:
+    """Results in the kind of memory that the frame is in."""
+    return tuple(cv2.UMat(each) for each in result) if isinstance(result, tuple) else cv2.UMat(result)
 
 
 def _without_output(

@@ -16,11 +16,11 @@ import numpy as np
 
 from avec.tensor import Array
 
-from .raising import refuse
+from .raising import opencv_error, refuse
 from .remote import Pending, Remote, RemoteObject, UnsendableArgument
 
 Native = cv2.dnn.Net  # OpenCV's own class; this module is imported before it is replaced
-WRITES_OUTPUTS_IN_PLACE = int(cv2.__version__.partition(".")[0]) >= 5  # OpenCV 4 gives new arrays whatever it is given
+WRITES_OUTPUTS_IN_PLACE = int(cv2.__version__.partition(".")[0]) >= 5  # OpenCV 4 does it only where outputs are named
 
 _DEFERRED = frozenset({"enableFusion", "enableWinograd", "setPreferableBackend", "setPreferableTarget"})
 _REFUSED = {
@@ -157,7 +157,7 @@ class AsyncArray:
 
     def _valid(self) -> Pending:
         if self._pending is None:
-            raise cv2.error("cv2.AsyncArray: there is no result; it was released")
+            raise opencv_error("cv2.AsyncArray: there is no result; it was released")
         return self._pending
 
 
@@ -172,24 +172,21 @@ def forwarded(owner: Any, native: type, name: str, args: Sequence[object], kwarg
 def complain(method: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> NoReturn:
     """Let OpenCV itself say what is wrong with arguments that cannot even be sent: it does so before all else."""
     method(*args, **kwargs)
-    raise cv2.error(f"{method.__name__}: the arguments are of types that AVEC cannot send to a destination")
+    raise opencv_error(f"cv2: {method.__name__}: AVEC cannot send an argument of such a type to a destination")
 
 
-def without_outputs(
-    args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Sequence[Any], dict[str, Any], Sequence[Array] | None]:
-    """Split the arguments of a forward pass from arrays that are there to be written into."""
+def without_outputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], dict[str, Any], Any]:
+    """Split the arguments of a forward pass from arrays that OpenCV would write into."""
     given, named = list(args), dict(kwargs)
     outputs: Any = named.pop("outputBlobs", None)
-    names = given[0] if given and _are_names(given[0]) else named.get("outBlobNames")
-    if names is not None:
-        if len(given) > 1 and "outBlobNames" not in named:
-            outputs = given.pop(1)
-    elif given and isinstance(given[0], Sequence) and not isinstance(given[0], str):
+    if (given and _are_names(given[0])) or "outBlobNames" in named:
+        place = 0 if "outBlobNames" in named else 1
+        return given[:place], named, given[place] if len(given) > place else outputs
+    if given and isinstance(given[0], Sequence) and not isinstance(given[0], str):
         outputs, given[0] = given[0], []
-    elif outputs is not None:
+    elif "outputBlobs" in kwargs:
         named["outputBlobs"] = []
-    return given, named, outputs
+    return given, named, outputs if WRITES_OUTPUTS_IN_PLACE else None
 
 
 def _are_names(value: object) -> bool:
@@ -202,7 +199,7 @@ def into(results: Any, outputs: Any) -> Any:
         return results
     if isinstance(results, np.ndarray):
         return _into_one(results, outputs)
-    if not WRITES_OUTPUTS_IN_PLACE or not isinstance(results, tuple):
+    if not isinstance(results, tuple):
         return results
     given = [*outputs, *[None] * len(results)]
     return tuple(_into_one(each, output) for each, output in zip(results, given, strict=False))
@@ -249,8 +246,12 @@ def _forwarding(name: str) -> Callable[..., Any]:
 def _complete() -> None:
     """Give the class every method that the installed OpenCV's has, and none that it has not."""
     for name in vars(Native):
-        if not name.startswith("_") and name not in vars(Net):
+        if name.startswith("_"):
+            continue
+        if name not in vars(Net):
             setattr(Net, name, method_like(Native, name, _forwarding(name)))
+        elif not isinstance(vars(Net)[name], staticmethod):
+            vars(Net)[name].__doc__ = getattr(Native, name).__doc__
     if not hasattr(Native, "quantize"):
         del Net.quantize
     Net.__module__, Net.__doc__ = Native.__module__, Native.__doc__

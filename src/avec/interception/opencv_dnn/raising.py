@@ -17,7 +17,7 @@ from avec.errors import (
     InvalidModel,
     UnsupportedOperation,
 )
-from avec.protocol.opencv_dnn import OpenCvError
+from avec.protocol.opencv_dnn import OpenCvError, OpenCvTypeError
 
 _CODES: tuple[tuple[type[ExecutionError], int], ...] = (
     (AcceleratorOutOfMemory, cv2.Error.StsNoMem),
@@ -36,33 +36,38 @@ _TEXT = re.compile(
 
 @contextmanager
 def as_opencv() -> Iterator[None]:
-    """Raise cv2.error where a call has failed at the destination."""
+    """Raise cv2.error where a call has failed at the destination, or TypeError where OpenCV's binding did."""
     try:
         yield
+    except OpenCvTypeError as exc:
+        raise TypeError(str(exc)) from exc
     except ExecutionError as exc:
         raise _error(exc) from exc
 
 
+def opencv_error(text: str, code: int = cv2.Error.StsBadArg, function: str = "") -> cv2.error:
+    """An error like OpenCV's own. All its attributes are set, because OpenCV leaves those of the last error in the
+    class."""
+    error = cv2.error(text)
+    error.msg = error.err = text
+    error.code, error.func, error.file, error.line = code, function, "", -1
+    return error
+
+
 def refuse(name: str, why: str) -> NoReturn:
     """Say that something of OpenCV's does not work under AVEC."""
-    raise _made(f"cv2.{name} does not work under AVEC: {why}", cv2.Error.StsNotImplemented, name.rpartition(".")[2])
+    raise opencv_error(
+        f"cv2.{name} does not work under AVEC: {why}", cv2.Error.StsNotImplemented, name.rpartition(".")[2]
+    )
 
 
 def _error(exc: ExecutionError) -> cv2.error:
     text = str(exc)
     if not isinstance(exc, OpenCvError):
-        return _made(text, next(code for kind, code in _CODES if isinstance(exc, kind)), "")
-    error = cv2.error(text)
-    error.msg = text
+        return opencv_error(text, next(code for kind, code in _CODES if isinstance(exc, kind)))
+    error = opencv_error(text)
     if found := _TEXT.fullmatch(text):
         error.file, error.func = found["file"], found["func"]
         error.line, error.code = int(found["line"]), int(found["code"])
         error.err = found["before"] or found["after"]
-    return error
-
-
-def _made(text: str, code: int, function: str) -> cv2.error:
-    error = cv2.error(text)
-    error.msg = error.err = text
-    error.code, error.func, error.file, error.line = code, function, "", -1
     return error

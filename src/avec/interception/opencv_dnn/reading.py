@@ -12,7 +12,7 @@ from avec.errors import UnsupportedOperation
 from .arguments import NoSuchFile, path_of, with_files
 from .caffe_reading import READER, File, caffe_files, read_caffe
 from .net import Net, complain, method_like
-from .raising import refuse
+from .raising import opencv_error, refuse
 from .remote import RemoteObject, UnsendableArgument
 
 REFUSED = {"readNetFromModelOptimizer": "read the model from ONNX"}
@@ -48,7 +48,7 @@ def read_net(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
         return _read(name, args, kwargs) if files is None else _read_caffe(name, args, kwargs, files)
     except (NoSuchFile, UnsendableArgument) as exc:
         if native is None:
-            raise cv2.error(f"cv2.dnn.{name}: cannot read {exc}") from exc
+            raise opencv_error(f"cv2.dnn.{name}: cannot read {exc}") from exc
         complain(native, args, kwargs)
 
 

@@ -21,6 +21,7 @@ from avec.protocol.opencv_dnn import (
     Invoke,
     Make,
     OpenCvError,
+    OpenCvTypeError,
     Other,
     Record,
     RunRequest,
@@ -35,6 +36,12 @@ from avec.tensor import Array
 
 _REQUESTS: msgspec.msgpack.Decoder[RunRequest] = msgspec.msgpack.Decoder(RunRequest)
 _CUDA_TARGETS = (cv2.dnn.DNN_TARGET_CUDA, cv2.dnn.DNN_TARGET_CUDA_FP16)
+# Methods that are done with their arrays when they return. Others may keep them, but the memory is a call's only.
+_KEEP_NOTHING = frozenset(
+    """
+    alignCrop classify detect detectTextRectangles estimate feature predict recognize segment setInput update
+    """.split()
+)
 _LAYER_FIELDS = ("name", "type", "preferableTarget")
 
 
@@ -89,6 +96,7 @@ class OpenCvObject:
                     case Record():
                         return self._record(value, parts, special)
 
+            parts = [part.copy() for part in parts]
             args = [unpack(each, parts, special) for each in request.call.args]
             kwargs = unpack_all(request.call.kwargs, parts, special)
             adapted, kwargs = dialects.reading(made.name, self._host, args, kwargs)
@@ -120,14 +128,15 @@ class OpenCvObject:
         if not self._kind:
             raise InvalidArgument("this handle names nothing of OpenCV's yet")
         result: object = None
-        with _converted():
-            for call in request.calls:
-                result = self._call(call, parts)
+        for call in request.calls:
+            result = self._call(call, parts)
         results: list[Array] = []
         value = pack(result, results, _described)
         return Answer(encode_body(value, results), results)
 
     def _call(self, call: Invocation, parts: Sequence[Array]) -> object:
+        if call.method not in _KEEP_NOTHING:
+            parts = [part.copy() for part in parts]
         args = [unpack(each, parts) for each in call.args]
         kwargs = unpack_all(call.kwargs, parts, None)
         function = method(self._made, self._kind, call.method)
@@ -136,7 +145,8 @@ class OpenCvObject:
             kwargs = {name: self._possible(name, each) for name, each in kwargs.items()}
         elif call.method == "forward" and self._kind == "Net":
             function = dialects.forward(self._made, self._host)
-        result = function(*args, **kwargs)
+        with _converted():
+            result = function(*args, **kwargs)
         if isinstance(result, cv2.dnn.Model):  # setters of models give the model itself
             return None
         return result
@@ -178,6 +188,8 @@ def _converted(translate: Callable[[str], str] = str) -> Iterator[None]:
         if exc.code == cv2.Error.StsNoMem or exc.code == cv2.Error.GpuApiCallError and "out of memory" in text:
             raise AcceleratorOutOfMemory(text) from exc
         raise OpenCvError(text) from exc
+    except TypeError as exc:
+        raise OpenCvTypeError(translate(str(exc))) from exc
     except SystemError as exc:  # a constructor of OpenCV's raised: the binding reports it in this way
         cause = exc.__cause__ or exc.__context__
         if isinstance(cause, cv2.error):
