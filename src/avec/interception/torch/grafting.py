@@ -11,6 +11,7 @@ for which a check fails are refused, with torch untouched. Not here: torch.cuda.
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -251,6 +252,7 @@ def _graft(device_count: Callable[[], int], cudnn_version: Callable[[], int], un
     libraries = Libraries()
     libc10 = ctypes.CDLL(str(package / "lib" / "libc10.so"))
     libtorch = ctypes.CDLL(str(package / "lib" / "libtorch_cpu.so"))
+    configuration = torch._C._show_config()
     registry = symbol_address(libc10, _GUARD_REGISTRY)
     hooks = _hooks_of(libtorch)
 
@@ -284,6 +286,7 @@ def _graft(device_count: Callable[[], int], cudnn_version: Callable[[], int], un
     _graft_hooks(hooks, hooks_vtable, hooks_layout, addresses)
     pinned.find_in_storage()
     undo.append(_register(pinned))
+    undo.append(_keep_shown_configuration(configuration))
     _check_behaviour(guard)
     return Graft(guard, undo)
 
@@ -343,6 +346,13 @@ def _register(pinned: PinnedAllocator) -> Callable[[], None]:
     library.impl("is_pinned", pinned.is_pinned, "CPU")  # type: ignore[no-untyped-call]
     destroy: Callable[[], None] = library._destroy
     return destroy
+
+
+def _keep_shown_configuration(text: str) -> Callable[[], None]:
+    """Let torch.__config__.show() say what it said: it would ask the hooks about CUDA, who return a C++ string."""
+    before = torch._C._show_config
+    torch._C._show_config = lambda: text
+    return functools.partial(setattr, torch._C, "_show_config", before)
 
 
 def _check_behaviour(guard: _Guard) -> None:
