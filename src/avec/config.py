@@ -227,8 +227,8 @@ class Settings:
         ("serve",),
     )  # fmt: skip
     compile_graphs: bool = _setting(
-        True, SWITCH, "compile the graphs that hosts capture with torch.compile, where a compiler is there; 0: carry them "
-        "out operator by operator", ("serve",),
+        True, SWITCH, "compile the graphs that hosts capture with torch.compile, where a compiler is there; 0: carry "
+        "them out operator by operator", ("serve",),
     )  # fmt: skip
     drain_timeout_s: float = _setting(
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"

@@ -1,4 +1,4 @@
-"""What makes a graph's module fast: torch's Inductor, where the compiler that it needs is there; else the module itself.
+"""What makes a graph's module fast: torch's Inductor, where there is the compiler that it needs.
 
 Whatever fails in compiling, the graph is carried out operator by operator: the results are the same.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from avec import config
@@ -58,9 +56,9 @@ def compiled(
     chosen = {name: value for name, value in options.items() if type(value) is OPTIONS.get(name) and _is_known(name)}
     try:
         if fixed:
-            import torch._inductor
+            from torch._inductor import compile as compile_graph
 
-            function: Compiled = torch._inductor.compile(module, list(inputs), options=chosen)
+            function: Compiled = compile_graph(module, list(inputs), options=chosen)  # type: ignore[arg-type]
             return function
         return _compiled_as_needed(module, chosen)
     except Exception as exc:  # whatever a compiler may come upon
@@ -69,11 +67,11 @@ def compiled(
 
 
 def _compiled_as_needed(module: fx.GraphModule, options: dict[str, Value]) -> Compiled:
-    """Compile when it is called, for sizes that vary, and again when that was not general enough; a few times at most."""
-    import torch._dynamo.config
+    """Compile at the first call, for sizes that vary; and again, a few times, when that was not general enough."""
+    import torch._dynamo
 
     torch._dynamo.config.suppress_errors = True  # this process's: where compiling fails, the module is called
-    function: Compiled = torch.compile(module, dynamic=True, options=options)
+    function: Compiled = torch.compile(module, dynamic=True, options=options)  # type: ignore[arg-type]
     return function
 
 
