@@ -23,7 +23,7 @@ from .random import Generators
 from .recording import BATCH_NUMBERS, Recording
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
-from .templates import Description, meta_of_layout
+from .templates import Description, meta_of_layout, name_of
 from .uploads import Uploads
 
 Kernel = Callable[..., Any]
@@ -63,9 +63,10 @@ class Kernels:
         self.recording = recording
         self.arena = arena
         self._empties = recording.cache()
+        self._generated: dict[str, Kernel] = {}
         self._predictor = Predictor()
-        self.uploads = Uploads(recording)
         self.generators = Generators(recording)
+        self.uploads = Uploads(recording)
 
     def kernel(self, name: str) -> Kernel:
         """The kernel of an operator, "add.Tensor"; its code is written at the first call."""
@@ -79,6 +80,13 @@ class Kernels:
 
         environment.update(_write=write, _self=function)
         return function
+
+    def generated(self, name: str) -> Kernel:
+        """The one generated kernel of an operator, for special ones that leave the usual case to it."""
+        kernel = self._generated.get(name)
+        if kernel is None:
+            kernel = self._generated[name] = self.kernel(name)
+        return kernel
 
     def _write(self, operator: Operator, environment: dict[str, object]) -> FunctionType:
         """Write a kernel's function, with all that its code names in the environment."""
@@ -126,12 +134,13 @@ class Kernels:
             return self.evaluate(operator, args, kwargs), None
         try:
             predicted, written = self._predictor.predict(operator, args, kwargs)
-        except NotImplementedError:
-            return self.evaluate(operator, args, kwargs), None
-        except RuntimeError as exc:
-            if "cannot be called on meta tensors" not in str(exc):  # item(), in the middle of a composite operator
+        except (NotImplementedError, RuntimeError) as exc:
+            # item(), in the middle of a composite operator
+            if not isinstance(exc, NotImplementedError) and "cannot be called on meta tensors" not in str(exc):
                 raise
-            return self.evaluate(operator, args, kwargs), None
+            if operator.returned is None or operator.functional is not None:
+                return self.evaluate(operator, args, kwargs), None
+            predicted, written = None, []  # what it writes to keeps its sizes
         for tensor, meta in written:
             if tensor.shape != meta.shape:
                 self.resize(tensor, meta.shape, meta.stride())
@@ -210,14 +219,34 @@ class Kernels:
 
     def evaluate(self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         """Carry out an operator whose results depend on data: the one kind that waits."""
-        if operator.returned is not None:
-            raise NotImplementedError(
-                f"{operator.name} writes results whose shapes depend on data, which is not forwarded; use its"
-                " out-of-place form"
-            )
+        if operator.functional is not None:
+            return self._evaluate_into(operator, operator.functional, args, kwargs)
         description = self._description(operator)
         template = description.template(operator.qualified_name, args, operator.sent(kwargs), None)
         return self.evaluate_template(template, description.numbers, description.floats)
+
+    def _evaluate_into(
+        self, operator: Operator, functional: Operator, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> object:
+        """Carry out the `out=` form of an operator by its other form."""
+        kept = {name: each for name, each in kwargs.items() if name not in operator.outs}
+        results, _ = self.call(functional, args, kept)
+        targets = [kwargs[name] for name in operator.outs]
+        for target, result in zip(_flat(targets), _flat(results), strict=True):
+            if isinstance(target, torch.Tensor) and isinstance(result, torch.Tensor):
+                self.write(operator, target, result)
+        return operator.written_arguments(args, kwargs)
+
+    def write(self, operator: Operator, target: torch.Tensor, result: torch.Tensor) -> None:
+        """Put a result into the tensor that the application gave for it, as torch does: it may have to grow."""
+        if not torch.can_cast(result.dtype, target.dtype):
+            raise RuntimeError(
+                f"result type {name_of(result.dtype)} can't be cast to the desired output type"
+                f" {name_of(target.dtype)} (in {operator.name})"
+            )
+        if target.shape != result.shape:
+            self.resize(target, result.shape, result.stride())
+        target.copy_(result)
 
     def evaluate_template(self, template: Template, numbers: Sequence[int], floats: Sequence[float]) -> object:
         """Carry out what a template without outputs says; give what came back, tensors on the accelerator."""

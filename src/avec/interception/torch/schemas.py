@@ -139,6 +139,23 @@ class Operator:
         return tuple(found)
 
     @cached_property
+    def functional(self) -> Operator | None:
+        """The form of an `out=` operator that makes its results: masked_select for masked_select.out."""
+        if not self.outs:
+            return None
+        wanted = [(each.name, str(each.type)) for each in self.arguments if each.name not in self.outs]
+        packet = self.overload.overloadpacket
+        for name in packet.overloads():
+            if [(each.name, str(each.type)) for each in getattr(packet, name)._schema.arguments] == wanted:
+                return Operator.named(f"{self.base}.{name}".removesuffix(".default"), self.overload.namespace)
+        return None
+
+    @cached_property
+    def outs(self) -> tuple[str, ...]:
+        """The arguments that an `out=` form writes its results to."""
+        return tuple(where for where in self.written if isinstance(where, str))
+
+    @cached_property
     def is_view(self) -> bool:
         """Whether it returns a view, so that only the host's bookkeeping is concerned."""
         returns = self.overload._schema.returns
@@ -252,6 +269,14 @@ class _Source:
         self.key.append(f"{name}_k")
         self.inputs.append(f"*{name}_x")
 
+    def _generator(self, name: str) -> None:
+        self.lines += [
+            f"{name}_x = () if {name} is None else (_handle({name}),)",
+            f"if {name}_x == (None,): return _slow({{call}})",  # one of the host's own: refused there
+        ]
+        self.key.append(f"len({name}_x)")
+        self.inputs.append(f"*{name}_x")
+
     def _number(self, name: str) -> None:
         if self._operator.keeps_floats:
             self.key += [name, f"type({name})"]
@@ -266,14 +291,6 @@ class _Source:
         self.floats.append(f"*{name}_f")
 
     def _number_list(self, name: str) -> None:
-    def _generator(self, name: str) -> None:
-        self.lines += [
-            f"{name}_x = () if {name} is None else (_handle({name}),)",
-            f"if {name}_x == (None,): return _slow({{call}})",  # one of the host's own: refused there
-        ]
-        self.key.append(f"len({name}_x)")
-        self.inputs.append(f"*{name}_x")
-
         if self._operator.keeps_floats:
             self.key.append(f"None if {name} is None else tuple([(type(_each), _each) for _each in {name}])")
             return

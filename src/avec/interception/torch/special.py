@@ -15,7 +15,6 @@ import torch
 from avec.protocol.torch import Read
 
 from .kernels import Kernel, Kernels
-from .schemas import Operator
 from .templates import device_index, meta_of
 from .uploads import host_bytes
 
@@ -96,7 +95,7 @@ def _index(device: torch.device | None) -> int:
 @special("copy_")
 def _copy(kernels: Kernels, self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     if self.is_cuda and src.is_cuda:
-        kernels.call(Operator.named("copy_"), (self, src, non_blocking), {})
+        kernels.generated("copy_")(self, src, non_blocking)
     elif self.is_cuda:
         kernels.uploads.upload(self, src, non_blocking and src.is_pinned())
     elif self.is_contiguous() and self.dtype == src.dtype and self.shape == src.shape and not self.is_conj():

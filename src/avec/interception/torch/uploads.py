@@ -31,7 +31,8 @@ SAMPLES = 1024  # words that a place is recognised by
 
 def host_bytes(tensor: torch.Tensor) -> Array:
     """The memory of a contiguous tensor of the host's as uint8, uncopied."""
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    # Not reshape: one element is contiguous whatever its strides are, and keeps them.
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
 
 
 class Uploads:

@@ -108,6 +108,15 @@ def _rms_norm_backward(
     )
 
 
+def _batch_norm_into(*args: Any, out: Tensor, save_mean: Tensor, save_invstd: Tensor) -> tuple[Tensor, ...]:
+    """The CPU's own, with the statistics in the type that they are wanted in."""
+    targets = out, save_mean, save_invstd
+    for target, result in zip(targets, torch.ops.aten.native_batch_norm(*args), strict=True):
+        if result.numel():
+            target.copy_(result)
+    return targets
+
+
 def _in_dtype(product: Callable[..., Tensor], tensors: int) -> Callable[..., Tensor]:
     """A product of narrow numbers whose result is wider: the numbers are widened first."""
 
@@ -130,6 +139,7 @@ EMULATIONS: dict[str, Callable[..., object]] = {
     "aten::_fused_dropout": _fused_dropout,
     "aten::_masked_scale": _masked_scale,
     "aten::_fused_rms_norm_backward": _rms_norm_backward,
+    "aten::native_batch_norm.out": _batch_norm_into,
     "aten::mm.dtype": _in_dtype(torch.mm, 2),
     "aten::bmm.dtype": _in_dtype(torch.bmm, 2),
     "aten::addmm.dtype": _in_dtype(torch.addmm, 3),
