@@ -12,7 +12,7 @@ import numpy as np
 
 from avec.destination.executors import Answer, Model
 from avec.destination.executors.onnx.contents import Stored
-from avec.destination.executors.onnx.engine import engine_raises
+from avec.destination.executors.onnx.engine import EngineRaised, engine_raises
 from avec.destination.executors.onnx.options import SessionOptions, run_options
 from avec.destination.executors.onnx.space import Space, answered, decoded
 from avec.errors import InvalidArgument, UnsupportedOperation
@@ -56,6 +56,7 @@ class _Bound:
     native: Any
     inputs: dict[str, Stored] = field(default_factory=dict)
     outputs: dict[str, Stored] = field(default_factory=dict)
+    unwritten: set[str] = field(default_factory=set)  # outputs without memory until a run has made it
 
 
 class InferenceSession:
@@ -93,10 +94,10 @@ class InferenceSession:
             case RunBinding():
                 return self._run_binding(request, parts)
             case NameOutputs():
-                bound = self._bind(request.binding, request.changes, parts)
+                bound = self._written(self._bind(request.binding, request.changes, parts))
                 return self._space.keep(request.results, list(bound.native.get_outputs()), ())
             case CopyOutputs():
-                bound = self._bind(request.binding, request.changes, parts)
+                bound = self._written(self._bind(request.binding, request.changes, parts))
                 with engine_raises():
                     results = bound.native.copy_outputs_to_cpu()
                 return self._space.values(results, ())
@@ -149,6 +150,7 @@ class InferenceSession:
         options = run_options(self._space.engine, request.settings, self._space.adapters)
         with engine_raises():
             self._native.run_with_iobinding(bound.native, options)
+        bound.unwritten.clear()
         if not request.fetched:
             return Answer()
         outputs = list(bound.native.get_outputs())
@@ -176,6 +178,15 @@ class InferenceSession:
                 case ClearOutputs():
                     bound.native.clear_binding_outputs()
                     bound.outputs.clear()
+                    bound.unwritten.clear()
+        return bound
+
+    def _written(self, bound: _Bound) -> _Bound:
+        """A binding all of whose outputs have memory: the engine itself would read where there is none."""
+        if bound.unwritten:
+            raise EngineRaised(
+                "RuntimeError", f"no run has given the outputs {sorted(bound.unwritten)} of this binding"
+            )
         return bound
 
     def _bind_input(self, bound: _Bound, change: BindInput, parts: Sequence[Array]) -> None:
@@ -198,12 +209,14 @@ class InferenceSession:
         with engine_raises():
             if not change.value and change.allocated is None:
                 bound.native.bind_output(change.name, self._space.engine.device(change.device))
+                bound.unwritten.add(change.name)
                 return
             if change.allocated is not None:
                 stored = contents.allocate(change.allocated, change.device)
             else:
                 stored = contents.value(change.value)
             bound.native.bind_ortvalue_output(change.name, stored.ort_value)
+        bound.unwritten.discard(change.name)
         bound.outputs[change.name] = stored
 
     def _end_profiling(self) -> Answer:
