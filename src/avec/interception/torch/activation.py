@@ -11,7 +11,7 @@ import torch
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
-from . import cuda, random
+from . import cuda, random, untyped
 from .grafting import Graft, graft
 from .kernels import Kernels
 from .operators import cuda_operators
@@ -37,6 +37,7 @@ class Activation:
         self._libraries = [self._register()]
         cuda.patch(self._patches, self.recording, self._graft)
         random.patch(self._patches, self.recording, self.kernels.generators)
+        untyped.patch(self._patches, self.kernels)
         pass_over(os.path.dirname(torch.__file__) + os.sep)
         os.register_at_fork(after_in_child=self.recording.after_fork)
         atexit.register(self.recording.finish)

@@ -105,7 +105,8 @@ class Arena:
     """The structs of all storages. It is never freed: torch calls deleters until the very end of the process."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _LIMIT * _STRUCT_NBYTES)
+        # Private: what dies in a forked child is alive in its parent.
+        self._memory = mmap.mmap(-1, _LIMIT * _STRUCT_NBYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._empty = ctypes.create_string_buffer(_STRUCT_NBYTES)
         words = np.frombuffer(self._memory, np.uint32).reshape(_LIMIT, _STRUCT_NBYTES // 4)
         self._base = words.ctypes.data
