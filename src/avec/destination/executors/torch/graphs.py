@@ -18,9 +18,8 @@ from torch import Tensor, fx
 
 from avec.destination.executors.torch.compilers import Compiled, compiled
 from avec.destination.executors.torch.devices import HOST, Devices
-from avec.destination.executors.torch.emulations import EMULATIONS
 from avec.destination.executors.torch.operators import resolve
-from avec.destination.executors.torch.quirks import QUIRKS
+from avec.destination.executors.torch.quirks import QUIRKS, STAND_INS
 from avec.destination.executors.torch.storages import Layout, named_dtype
 from avec.errors import InvalidArgument
 from avec.protocol.torch import (
@@ -205,8 +204,8 @@ class _Builder:
                 f"a graph with a node {name!r}, which is neither an operator nor a function on numbers"
             )
         resolved = resolve(name, self._host_version)
-        if not self._devices.cuda and resolved.name in EMULATIONS:
-            return EMULATIONS[resolved.name]
+        if not self._devices.cuda and resolved.name in STAND_INS:
+            return STAND_INS[resolved.name]
         base, _, overload = rest.partition(".")
         packet = getattr(getattr(torch.ops, namespace), base)
         found: Callable[..., Any] = getattr(packet, overload or "default")

@@ -1,37 +1,99 @@
-"""Where torch's CPU operators give something else than its CUDA operators, which the host predicts: one flat table.
+"""Where torch's CPU operators take or give something else than its CUDA operators, which the host predicts.
 
-Only a destination without GPU looks here. A row is a function from an operator's results and what was predicted for
-them to results that fit.
+Only a destination without GPU looks here. Two flat tables: functions to call in an operator's place, those for CUDA's
+own operators (`emulations`) among them; and functions from an operator's results, and what was predicted for them,
+to results that fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from avec.destination.executors.torch.emulations import EMULATIONS
 from avec.destination.executors.torch.storages import Layout
 
 Results = Sequence[Tensor | None]
-Quirk = Callable[[Results, Sequence[Layout | None]], Results]
+NARROW = torch.float16, torch.bfloat16
 
 
-def _fill_statistics(results: Results, predicted: Sequence[Layout | None]) -> Results:
-    """In evaluation the CPU saves no statistics of the batch; CUDA gives room for them, and nobody reads it."""
+def _as_predicted(results: Results, predicted: Sequence[Layout | None]) -> Results:
+    """Statistics of narrow floats are float32 on CUDA; in evaluation a CPU saves none, where CUDA has room for them."""
     return [
-        torch.zeros(layout.shape, dtype=layout.dtype)
-        if result is not None and layout is not None and result.numel() == 0 != layout.nbytes
-        else result
+        result if result is None or layout is None else _statistic(result, layout)
         for result, layout in zip(results, predicted, strict=True)
     ]
 
 
-QUIRKS: dict[str, Quirk] = {
-    "aten::native_batch_norm": _fill_statistics,
-    "aten::_native_batch_norm_legit": _fill_statistics,
-    "aten::_native_batch_norm_legit.no_stats": _fill_statistics,
-    "aten::_native_batch_norm_legit_no_training": _fill_statistics,
-    "aten::_batch_norm_with_update": _fill_statistics,
-    "aten::_batch_norm_no_update": _fill_statistics,
+def _statistic(result: Tensor, layout: Layout) -> Tensor:
+    if result.numel() == 0 != layout.nbytes:
+        return torch.zeros(layout.shape, dtype=layout.dtype)  # nobody reads it
+    return result.to(layout.dtype) if result.dtype in NARROW else result
+
+
+def _with_own_statistics(
+    operator: Callable[..., Any], parameters: Sequence[int], statistics: Sequence[int]
+) -> Callable[..., Any]:
+    """A backward operator that takes statistics of its input's dtype, unless its parameters are float32.
+
+    The input is argument 1; parameters and statistics are told by their places.
+    """
+
+    def call(*args: Any, **named: Any) -> Any:
+        dtype = args[1].dtype
+        if dtype in NARROW and all(args[place] is None or args[place].dtype is dtype for place in parameters):
+            args = tuple(
+                each.to(dtype) if place in statistics and each is not None else each for place, each in enumerate(args)
+            )
+        return operator(*args, **named)
+
+    return call
+
+
+def _embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """On a CPU's fast path it leaves out which bag an index is in, which its backward then finds for itself."""
+    arguments = scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx
+    output, bags, sizes, maxima = torch.ops.aten._embedding_bag(weight, indices, offsets, *arguments)
+    if bags.numel() != indices.numel():
+        begins = offsets[:-1] if include_last_offset else offsets
+        places = torch.arange(indices.numel(), dtype=offsets.dtype)
+        bags = torch.searchsorted(begins, places, right=True).to(offsets.dtype) - 1
+    return output, bags, sizes, maxima if mode == _MAX else maxima.new_empty(0)
+
+
+_MAX = 2  # torch.nn.functional.embedding_bag(mode="max")
+
+STAND_INS: dict[str, Callable[..., Any]] = {
+    **EMULATIONS,
+    "aten::_embedding_bag": _embedding_bag,
+    "aten::native_layer_norm_backward": _with_own_statistics(torch.ops.aten.native_layer_norm_backward, (5, 6), (3, 4)),
+    "aten::native_batch_norm_backward": _with_own_statistics(
+        torch.ops.aten.native_batch_norm_backward, (2, 3, 4), (5, 6)
+    ),
+    "aten::batch_norm_backward": _with_own_statistics(torch.ops.aten.batch_norm_backward, (2, 3, 4), (5, 6)),
+}
+
+QUIRKS: dict[str, Callable[[Results, Sequence[Layout | None]], Results]] = {
+    "aten::native_layer_norm": _as_predicted,
+    "aten::native_batch_norm": _as_predicted,
+    "aten::_native_batch_norm_legit": _as_predicted,
+    "aten::_native_batch_norm_legit.no_stats": _as_predicted,
+    "aten::_native_batch_norm_legit_no_training": _as_predicted,
+    "aten::_native_batch_norm_legit_functional": _as_predicted,
+    "aten::_batch_norm_with_update": _as_predicted,
+    "aten::_batch_norm_with_update_functional": _as_predicted,
+    "aten::_batch_norm_no_update": _as_predicted,
 }

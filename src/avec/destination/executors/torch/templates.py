@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from avec.destination.executors.torch.devices import HOST, Devices
-from avec.destination.executors.torch.emulations import EMULATIONS
 from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.operators import Operator, resolve, scalar_overload
 from avec.destination.executors.torch.own_operators import OWN_OPERATORS, Surroundings
-from avec.destination.executors.torch.quirks import QUIRKS
+from avec.destination.executors.torch.quirks import QUIRKS, STAND_INS
 from avec.destination.executors.torch.storages import Layout, Memory, named_dtype
 from avec.errors import ExecutionError, InvalidArgument, UnsupportedOperation
 from avec.protocol.torch import (
@@ -123,8 +122,9 @@ class Compiler:
         return source.function(*self._keeping(call, entry.template, operator, source))
 
     def _callable(self, operator: Operator) -> object:
-        emulation = None if self.devices.cuda else EMULATIONS.get(operator.name)
-        return operator.call if emulation is None else emulation
+        if self.devices.cuda:
+            return operator.call
+        return STAND_INS.get(operator.name) or operator.call
 
     def _compile_own(self, entry: Entry, source: _Source) -> CarryOut:
         template = entry.template
