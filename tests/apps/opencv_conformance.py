@@ -1,6 +1,7 @@
 """Calls OpenCV's DNN module in every form, and writes down what each call gave: run plainly, and under AVEC.
 
 usage: opencv_conformance.py MODELS OUTPUT [cuda]
+       opencv_conformance.py MODELS --names
 
 It imports nothing of AVEC's. A result is written as JSON in which arrays are named by their place in an .npz.
 """
@@ -49,6 +50,13 @@ def fed(name: str = "two_outputs.onnx", shape: tuple[int, ...] = (1, 3, 8, 8), s
     return net
 
 
+def classic(fed_name: str, shape: tuple[int, ...] = (1, 3, 8, 8)) -> cv2.dnn.Net:
+    """A net with an input, in OpenCV 5's classic engine, which knows all that OpenCV 4 did."""
+    net = cv2.dnn.readNet(model(fed_name), engine=cv2.dnn.ENGINE_CLASSIC)
+    net.setInput(np.random.default_rng(1).normal(size=shape).astype(np.float32))
+    return net
+
+
 IMAGE = cv2.normalize(
     cv2.GaussianBlur(RANDOM.integers(0, 255, (120, 160, 3), dtype=np.uint8), (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX
 )
@@ -79,6 +87,8 @@ FORWARDS: dict[str, Callable[[cv2.dnn.Net], object]] = {
 }
 for _form, _call in FORWARDS.items():
     CASES[f"forward_{_form}"] = lambda call=_call: call(fed())
+    if MAJOR >= 5:
+        CASES[f"classic_forward_{_form}"] = lambda call=_call: call(classic(fed_name="two_outputs.onnx"))
 
 
 @case
@@ -123,10 +133,22 @@ def fed_with(*args: object, **kwargs: object) -> object:
     return net.forward()
 
 
+def classic_fed_with(*args: object, **kwargs: object) -> object:
+    """The same in OpenCV 5's classic engine."""
+    net = classic("classification.onnx", (1, 3, 16, 16))
+    net.setInput(*args, **kwargs)
+    return net.forward()
+
+
 INTEGERS = RANDOM.integers(0, 100, (1, 3, 16, 16))
 READ_ONLY = BLOB.copy()
 READ_ONLY.flags.writeable = False
 INPUTS: dict[str, Callable[[], object]] = {
+    **{
+        f"classic_{kind}": lambda kind=kind: classic_fed_with(INTEGERS.astype(kind), "image", 0.01, (1, 2, 3))
+        for kind in ("float32", "float64", "float16", "uint8", "int8", "int32")
+        if MAJOR >= 5
+    },
     **{kind: lambda kind=kind: fed_with(BLOB.astype(kind)) for kind in ("float32", "float64", "float16")},
     **{
         kind: lambda kind=kind: fed_with(INTEGERS.astype(kind))
@@ -585,6 +607,191 @@ def kinds() -> object:
     ]  # fmt: skip
 
 
+# Caffe nets; OpenCV 5 has no importer for them, so what OpenCV 4 gave is the measure there.
+def caffe(name: str) -> cv2.dnn.Net:
+    """Read a Caffe net, and ask for the backend that the run is about."""
+    net = cv2.dnn.readNetFromCaffe(model(f"{name}.prototxt"), model(f"{name}.caffemodel"))
+    if CUDA:
+        net.setPreferableBackend(cv2.dnn.DNN_BACKEND_CUDA)
+        net.setPreferableTarget(cv2.dnn.DNN_TARGET_CUDA)
+    return net
+
+
+def branches() -> cv2.dnn.Net:
+    """A Caffe net with an input."""
+    net = caffe("branches")
+    net.setInput(BLOB)
+    return net
+
+
+CAFFE_CALLS: dict[str, Callable[[cv2.dnn.Net], object]] = {
+    "plain": lambda net: net.forward(),
+    "name": lambda net: net.forward("conv"),
+    "in_place": lambda net: net.forward("relu"),
+    "keyword": lambda net: net.forward(outputName="pool"),
+    "names": lambda net: net.forward(["conv", "relu", "pool"]),
+    "names_backwards": lambda net: net.forward(["probabilities", "conv", "sum"]),
+    "own_names": lambda net: net.forward(net.getUnconnectedOutLayersNames()),
+    "no_arrays": lambda net: net.forward([]),
+    "no_arrays_name": lambda net: net.forward([], "thirds"),
+    "arrays_none": lambda net: net.forward(outputBlobs=None),
+    "retrieve": lambda net: net.forwardAndRetrieve(["thirds", "pool"]),
+    "unknown": lambda net: net.forward("nothing"),
+    "names_of_layers": lambda net: net.getLayerNames(),
+    "types": lambda net: net.getLayerTypes(),
+    "counts": lambda net: [net.getLayersCount(kind) for kind in ("Convolution", "Nothing", "__NetInputLayer__")],
+    "ids": lambda net: [net.getLayerId(name) for name in ("conv", "drop", "probabilities", "data", "_input")],
+    "outputs": lambda net: (net.getUnconnectedOutLayers(), net.getUnconnectedOutLayersNames()),
+    "layer": lambda net: [(net.getLayer(i).name, net.getLayer(i).type) for i in (0, 1, 4)],
+    "layer_blobs": lambda net: net.getLayer("conv").blobs,
+    "parameter": lambda net: (net.getParam(1), net.getParam("scores", 1)),
+    "parameter_changed": lambda net: (net.setParam(1, 1, np.ones((6, 1), np.float32)), net.forward()),
+    "profile": lambda net: profile(net),
+    "empty": lambda net: net.empty(),
+    "settings": lambda net: (net.enableFusion(False), net.enableWinograd(False), net.forward("conv")),
+}
+for _kind, _call in CAFFE_CALLS.items():
+    CASES[f"caffe_{_kind}"] = lambda call=_call: call(branches())
+
+
+def caffe_fed_with(*args: object, **kwargs: object) -> object:
+    """What a Caffe net gives for an input."""
+    net = caffe("branches")
+    net.setInput(*args, **kwargs)
+    return net.forward()
+
+
+CAFFE_INPUTS: dict[str, Callable[[], object]] = {
+    **{kind: lambda kind=kind: caffe_fed_with(INTEGERS.astype(kind)) for kind in ("uint8", "int32", "float16")},
+    "by_name": lambda: caffe_fed_with(BLOB, "data"),
+    "scaled": lambda: caffe_fed_with(INTEGERS.astype(np.uint8), "data", 0.01, (40, 50, 60)),
+    "mean": lambda: caffe_fed_with(BLOB, mean=0.5),
+    "transposed": lambda: caffe_fed_with(np.ascontiguousarray(BLOB.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)),
+    "batch": lambda: caffe_fed_with(np.concatenate([BLOB, BLOB[:, ::-1]])),
+    "of_an_image": lambda: caffe_fed_with(cv2.dnn.blobFromImage(IMAGE, 1 / 255, (16, 16), (1, 2, 3), True, True)),
+    "string": lambda: caffe_fed_with("no array"),
+    "unknown_name": lambda: caffe_fed_with(BLOB, "nothing"),
+}
+for _kind, _call in CAFFE_INPUTS.items():
+    CASES[f"caffe_input_{_kind}"] = _call
+
+
+@case
+def caffe_input_may_change_after_it_is_set() -> object:
+    net = caffe("branches")
+    blob = BLOB.copy()
+    net.setInput(blob)
+    blob[...] = 1000.0
+    return net.forward()
+
+
+@case
+def caffe_shapes_may_change() -> object:
+    net = caffe("caffe_maps")
+    results = []
+    for size in ((32, 32), (48, 64), (16, 24)):
+        net.setInput(np.random.default_rng(3).normal(size=(1, 3, *size)).astype(np.float32))
+        results.append(net.forward())
+    return results
+
+
+@case
+def caffe_large_input() -> object:
+    net = caffe("caffe_maps")
+    blob = np.random.default_rng(3).normal(size=(1, 3, 320, 320)).astype(np.float32)
+    net.setInput(blob)
+    blob[...] = 1000.0
+    return net.forward()[:, :, ::8, ::8]
+
+
+@case
+def caffe_two_inputs() -> object:
+    net = cv2.dnn.readNetFromCaffe(model("caffe_two_inputs.prototxt"))
+    left, right = (np.random.default_rng(seed).normal(size=(1, 2, 4, 4)).astype(np.float32) for seed in (1, 2))
+    net.setInput(left, "left")
+    net.setInput(right, "right")
+    return net.forward()
+
+
+CAFFE_READINGS: dict[str, Callable[[], object]] = {
+    "any": lambda: cv2.dnn.readNet(model("branches.prototxt"), model("branches.caffemodel")),
+    "any_swapped": lambda: cv2.dnn.readNet(model("branches.caffemodel"), model("branches.prototxt")),
+    "any_framework": lambda: cv2.dnn.readNet(model("branches.caffemodel"), model("branches.prototxt"), "Caffe"),
+    "buffers": lambda: cv2.dnn.readNetFromCaffe(contents("branches.prototxt"), contents("branches.caffemodel")),
+    "any_buffers": lambda: cv2.dnn.readNet("caffe", contents("branches.caffemodel"), contents("branches.prototxt")),
+}
+for _kind, _call in CAFFE_READINGS.items():
+    CASES[f"caffe_read_{_kind}"] = lambda call=_call: outputs_of(call())
+
+CAFFE_FAILURES: dict[str, Callable[[], object]] = {
+    "missing": lambda: cv2.dnn.readNetFromCaffe("/nowhere/net.prototxt", model("branches.caffemodel")),
+    "weights_missing": lambda: cv2.dnn.readNetFromCaffe(model("branches.prototxt"), "/nowhere/net.caffemodel"),
+    "damaged": lambda: cv2.dnn.readNetFromCaffe(np.frombuffer(b"layer { damaged", np.uint8)),
+    "weights_damaged": lambda: cv2.dnn.readNetFromCaffe(model("branches.prototxt"), model("damaged.caffemodel")),
+    "unknown_layer": lambda: cv2.dnn.readNetFromCaffe(model("unknown_layer.prototxt")).forward(),
+    "python_layer": lambda: cv2.dnn.readNetFromCaffe(model("python_layer.prototxt")).forward(),
+    "wrong_channels": lambda: caffe_fed_with(np.zeros((1, 5, 16, 16), np.float32)),
+}
+for _kind, _call in CAFFE_FAILURES.items():
+    CASES[f"caffe_failure_{_kind}"] = _call
+
+
+def with_caffe_model(kind: str, name: str, size: tuple[int, int], use: Callable[[object], object]) -> object:
+    """What a model class gives for a Caffe net and a picture."""
+    used = getattr(cv2.dnn, kind)(caffe(name))
+    used.setInputParams(1 / 255, size, (10, 20, 30), True, False)
+    return use(used)
+
+
+for _name in ("", "_part", "_float"):
+    _frame = FRAMES[_name]
+    CASES[f"caffe_segment{_name}"] = lambda frame=_frame: with_caffe_model(
+        "SegmentationModel", "caffe_maps", (32, 32), lambda used: used.segment(frame)
+    )
+    CASES[f"caffe_keypoints{_name}"] = lambda frame=_frame: with_caffe_model(
+        "KeypointsModel", "caffe_maps", (32, 32), lambda used: used.estimate(frame, 0.1)
+    )
+    CASES[f"caffe_predict{_name}"] = lambda frame=_frame: with_caffe_model(
+        "Model", "branches", (16, 16), lambda used: used.predict(frame)
+    )
+    CASES[f"caffe_detect{_name}"] = lambda frame=_frame: with_caffe_model(
+        "DetectionModel", "detector", (32, 32), lambda used: [
+            used.detect(frame), used.detect(frame, 0.45), used.detect(frame, 0.4, 0.3), used.detect(frame, 0.99),
+            used.setNmsAcrossClasses(True) is not None, used.detect(frame, 0.4, 0.3), used.getNmsAcrossClasses(),
+        ],
+    )  # fmt: skip
+
+
+@case
+def caffe_classify() -> object:
+    used = cv2.dnn.ClassificationModel(model("caffe_maps.caffemodel"), model("caffe_maps.prototxt"))
+    used.setInputSize(32, 32)
+    used.setInputScale(1 / 255)
+    used.setInputMean((1, 2, 3))
+    used.setInputSwapRB(True)
+    used.setInputCrop(True)
+    plain = used.classify(IMAGE)
+    used.setEnableSoftmaxPostProcessing(True)
+    return plain, used.classify(IMAGE), used.getEnableSoftmaxPostProcessing()
+
+
+@case
+def caffe_predict_by_names() -> object:
+    used = cv2.dnn.Model(caffe("branches"))
+    used.setInputParams(1 / 255)
+    used.setOutputNames(["pool", "conv"])
+    used.setInputSize((16, 16))
+    return used.predict(IMAGE)
+
+
+if MAJOR < 5:
+
+    @case
+    def caffe_numbers() -> object:
+        net = branches()
+        return net.getFLOPS((1, 3, 16, 16)), net.getMemoryConsumption((1, 3, 16, 16)), net.getLayersShapes(SHAPE)
+
+
 def written(result: object, arrays: list[np.ndarray]) -> object:
     """A result as JSON; arrays are added to the list."""
     if isinstance(result, np.ndarray):
@@ -606,18 +813,20 @@ def failure(exc: BaseException) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run all cases."""
+    """Run all cases, or name them."""
+    if sys.argv[2] == "--names":
+        print(*CASES, sep="\n")
+        return
     results: dict[str, object] = {}
     arrays: list[np.ndarray] = []
     for name, call in CASES.items():
+        print(name, flush=True)  # OpenCV ends the process where something is very wrong
         try:
-            print(name, flush=True)  # OpenCV ends the process where something is very wrong
             results[name] = written(call(), arrays)
         except (cv2.error, SystemError, TypeError, ValueError, AttributeError) as exc:
             results[name] = failure(exc)
-    np.savez(
-        sys.argv[2], results=np.array(json.dumps(results)), **{str(place): each for place, each in enumerate(arrays)}
-    )
+    numbered = {str(place): each for place, each in enumerate(arrays)}
+    np.savez_compressed(sys.argv[2], results=np.array(json.dumps(results)), **numbered)
 
 
 if __name__ == "__main__":

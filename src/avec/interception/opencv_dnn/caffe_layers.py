@@ -12,11 +12,17 @@ import cv2
 
 from avec.protocol.caffe import LayerDescription, NetDescription
 
-from .raising import opencv_error
-
 INPUT_NAME = "_input"
 INPUT_TYPE = "__NetInputLayer__"
 _NO_LAYERS = frozenset({"Input", "Split"})
+
+
+class NotFound(Exception):
+    """No layer or input has this name or number; `code` is what OpenCV's error has."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +48,16 @@ class Layers:
         """A layer by its number or its name.
 
         Raises:
-            cv2.error: there is none.
+            NotFound: there is none.
         """
         if isinstance(layer, str):
             number = self._numbers.get(layer)
             if number is None:
-                raise opencv_error(f'Requested layer "{layer}" not found', cv2.Error.StsError)
+                raise NotFound(f'Requested layer "{layer}" not found', cv2.Error.StsError)
             return self.all[number - 1]
         if isinstance(layer, int) and 0 < layer <= len(self.all):
             return self.all[layer - 1]
-        raise opencv_error(f"Layer with requested id={layer} not found", cv2.Error.StsObjectNotFound)
+        raise NotFound(f"Layer with requested id={layer} not found", cv2.Error.StsObjectNotFound)
 
     def number(self, name: str) -> int:
         """A layer's number; −1 where there is none. Source: Net::getLayerId."""
@@ -61,17 +67,17 @@ class Layers:
         """The blob that an input is; an empty name is the first one's.
 
         Raises:
-            cv2.error: there is none.
+            NotFound: there is none.
         """
         if not name and self.inputs:
             return next(iter(self.inputs.values()))
         if name not in self.inputs:
-            raise opencv_error(f'Requested blob "{name}" not found', cv2.Error.StsObjectNotFound)
+            raise NotFound(f'Requested blob "{name}" not found', cv2.Error.StsObjectNotFound)
         return self.inputs[name]
 
     def unconnected(self) -> list[Layer]:
-        """The layers whose tops nothing consumes. Source: Net::getUnconnectedOutLayers."""
-        return [layer for layer in self.all if not all(self._is_consumed(layer, top) for top in layer.described.tops)]
+        """The layers of whose tops nothing consumes any. Source: Net::getUnconnectedOutLayers."""
+        return [layer for layer in self.all if not any(self._is_consumed(layer, top) for top in layer.described.tops)]
 
     def changes_between(self, layer: Layer, last: int) -> bool:
         """Whether a layer after this one, up to the place `last`, writes into memory of others."""

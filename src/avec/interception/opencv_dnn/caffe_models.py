@@ -156,6 +156,7 @@ class CaffeModel:
         return np.array(points, np.float32)
 
     def _detect(self, frame: Any, confThreshold: float = 0.5, nmsThreshold: float = 0.0) -> tuple[Any, Any, Any]:
+        # The layer has suppressed what overlaps; OpenCV too uses nmsThreshold for the nets of Darknet alone.
         types = cast("dict[str, object]", self._net.invoke("getLayer", (len(self._net.layers.all),)))
         if types["type"] != "DetectionOutput":
             raise opencv_error(f"Unknown output layer type: {types['type']!r}; a DetectionModel needs DetectionOutput")
@@ -163,25 +164,7 @@ class CaffeModel:
         rows = rows[rows[:, 2] >= np.float32(confThreshold)]
         boxes = _boxes(rows[:, 3:7], *_frame_size(frame))
         classes, scores = rows[:, 1].astype(np.int32), rows[:, 2].copy()
-        if nmsThreshold:
-            kept = self._suppressed(boxes, scores, classes, confThreshold, nmsThreshold)
-            boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
         return (classes, scores, boxes) if len(boxes) else ((), (), ())
-
-    def _suppressed(
-        self, boxes: Array, scores: Array, classes: Array, confThreshold: float, nmsThreshold: float
-    ) -> list[int]:
-        """The detections that are kept, in OpenCV's order: class by class, the best first."""
-        if not len(boxes):
-            return []
-        if self._across_classes:
-            return list(cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), confThreshold, nmsThreshold))
-        kept: list[int] = []
-        for each in np.unique(classes):
-            members = np.flatnonzero(classes == each)
-            best = cv2.dnn.NMSBoxes(boxes[members].tolist(), scores[members].tolist(), confThreshold, nmsThreshold)
-            kept += [int(members[index]) for index in best]
-        return kept
 
 
 _RESULTS = frozenset({"Model", "ClassificationModel", "DetectionModel", "SegmentationModel", "KeypointsModel"})

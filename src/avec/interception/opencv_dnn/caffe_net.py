@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import BoundArguments, signature
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import cv2
 import msgspec
@@ -35,7 +35,7 @@ from avec.protocol.caffe import (
 )
 from avec.tensor import Array
 
-from .caffe_layers import INPUT_NAME, INPUT_TYPE, Layer, Layers, types_of
+from .caffe_layers import INPUT_NAME, INPUT_TYPE, Layer, Layers, NotFound, types_of
 from .raising import as_opencv, opencv_error, refuse
 from .remote import COPY_LIMIT, ModelFile, Pending, UnsendableArgument
 
@@ -92,7 +92,10 @@ class CaffeNet:
         if answer is None:
             return self._ask_opencv(method, args, kwargs or {})
         bound = _bound(answer, self, args, kwargs or {})
-        return cast(object, answer(*bound.args, **bound.kwargs))
+        try:
+            return cast(object, answer(*bound.args, **bound.kwargs))
+        except NotFound as exc:
+            self._complain(exc, method, args, kwargs or {})
 
     def defer(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         """Do what a method does that gives nothing."""
@@ -102,7 +105,10 @@ class CaffeNet:
         """Begin a forward pass; gives its result to come."""
         if method != "forward":
             refuse(f"dnn.Net.{method}", "without waiting for it")
-        return self._issue_forward(*args, **kwargs or {})
+        try:
+            return self._issue_forward(*args, **kwargs or {})
+        except NotFound as exc:
+            self._complain(exc, method, args, kwargs or {})
 
     def flush(self) -> None:
         """Nothing waits here for another call."""
@@ -179,8 +185,10 @@ class CaffeNet:
         request = Read(wanted=(BlobRef(numParam, found.place),))
         with as_opencv():
             values = self._call("opencv.getParam", request).wait().arrays[0]
-        # OpenCV keeps one-dimensional parameters as columns. Source: Mat::create.
-        return values.reshape(-1, 1) if values.ndim == 1 else values
+        if values.ndim > 1:
+            return values
+        # OpenCV keeps biases as columns, but those of InnerProduct as rows. Source: fully_connected_layer.cpp.
+        return values.reshape((1, -1) if found.described.type == "InnerProduct" else (-1, 1))
 
     def _setParam(self, layer: int | str, numParam: int, blob: Any) -> None:
         found = self.layers.find(layer)
@@ -200,6 +208,12 @@ class CaffeNet:
         if reread is None or method not in (*_WEIGHTED, "dump", "getInputDetails", "getOutputDetails"):
             refuse(f"dnn.Net.{method}", "of a Caffe net it is not known")
         return cast(object, getattr(reread(method in _WEIGHTED), method)(*args, **kwargs))
+
+    def _complain(self, exc: NotFound, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NoReturn:
+        """Say that there is no such layer or input, in OpenCV's own words if it can read the net here."""
+        if self._model.reread is not None:
+            getattr(self._model.reread(False), method)(*args, **kwargs)
+        raise opencv_error(str(exc), exc.code, method) from exc
 
     def _outputs(self, wanted: Sequence[tuple[Layer, Sequence[int]]], make: Callable[[list[Array]], object]) -> Pending:
         """Run the net as far as layers' tops are wanted; in stretches where later layers would overwrite them."""
