@@ -19,6 +19,7 @@ from .headers import ClassLayout, Mismatch
 WORD = 8
 _BEFORE = 2  # words before a vtable's first function: offset to top, type information
 _LIBRARIES = ("libc10", "libtorch")  # what the names of torch's libraries begin with
+_CODE_NBYTES = 20  # of a function that returns a constant, no more
 _RUNTIME = ("libstdc++", "libc++")  # where the entry of a pure virtual function points
 
 
@@ -97,19 +98,17 @@ class Vtable:
         expected = (len(layout.functions) + _BEFORE) * WORD
         if size is not None and size < expected:
             raise Mismatch(f"{class_names[0]} has {size // WORD - _BEFORE} functions, not {len(layout.functions)}")
-        known = 0
         for slot, function in enumerate(layout.functions):
             address = self.function(slot)
             if not self._libraries(address, code=True).startswith(_LIBRARIES + _RUNTIME):
                 raise Mismatch(f"{class_names[0]}::{function.name}, function {slot}, is not one of torch's libraries")
-            constant = _constant_of(address)
-            if constant is None:
-                continue
-            known += function.returns is not None
-            if function.throws or function.returns not in (None, constant):
-                raise Mismatch(f"{class_names[0]}::{function.name}, function {slot}, returns {constant} in the library")
-        if not known and any(function.returns is not None for function in layout.functions):
-            raise Mismatch(f"the machine code of {class_names[0]} cannot be read, so that nothing proves its layout")
+            constant = constant_in(ctypes.string_at(address, _CODE_NBYTES), platform.machine())
+            if function.returns is not None and constant != function.returns:
+                raise Mismatch(
+                    f"{class_names[0]}::{function.name}, function {slot}, does not return {function.returns}"
+                )
+            if function.throws and constant is not None:
+                raise Mismatch(f"{class_names[0]}::{function.name}, function {slot}, returns {constant}")
 
     def replaced(self, count: int, functions: Mapping[int, int]) -> ctypes.Array[ctypes.c_void_p]:
         """Return a copy of the vtable with some functions replaced; `first_function` of it is for objects."""
@@ -167,10 +166,9 @@ def write_word(address: int, value: int) -> None:
     ctypes.c_void_p.from_address(address).value = value
 
 
-def _constant_of(address: int) -> int | None:
-    """The constant that a function returns if it does nothing else and its compiler's habit is known."""
-    code = ctypes.string_at(address, 16)
-    if platform.machine() == "aarch64":
+def constant_in(code: bytes, machine: str) -> int | None:
+    """Return the constant that a function returns if it does nothing else, from its first 20 bytes."""
+    if machine == "aarch64":
         return _constant_aarch64(code)
     return _constant_x86_64(code.removeprefix(b"\xf3\x0f\x1e\xfa"))  # endbr64
 
@@ -184,7 +182,7 @@ def _constant_x86_64(code: bytes) -> int | None:
 
 
 def _constant_aarch64(code: bytes) -> int | None:
-    words = [int.from_bytes(code[place : place + 4], "little") for place in range(0, 16, 4)]
+    words = [int.from_bytes(code[place : place + 4], "little") for place in range(0, _CODE_NBYTES, 4)]
     if words[0] == 0xD503245F:  # bti c
         del words[0]
     if words[1] != 0xD65F03C0:  # ret
