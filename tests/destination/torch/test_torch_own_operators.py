@@ -49,6 +49,12 @@ class TestUploads:
         upload(stream, x, X.t())
         assert stream.read(x).equal(X.t())
 
+    def test_it_goes_through_the_targets_lazy_bits(self, stream: Stream) -> None:
+        z = torch.tensor([1 + 2j, 3 - 4j])
+        ref = stream.put(torch.zeros_like(z))
+        upload(stream, Ref(ref.address, ref.meta, conj=True, neg=True), z)
+        assert stream.read(ref).equal(-z.conj().resolve_conj())
+
     def test_payloads_come_in_the_streams_order(self, stream: Stream) -> None:
         first = stream.put(X)
         upload(stream, first, X + 1)
@@ -193,7 +199,7 @@ class TestFlags:
         before = cudnn.deterministic, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
         yield
         cudnn.deterministic, cudnn.benchmark = before[:2]
-        torch.use_deterministic_algorithms(before[2])
+        torch._C._set_deterministic_algorithms(before[2], warn_only=False)
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"
         torch.backends.cudnn.rnn.fp32_precision = "ieee"

@@ -20,13 +20,13 @@ def described(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> l
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "parameters"),
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
+)
 def test_batch_norm_forward_and_backward(
     stream: Stream, training: bool, dtype: torch.dtype, parameters: torch.dtype
 ) -> None:
-    if (dtype, parameters) == (torch.float32, torch.bfloat16):
-        pytest.skip("torch does not take narrower parameters than its input")
     x, grad = torch.randn(2, 3, 4, dtype=dtype), torch.randn(2, 3, 4, dtype=dtype)
     weight, mean = torch.rand(3, dtype=parameters), torch.rand(3, dtype=parameters)
     arguments = (x, weight, weight, mean, mean + 1, training, 0.1, 1e-5)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 import torch
 
+from avec.destination.accelerators import Accelerator
+from avec.destination.executors.torch import TorchExecutor
 from avec.destination.executors.torch.storages import VIEWS_LIMIT
 from avec.errors import (
     AcceleratorOutOfMemory,
@@ -36,6 +44,18 @@ from avec.protocol.torch import (
 from destination.torch.stream import HostScalar, Integer, Ref, Stream, address, decoded, encode, meta_of, open_model
 
 X = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0]])
+
+
+@contextmanager
+def address_space_left(nbytes: int) -> Iterator[None]:
+    """This process has no room for more than `nbytes`; on a machine with much memory too."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def statistics(stream: Stream) -> dict[str, int]:
@@ -112,6 +132,18 @@ class TestOperators:
         xs = [stream.put(X), stream.put(X + 1)]
         refs = stream.call("aten::_foreach_mul.Scalar", xs, 2.0, outputs=[meta_of(X), meta_of(X)])
         assert stream.read(refs[1]).equal((X + 1) * 2)
+
+    def test_a_fused_optimizer_changes_its_lists_in_place(self, stream: Stream) -> None:
+        def lists() -> list[list[torch.Tensor]]:
+            return [[X.clone(), X + 1], [X / 7, X], [X * 0, X * 0], [X * 0, X * 0], [], [torch.tensor(1.0)] * 2]
+
+        named = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.01, "eps": 1e-8, "amsgrad": False}
+        expected = lists()
+        torch.ops.aten._fused_adamw_(*expected, **named, maximize=False, grad_scale=None, found_inf=None)
+        refs = [[stream.put(tensor) for tensor in each] for each in lists()]
+        stream.call("aten::_fused_adamw_", *refs, **named, maximize=False, grad_scale=None, found_inf=None)
+        for place in (0, 2, 3):
+            assert stream.read(refs[place][1]).equal(expected[place][1])
 
     def test_a_tensor_without_elements_has_no_address(self, stream: Stream) -> None:
         empty = torch.empty(0, 3)
@@ -440,17 +472,25 @@ class TestFailures:
         y = stream.put(X)
         assert stream.read(stream.one("aten::neg", y, output=X)).equal(-X)
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
     def test_a_lack_of_memory_has_its_own_type_and_is_counted(self, stream: Stream) -> None:
-        huge = torch.empty(1, dtype=torch.uint8).expand(1 << 39)
+        nbytes = 1 << 39
         stream.call(
-            "aten::empty_strided", [1 << 39], [1], outputs=[TensorMeta("uint8", (1 << 39,), (1,))],
+            "aten::empty_strided", [nbytes], [1], outputs=[TensorMeta("uint8", (nbytes,), (1,))],
             dtype=DTypeArg("uint8"),
         )  # fmt: skip
-        assert huge.numel() == 1 << 39
-        with pytest.raises(AcceleratorOutOfMemory, match="aten::empty_strided"):
+        with address_space_left(300 << 20), pytest.raises(AcceleratorOutOfMemory, match="aten::empty_strided"):
             stream.send()
         stream.epoch += 1
         assert statistics(stream)["num_ooms"] == 1
+
+    def test_results_of_a_batch_that_fails_are_forgotten(self, stream: Stream) -> None:
+        x = stream.put(X)
+        stream.call("aten::nonzero", x, outputs=None)
+        with pytest.raises(InvalidArgument):
+            stream.send(then=Ref(address(99), meta_of(X)))
+        stream.epoch += 1
+        assert stream.send(then=x).body == b""
 
     @pytest.mark.parametrize(
         "operator",
@@ -554,9 +594,6 @@ class TestForgetting:
 
 
 def test_a_request_to_open_that_cannot_be_understood_is_refused() -> None:
-    from avec.destination.accelerators import Accelerator
-    from avec.destination.executors.torch import TorchExecutor
-
     with pytest.raises(InvalidArgument, match="cannot be understood"):
         TorchExecutor(Accelerator("strict", 64)).load(b"\xc1", (), {})
 

@@ -94,6 +94,7 @@ class TorchModel:
                 return _SKIPPED if skipped else self._answer(request)
         except Exception:
             self._failed_epoch = self._epoch
+            self._results.drop()
             raise
 
     def close(self) -> None:
@@ -185,7 +186,6 @@ class TorchModel:
         except Exception as exc:
             if is_out_of_memory(exc):
                 self._devices.account(0).failures += 1
-            results.drop()
             self._free_rest(numbers, place)
             raise self._described(exc, numbers, place) from exc
         results.end_batch()
