@@ -27,7 +27,7 @@ def resize(kernels: Kernels, storage: torch.UntypedStorage, nbytes: int) -> None
     kept = min(storage.nbytes(), nbytes)
     memory = kernels.empty(torch.uint8, (nbytes,), (1,), storage.device.index)
     if kept:
-        memory[:kept].copy_(memory.new_empty(0).set_(storage)[:kept])  # type: ignore[call-overload]
+        memory[:kept].copy_(memory.new_empty(0).set_(storage)[:kept])
     exchange(storage, memory.untyped_storage())
 
 
@@ -61,6 +61,6 @@ def _place(storage: torch.UntypedStorage) -> int:
         if (contents[0], contents[_CONTENTS_WORDS - 1]) == wanted:
             return place
     raise UnsupportedOperation(
-        f"torch {torch.__version__} lays storages out in a way that AVEC does not know, so none can be resized; AVEC was"
-        " tested with torch 2.11 to 2.15"
+        f"torch {torch.__version__} lays storages out in a way that AVEC does not know, so none can be resized; AVEC"
+        " was tested with torch 2.11 to 2.15"
     )

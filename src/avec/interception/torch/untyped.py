@@ -41,7 +41,8 @@ def _maker(kernels: Kernels, original: Callable[..., torch.UntypedStorage]) -> C
             return original(cls, *args, **kwargs)
         nbytes = args[0] if args else kwargs.get("size", 0)
         if isinstance(nbytes, Sequence):
-            return original(cls, *args).cuda(device_index(device))
+            on_host = original(cls, *args)
+            return new(cls, on_host.nbytes(), device=device).copy_(on_host)
         return kernels.empty(torch.uint8, (int(nbytes),), (1,), device_index(device)).untyped_storage()
 
     return new
