@@ -17,6 +17,7 @@ import torch
 
 from avec.protocol.torch import BIND, FIRST_ADDRESS, Evaluated, Template, TensorArg, TensorMeta
 
+from . import resizing
 from .operators import conjugate_aware, negative_aware
 from .prediction import NUMBER, Predictor, zero_dimensional
 from .random import Generators
@@ -290,12 +291,12 @@ class Kernels:
         return tensor
 
     def resize(self, tensor: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> None:
-        """Give a tensor other sizes, and new memory where its own is too small; what it held is then lost."""
+        """Give a tensor other sizes; its storage grows where it is too small, and keeps what it holds."""
         layout = self.arena.layout(tensor.dtype, shape, stride, tensor.get_device())
         storage, offset = tensor.untyped_storage(), tensor.storage_offset()
-        if storage.nbytes() < layout.nbytes + offset * tensor.dtype.itemsize:
-            memory = self.empty(torch.uint8, (max(1, layout.nbytes),), (1,), tensor.get_device())
-            storage, offset = memory.untyped_storage(), 0
+        needed_nbytes = layout.nbytes + offset * tensor.dtype.itemsize
+        if layout.nbytes and storage.nbytes() < needed_nbytes:
+            resizing.resize(self, storage, needed_nbytes)
         _set.redispatch(CPU, tensor, storage, offset, tuple(shape), tuple(stride))
 
 
@@ -338,7 +339,5 @@ def _like(predicted: object, tensors: Any) -> object:
     if isinstance(predicted, list | tuple):
         items = [_like(each, tensors) for each in predicted]
         return tuple(items) if isinstance(predicted, tuple) else items
-    if predicted is None:
-        return None
-    tensor = next(tensors)
+    tensor = next(tensors)  # None in the place of what is no tensor
     return tensor if isinstance(predicted, torch.Tensor) else predicted
