@@ -64,13 +64,14 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """On a CPU's fast path it leaves out which bag an index is in, which its backward then finds for itself."""
+    """A CPU's fast path leaves out which bag an index is in; CUDA has a size for the last offset too, if that ends."""
     arguments = scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx
     output, bags, sizes, maxima = torch.ops.aten._embedding_bag(weight, indices, offsets, *arguments)
     if bags.numel() != indices.numel():
         begins = offsets[:-1] if include_last_offset else offsets
         places = torch.arange(indices.numel(), dtype=offsets.dtype)
         bags = torch.searchsorted(begins, places, right=True).to(offsets.dtype) - 1
+    sizes = torch.nn.functional.pad(sizes, (0, offsets.numel() - sizes.numel()))
     return output, bags, sizes, maxima if mode == _MAX else maxima.new_empty(0)
 
 
