@@ -15,8 +15,8 @@ from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Answer
 from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime, engine_raises
 from avec.destination.executors.onnx.files import ModelFolder
-from avec.destination.executors.onnx.options import PROFILING, session_options
-from avec.destination.executors.onnx.session import InferenceSession, Loaded
+from avec.destination.executors.onnx.options import OPTIMIZED_MODEL, PROFILING, session_options
+from avec.destination.executors.onnx.session import InferenceSession, Loaded, keep
 from avec.destination.executors.onnx.space import Space, answered, decoded
 from avec.errors import InvalidArgument
 from avec.protocol.onnx import MODEL, Argument, LoadSession, Metadata, OpenSpace, SessionDescription
@@ -91,20 +91,22 @@ class OnnxExecutor:
     ) -> Answer:
         likeness = _likeness(request, model, folder)
         loaded = self._loaded.get(likeness) if likeness else None
+        optimized: Array | None = None
         if loaded is None:
-            loaded = self._start_session(space, request, parts, model, folder)
+            loaded, optimized = self._start_session(space, request, parts, model, folder)
             if likeness:
                 self._loaded[likeness] = loaded
         made.append(InferenceSession(space, loaded))
-        return self._description(space, loaded)
+        return self._description(space, loaded, optimized)
 
     def _start_session(
         self, space: Space, request: LoadSession, parts: Sequence[Array], model: Path, folder: ModelFolder | None
-    ) -> Loaded:
+    ) -> tuple[Loaded, Array | None]:
+        """Make a native session; with it comes the optimized model, where that was asked for."""
         engine = space.engine
-        options = session_options(engine, space.contents, request, parts, folder.path if folder else None)
         path = folder.add(SIDE_MODEL, model) if folder else model
         providers = engine.providers(request.providers)
+        options = session_options(engine, space.contents, request, parts, folder.path if folder else None)
         try:
             with engine_raises():
                 if request.source:
@@ -120,11 +122,15 @@ class OnnxExecutor:
                     [chosen for _, chosen in providers],
                     set(request.disabled_optimizers),
                 )
+            written = options.optimized
+            optimized = np.fromfile(written, np.uint8) if written is not None and written.exists() else None
+            return keep(native, options), optimized
         except EngineRaised as exc:
             raise EngineRaised(exc.exception, _as_on_host(exc.text, request, path, folder)) from exc
-        return Loaded(native, options)
+        finally:
+            options.close()
 
-    def _description(self, space: Space, loaded: Loaded) -> Answer:
+    def _description(self, space: Space, loaded: Loaded, optimized: Array | None) -> Answer:
         native = loaded.native
         meta = native.model_meta
         description = SessionDescription(
@@ -146,8 +152,8 @@ class OnnxExecutor:
             profiling_start_ns=native.get_profiling_start_time_ns,
         )
         parts = [np.frombuffer(_ENCODER.encode(description), np.uint8)]
-        if (optimized := loaded.options.optimized) is not None and optimized.exists():
-            parts.append(np.fromfile(optimized, np.uint8))
+        if optimized is not None:
+            parts.append(optimized)
         return Answer(arrays=parts)
 
 
@@ -157,7 +163,8 @@ def _arguments(native: Sequence[object]) -> tuple[Argument, ...]:
 
 def _likeness(request: LoadSession, model: Path, folder: ModelFolder | None) -> _Likeness | None:
     """What a session may be shared by; None where it has state of its own."""
-    if request.options.initializers or request.options.memory_files or request.options.attributes.get(PROFILING):
+    options = request.options
+    if options.initializers or options.memory_files or {PROFILING, OPTIMIZED_MODEL} & set(options.attributes):
         return None
     status = model.stat()
     same = msgspec.structs.replace(request, staged=0)

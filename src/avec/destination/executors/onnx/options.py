@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,18 +43,24 @@ THREADS_LIMIT = 4 * (os.cpu_count() or 1)  # more would only take the others' ti
 
 @dataclass(slots=True)
 class SessionOptions:
-    """Native options, the memory that they point to, and the folder for files that the engine writes."""
+    """Native options, the memory that they point to, and the folder that the engine writes files into."""
 
     native: Any
     memory: list[object] = field(default_factory=list)
-    folder: tempfile.TemporaryDirectory[str] | None = None
+    folder: Path | None = None
     optimized: Path | None = None
+    profiling: bool = False
+
+    def close(self) -> None:
+        """Remove the folder. A profile that is being written stays open, without a name."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def written_folder(self) -> Path:
         """The folder for what the engine writes, made when it is needed."""
         if self.folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="avec-onnx-")
-        return Path(self.folder.name)
+            self.folder = Path(tempfile.mkdtemp(prefix="avec-onnx-"))
+        return self.folder
 
 
 def session_options(
@@ -69,6 +76,22 @@ def session_options(
         EngineRaised: the engine refuses a value.
     """
     made = SessionOptions(engine.native.SessionOptions())
+    try:
+        _fill(engine, made, contents, request, parts, folder)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _fill(
+    engine: OnnxRuntime,
+    made: SessionOptions,
+    contents: Contents,
+    request: LoadSession,
+    parts: Sequence[Array],
+    folder: Path | None,
+) -> None:
     asked = request.options
     attributes = dict(asked.attributes)
     with engine_raises():
@@ -80,7 +103,6 @@ def session_options(
         for name, size in asked.dimensions_by_denotation.items():
             made.native.add_free_dimension_override_by_denotation(name, size)
     _add_initializers(engine, made, contents, request, parts)
-    return made
 
 
 def run_options(engine: OnnxRuntime, settings: RunSettings | None, adapters: Mapping[int, object]) -> Any:
@@ -107,7 +129,7 @@ def _set_files(made: SessionOptions, attributes: dict[str, bool | int | str]) ->
     prefix = str(attributes.pop(PROFILE_PREFIX, "onnxruntime_profile_"))
     if attributes.pop(PROFILING, False):
         made.native.profile_file_prefix = str(made.written_folder() / _name(prefix))
-        made.native.enable_profiling = True
+        made.native.enable_profiling = made.profiling = True
     if optimized := attributes.pop(OPTIMIZED_MODEL, ""):
         made.optimized = made.written_folder() / _name(str(optimized))
         made.native.optimized_model_filepath = str(made.optimized)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,7 @@ class Loaded:
 
     native: Any
     options: SessionOptions
+    profile: int = -1  # descriptor of the file that is being written, which has no name any more
 
 
 @dataclass(slots=True)
@@ -57,6 +60,26 @@ class _Bound:
     inputs: dict[str, Stored] = field(default_factory=dict)
     outputs: dict[str, Stored] = field(default_factory=dict)
     unwritten: set[str] = field(default_factory=set)  # outputs without memory until a run has made it
+
+
+def keep(native: Any, options: SessionOptions) -> Loaded:
+    """Take a native session over; what it writes loses its name, so that nothing is left however this process ends."""
+    loaded = Loaded(native, options)
+    if options.profiling and options.folder is not None:
+        profiles = [each for each in options.folder.iterdir() if each != options.optimized]
+        if profiles:
+            loaded.profile = os.open(profiles[0], os.O_RDONLY)
+            weakref.finalize(loaded, os.close, loaded.profile)
+    return loaded
+
+
+def read_profile(descriptor: int) -> Array:
+    """What has been written; nothing where there is no profile."""
+    if descriptor < 0:
+        return np.empty(0, np.uint8)
+    data = bytearray(os.fstat(descriptor).st_size)
+    count = os.preadv(descriptor, [data], 0)
+    return np.frombuffer(data, np.uint8)[:count]
 
 
 class InferenceSession:
@@ -224,8 +247,8 @@ class InferenceSession:
             path = self._native.end_profiling()
         packer = self._space.contents.packer()
         name = packer.pack_plain(Path(path).name if path else "")
-        if path:
-            packer.add(np.fromfile(path, np.uint8))
+        if path and self._loaded is not None:
+            packer.add(read_profile(self._loaded.profile))
         return Answer(_ENCODER.encode(Values((name,))), packer.parts)
 
     def _configure(self, request: Configure, parts: Sequence[Array]) -> Answer:
