@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
+import numpy as np
 
 from avec.protocol.caffe import LayerDescription, NetDescription
 
@@ -18,11 +19,15 @@ _NO_LAYERS = frozenset({"Input", "Split"})
 
 
 class NotFound(Exception):
-    """No layer or input has this name or number; `code` is what OpenCV's error has."""
+    """No layer or input has this name or number.
 
-    def __init__(self, text: str, code: int) -> None:
+    `code` is what OpenCV's error has; `asked` is a method of a net with arguments that would raise that error.
+    """
+
+    def __init__(self, text: str, code: int, asked: tuple[str, tuple[object, ...]]) -> None:
         super().__init__(text)
         self.code = code
+        self.asked = asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,12 @@ class Layers:
         if isinstance(layer, str):
             number = self._numbers.get(layer)
             if number is None:
-                raise NotFound(f'Requested layer "{layer}" not found', cv2.Error.StsError)
+                raise NotFound(f'Requested layer "{layer}" not found', cv2.Error.StsError, ("getParam", (layer,)))
             return self.all[number - 1]
         if isinstance(layer, int) and 0 < layer <= len(self.all):
             return self.all[layer - 1]
-        raise NotFound(f"Layer with requested id={layer} not found", cv2.Error.StsObjectNotFound)
+        text = f"Layer with requested id={layer} not found"
+        raise NotFound(text, cv2.Error.StsObjectNotFound, ("getParam", (layer,)))
 
     def number(self, name: str) -> int:
         """A layer's number; −1 where there is none. Source: Net::getLayerId."""
@@ -72,7 +78,8 @@ class Layers:
         if not name and self.inputs:
             return next(iter(self.inputs.values()))
         if name not in self.inputs:
-            raise NotFound(f'Requested blob "{name}" not found', cv2.Error.StsObjectNotFound)
+            text = f'Requested blob "{name}" not found'
+            raise NotFound(text, cv2.Error.StsObjectNotFound, ("setInput", (np.zeros(1, np.float32), name)))
         return self.inputs[name]
 
     def unconnected(self) -> list[Layer]:

@@ -95,7 +95,7 @@ class CaffeNet:
         try:
             return cast(object, answer(*bound.args, **bound.kwargs))
         except NotFound as exc:
-            self._complain(exc, method, args, kwargs or {})
+            self._complain(exc)
 
     def defer(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         """Do what a method does that gives nothing."""
@@ -108,7 +108,7 @@ class CaffeNet:
         try:
             return self._issue_forward(*args, **kwargs or {})
         except NotFound as exc:
-            self._complain(exc, method, args, kwargs or {})
+            self._complain(exc)
 
     def flush(self) -> None:
         """Nothing waits here for another call."""
@@ -209,10 +209,11 @@ class CaffeNet:
             refuse(f"dnn.Net.{method}", "of a Caffe net it is not known")
         return cast(object, getattr(reread(method in _WEIGHTED), method)(*args, **kwargs))
 
-    def _complain(self, exc: NotFound, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NoReturn:
+    def _complain(self, exc: NotFound) -> NoReturn:
         """Say that there is no such layer or input, in OpenCV's own words if it can read the net here."""
+        method, args = exc.asked
         if self._model.reread is not None:
-            getattr(self._model.reread(False), method)(*args, **kwargs)
+            getattr(self._model.reread(False), method)(*args)
         raise opencv_error(str(exc), exc.code, method) from exc
 
     def _outputs(self, wanted: Sequence[tuple[Layer, Sequence[int]]], make: Callable[[list[Array]], object]) -> Pending:

@@ -1,7 +1,8 @@
 """Host and destination may have different major versions of OpenCV. What can be told from a call is evened out here.
 
 OpenCV 5 reads a model with its new engine, which knows neither layers by their names of OpenCV 4 nor a forward pass up
-to one of them; its classic engine does. OpenCV 4 knows no engines, and gives the last output where 5 gives the first.
+to one of them; its classic engine does. OpenCV 4 knows no engines, gives the last output where 5 gives the first, and
+takes inputs of all types as float32.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
+import numpy as np
 
 from avec.destination.executors.opencv_dnn.surface import READERS
 
@@ -44,3 +46,16 @@ def forward(net: Any, host: int) -> Callable[..., Any]:
         return net.forward(*args, **kwargs)
 
     return forward_first
+
+
+def set_input(net: Any, host: int) -> Callable[..., Any]:
+    """The method `setInput` of a net as the host's version has it."""
+    if host >= HERE:
+        return net.setInput  # type: ignore[no-any-return]
+
+    def set_float_input(blob: object, *args: object, **kwargs: object) -> Any:
+        if isinstance(blob, np.ndarray) and blob.dtype.kind in "iuf":
+            blob = blob.astype(np.float32)
+        return net.setInput(blob, *args, **kwargs)
+
+    return set_float_input

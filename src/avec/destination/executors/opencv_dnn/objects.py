@@ -145,6 +145,8 @@ class OpenCvObject:
             kwargs = {name: self._possible(name, each) for name, each in kwargs.items()}
         elif call.method == "forward" and self._kind == "Net":
             function = dialects.forward(self._made, self._host)
+        elif call.method == "setInput":
+            function = dialects.set_input(self._made, self._host)
         with _converted():
             result = function(*args, **kwargs)
         if isinstance(result, cv2.dnn.Model):  # setters of models give the model itself
