@@ -30,6 +30,27 @@ PYTHON_FUNCTIONS = {
     "torch": ("sym_max", "sym_min", "sym_not", "sym_float", "sym_int", "sym_ite", "sym_sum"),
 }  # fmt: skip
 OPERATOR_NAMESPACES = ("aten", "torchvision")
+# Inductor's settings that a host may choose for its graphs, with their types. None of them names a
+# file, a command or code.
+COMPILER_OPTIONS: dict[str, type] = {
+    "benchmark_epilogue_fusion": bool,
+    "conv_1x1_as_mm": bool,
+    "coordinate_descent_tuning": bool,
+    "deterministic": bool,
+    "emulate_precision_casts": bool,
+    "epilogue_fusion": bool,
+    "epilogue_fusion_first": bool,
+    "fallback_random": bool,
+    "layout_optimization": bool,
+    "max_autotune": bool,
+    "max_autotune_gemm": bool,
+    "max_autotune_pointwise": bool,
+    "pattern_matcher": bool,
+    "reorder_for_locality": bool,
+    "shape_padding": bool,
+    "split_reductions": bool,
+    "use_mixed_mm": bool,
+}
 CONSTANT_NBYTES = 1 << 16  # of one constant that travels in a graph
 
 

@@ -12,30 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, fx
 
 from avec import config
+from avec.protocol.torch_graph import COMPILER_OPTIONS
 
 Compiled = Callable[..., Sequence[Tensor]]
 Value = bool | int | float | str
-
-# Inductor's settings that a host may choose for its graphs, with their types. None names a file, a command or code.
-OPTIONS: Mapping[str, type] = {
-    "benchmark_epilogue_fusion": bool,
-    "conv_1x1_as_mm": bool,
-    "coordinate_descent_tuning": bool,
-    "deterministic": bool,
-    "emulate_precision_casts": bool,
-    "epilogue_fusion": bool,
-    "epilogue_fusion_first": bool,
-    "fallback_random": bool,
-    "layout_optimization": bool,
-    "max_autotune": bool,
-    "max_autotune_gemm": bool,
-    "max_autotune_pointwise": bool,
-    "pattern_matcher": bool,
-    "reorder_for_locality": bool,
-    "shape_padding": bool,
-    "split_reductions": bool,
-    "use_mixed_mm": bool,
-}
 
 log = logging.getLogger("avec.destination")
 
@@ -48,12 +28,12 @@ def compiled(
     Args:
         fixed: all that it will be called with is as these inputs.
         cuda: it works on a GPU, for which Triton has to be there; else a C++ compiler.
-        options: Inductor's, of which those in OPTIONS are used.
+        options: Inductor's, of which those in COMPILER_OPTIONS are used.
     """
     plain: Compiled = module.forward
     if not config.load().compile_graphs or not _compiler_works(cuda):
         return plain
-    chosen = {name: value for name, value in options.items() if type(value) is OPTIONS.get(name) and _is_known(name)}
+    chosen = {name: value for name, value in options.items() if type(value) is COMPILER_OPTIONS.get(name) and _is_known(name)}
     try:
         if fixed:
             from torch._inductor import compile as compile_graph
