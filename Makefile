@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+# The oldest onnxruntime that is tested, which needs Python 3.13 or earlier; all else is that of .venv.
+OLD_ORT := .cache/onnxruntime-1.20.1
 
-.PHONY: help demo test check format bench bench-training goldens clean
+.PHONY: help demo test test-onnx check format bench bench-training goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -14,6 +16,11 @@ demo: $(READY)   ## Find people in the bundled clip and pictures, computing at a
 
 test: $(READY)   ## Run the tests
 	$(BIN)/python -m pytest
+
+test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and without AVEC; the ONNX tests with an old onnxruntime
+	$(BIN)/python scripts/compare_onnx_backend.py
+	$(OLD_ORT)/bin/python scripts/compare_onnx_backend.py
+	$(OLD_ORT)/bin/python -m pytest tests/interception/onnxruntime tests/destination/onnx
 
 check: $(READY)  ## Check format, lint, types and import layers
 	$(BIN)/ruff format --check src tests examples benchmarks scripts
@@ -35,7 +42,14 @@ goldens:         ## Make the golden files anew with real Caffe (root, and Debian
 	scripts/caffe_goldens/make.sh
 
 clean:           ## Remove what the targets made
-	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .cache out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(OLD_ORT)/ready: $(READY)
+	$(BIN)/python -m venv $(OLD_ORT)
+	$(OLD_ORT)/bin/python -m pip install --quiet --disable-pip-version-check -c scripts/oldest_onnxruntime.txt onnxruntime
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), "$(CURDIR)/src", sep="\n")' \
+		> $$($(OLD_ORT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz_others.pth
+	@touch $(OLD_ORT)/ready
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

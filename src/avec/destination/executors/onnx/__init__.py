@@ -10,7 +10,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 if find_spec("onnxruntime") is None:
-    raise ImportError("onnxruntime is not installed; `pip install 'avec[onnx]'` brings it", name="onnxruntime")
+    raise ImportError(
+        "onnxruntime is not installed; `pip install 'avec[destination-onnx]'` brings it", name="onnxruntime"
+    )
 
 from avec.destination.executors.onnx.executor import OnnxExecutor
 
