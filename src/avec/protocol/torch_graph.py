@@ -30,27 +30,15 @@ PYTHON_FUNCTIONS = {
     "torch": ("sym_max", "sym_min", "sym_not", "sym_float", "sym_int", "sym_ite", "sym_sum"),
 }  # fmt: skip
 OPERATOR_NAMESPACES = ("aten", "torchvision")
-# Inductor's settings that a host may choose for its graphs, with their types. None of them names a
-# file, a command or code.
-COMPILER_OPTIONS: dict[str, type] = {
-    "benchmark_epilogue_fusion": bool,
-    "conv_1x1_as_mm": bool,
-    "coordinate_descent_tuning": bool,
-    "deterministic": bool,
-    "emulate_precision_casts": bool,
-    "epilogue_fusion": bool,
-    "epilogue_fusion_first": bool,
-    "fallback_random": bool,
-    "layout_optimization": bool,
-    "max_autotune": bool,
-    "max_autotune_gemm": bool,
-    "max_autotune_pointwise": bool,
-    "pattern_matcher": bool,
-    "reorder_for_locality": bool,
-    "shape_padding": bool,
-    "split_reductions": bool,
-    "use_mixed_mm": bool,
-}
+# Inductor's switches that a host may set for its graphs. None of them names a file, a command or code.
+COMPILER_OPTIONS = frozenset(
+    {
+        "benchmark_epilogue_fusion", "conv_1x1_as_mm", "coordinate_descent_tuning", "deterministic",
+        "emulate_precision_casts", "epilogue_fusion", "epilogue_fusion_first", "fallback_random",
+        "layout_optimization", "max_autotune", "max_autotune_gemm", "max_autotune_pointwise", "pattern_matcher",
+        "reorder_for_locality", "shape_padding", "split_reductions",
+    }
+)  # fmt: skip
 CONSTANT_NBYTES = 1 << 16  # of one constant that travels in a graph
 
 
@@ -107,4 +95,4 @@ class Graph(msgspec.Struct, frozen=True, array_like=True):
     constants: tuple[Constant, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]  # the values that are results; all of them tensors on an accelerator
-    options: dict[str, bool | int | float | str] = {}  # of torch.compile's Inductor, by their names there
+    options: dict[str, bool] = {}  # some of COMPILER_OPTIONS

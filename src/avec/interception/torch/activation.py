@@ -11,7 +11,7 @@ import torch
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
-from . import cuda, random, untyped
+from . import compiling, cuda, printing, random, refusals, untyped
 from .grafting import Graft, graft
 from .kernels import Kernels
 from .operators import cuda_operators
@@ -36,8 +36,11 @@ class Activation:
         )
         self._libraries = [self._register()]
         cuda.patch(self._patches, self.recording, self._graft)
+        compiling.patch(self._patches, self.recording)
         random.patch(self._patches, self.recording, self.kernels.generators)
         untyped.patch(self._patches, self.kernels)
+        printing.patch(self._patches)
+        refusals.patch(self._patches)
         pass_over(os.path.dirname(torch.__file__) + os.sep)
         os.register_at_fork(after_in_child=self.recording.after_fork)
         atexit.register(self.recording.finish)
@@ -55,6 +58,7 @@ class Activation:
         """Give torch back as it was. Tensors that live at the destination can no longer be used."""
         atexit.unregister(self.recording.finish)
         self._patches.restore()
+        cuda.forget()
         for library in self._libraries:
             library._destroy()  # type: ignore[no-untyped-call]
         self._graft.restore()

@@ -2,7 +2,7 @@
 
 Dynamo and AOTAutograd work on the host as ever, and give graphs of aten operators, forward and backward; each becomes
 one entry of the stream. Graphs without tensors on an accelerator are the host's own. Other compilers than "inductor"
-are the application's affair. Not here: how a graph is described (`graph_capture`) and called (`graph_calls`).
+are the application's affair. Not here: how a graph is described (`fx_graphs`) and called (`fx_calls`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import fx
 from avec import config
 from avec.protocol.torch_graph import COMPILER_OPTIONS
 
-from .graph_calls import GraphCall
-from .graph_capture import NotCaptured, capture
+from .fx_calls import GraphCall
+from .fx_graphs import NotCaptured, capture
 
 if TYPE_CHECKING:
     from avec.interception.patching import Patches
 
     from .recording import Recording
 
-Options: TypeAlias = Mapping[str, bool | int | float | str]
+Options: TypeAlias = Mapping[str, bool]
 Function: TypeAlias = Callable[..., Any]
 
 log = logging.getLogger("avec.interception")
@@ -89,8 +89,8 @@ def _chosen(options: Mapping[str, Any]) -> Options:
     inductor: Any = config
     changed = {name for name in COMPILER_OPTIONS if hasattr(inductor, name) and not inductor._is_default(name)}
     chosen: dict[str, Any] = {name: getattr(inductor, name) for name in changed}
-    chosen.update(options)
-    return {name: value for name, value in sorted(chosen.items()) if type(value) is COMPILER_OPTIONS.get(name)}
+    chosen.update((name, value) for name, value in options.items() if name in COMPILER_OPTIONS)
+    return dict(sorted(chosen.items()))
 
 
 def _is_on_accelerator(module: fx.GraphModule, inputs: Sequence[Any]) -> bool:

@@ -1,12 +1,16 @@
-"""The `torch.cuda` surface: what a program asks about its GPUs is answered for the destination's accelerators."""
+"""The `torch.cuda` surface: what a program asks about its GPUs is answered for the destination's accelerators.
+
+torch's own Python code stays. What it would ask torch._C for, which a build without CUDA lacks and a build with CUDA
+would look for on this machine, is put there: each module of the list below answers for one part.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from avec.protocol.torch import Synchronize
+from . import devices, flags, graphs, memory, peers, ranges, refusals, runtime, streams
 
 if TYPE_CHECKING:
     from avec.interception.patching import Patches
@@ -16,29 +20,35 @@ if TYPE_CHECKING:
 
 
 def patch(patches: Patches, recording: Recording, graft: Graft) -> None:
-    def device_count() -> int:
-        return len(recording.destination.devices)
+    """Let torch.cuda speak for the destination."""
+    accelerators = devices.Devices(recording, graft)
+    devices.patch(patches, recording, accelerators)
+    runtime.patch(patches, recording)
+    streams.patch(patches, recording, accelerators)
+    memory.patch(patches, recording, accelerators)
+    graphs.patch(patches, recording)
+    flags.patch(patches, recording)
+    peers.patch(patches)
+    ranges.patch(patches)
+    refusals.patch(patches)
+    _patch_cudnn(patches, accelerators)
 
-    def current_device() -> int:
-        return graft.current_device
 
-    def synchronize(device: object = None) -> None:
-        recording.ask(Synchronize(0))
+def _patch_cudnn(patches: Patches, accelerators: devices.Devices) -> None:
+    cudnn: Any = torch.backends.cudnn
 
-    for name, function in {
-        "_lazy_init": lambda: None,
-        "is_available": lambda: True,
-        "device_count": device_count,
-        "current_device": current_device,
-        "is_initialized": lambda: recording.opened,
-        "_is_compiled": lambda: True,
-        "synchronize": synchronize,
-    }.items():
-        patches.replace(torch.cuda, name, lambda original, function=function: function)
-    for name, value in {
-        "_cuda_getCurrentRawStream": lambda device: 0,
-        "_cuda_getDevice": current_device,
-        "_cuda_getDeviceCount": device_count,
-        "_cuda_isInBadFork": lambda: recording.inherited,
-    }.items():
-        patches.replace(torch._C, name, lambda original, value=value: value)
+    def init() -> bool:
+        return accelerators.opened.cudnn > 0
+
+    patches.stand_in(cudnn.m, {
+        "_init": init,
+        "is_available": init,
+        "version": lambda: accelerators.opened.cudnn or None,
+    })  # fmt: skip
+
+
+def forget() -> None:
+    """Have torch.cuda find out anew whether there are devices, when AVEC is taken away."""
+    torch.cuda._initialized = False
+    torch.cuda._cached_device_count = None
+    torch.cuda.graph.default_capture_stream = None

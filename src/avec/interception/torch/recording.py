@@ -49,6 +49,7 @@ TEMPLATE_LIMIT = 1 << 17  # then both ends forget them: shapes that always chang
 _ENCODER = msgspec.msgpack.Encoder()
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _OPENED = msgspec.msgpack.Decoder(Opened)
+_TEMPLATE = msgspec.msgpack.Decoder(Template)
 
 
 class Recording:
@@ -67,6 +68,8 @@ class Recording:
         self._destination: Opened | None = None
         self._handle = 0
         self._pid = os.getpid()
+        self.capturing = False  # a CUDA graph: what is recorded is kept
+        self.generation = 0  # of templates: a new one begins when they are forgotten
         self._epoch = 0
         self._failure = ""
         self.marks: list[tuple[int, str]] = []  # operators of this batch whose places in the application are known
@@ -143,7 +146,7 @@ class Recording:
         with self.lock:
             number = self._templates.get(encoded)
             if number is None:
-                if len(self._templates) >= TEMPLATE_LIMIT:
+                if len(self._templates) >= TEMPLATE_LIMIT and not self.capturing:
                     self._forget_templates()
                 number = self._templates[encoded] = FIRST_TEMPLATE + len(self._templates)
                 self._described.append(msgspec.Raw(encoded))
@@ -162,6 +165,51 @@ class Recording:
         self._templates.clear()
         self.arena.forget_layouts()
         self._forget = True
+        self.generation += 1
+
+    def begin_with(self, numbers: Sequence[int]) -> None:
+        """Put operators that take no floats before all that is recorded."""
+        with self.lock:
+            self.numbers[:0] = numbers
+            self.marks = [(place + len(numbers), site) for place, site in self.marks]
+
+    def templates(self) -> dict[int, Template]:
+        """All templates by their numbers."""
+        with self.lock:
+            return {number: _TEMPLATE.decode(encoded) for encoded, number in self._templates.items()}
+
+    def begin_capture(self) -> None:
+        """From now on, keep what is recorded for `end_capture`. Source: torch.cuda.CUDAGraph.capture_begin."""
+        with self.lock:
+            self.flush()
+            self.arena.hold()
+            self.capturing = True
+
+    def end_capture(self) -> tuple[list[int], list[float], list[int]]:
+        """Give what was recorded since `begin_capture`: numbers, floats, and the places that died meanwhile."""
+        with self.lock:
+            self.arena.sweep(self.numbers)
+            numbers, floats = self.numbers[:], self.floats[:]
+            self.numbers.clear()
+            self.floats.clear()
+            self.marks.clear()
+            self.capturing = False
+            return numbers, floats, self.arena.let_go()
+
+    def replay(self, numbers: Sequence[int], floats: Sequence[float]) -> None:
+        """Record what was captured once more."""
+        with self.lock:
+            self.refuse_in_capture("replaying a graph")
+            self.numbers.extend(numbers)
+            self.floats.extend(floats)
+            self.flush()
+
+    def refuse_in_capture(self, what: str) -> None:
+        """Raise what torch raises if a CUDA graph is being captured, of which `what` cannot be part."""
+        if self.capturing:
+            raise torch.AcceleratorError(
+                f"CUDA error: operation not permitted when stream is capturing\n{what} cannot be part of a CUDA graph"
+            )
 
     def mark(self) -> None:
         """Note where in the application the next operator is called: it is of a kind that may fail at the destination.
@@ -186,6 +234,7 @@ class Recording:
             borrowed: the memory is the application's: it has been copied or sent when this returns.
         """
         with self.lock:
+            self.refuse_in_capture("copying from the host's memory")
             large = payload.nbytes >= PAYLOAD_NBYTES
             self._payloads.append(payload if large or not borrowed else payload.copy())
             self._payloads_nbytes += payload.nbytes
@@ -198,6 +247,7 @@ class Recording:
     def upload_file(self, template: int, address: int, digest: str) -> None:
         """Append an upload of what the destination has in its model cache."""
         with self.lock:
+            self.refuse_in_capture("copying from the host's memory")
             role = len(self._files)
             self._files[str(role)] = digest
             self.numbers.extend((template, address, role))
@@ -213,8 +263,10 @@ class Recording:
         if self._session is None and not self.numbers and then is None:
             return None
         with self.lock:
+            if then is not None:
+                self.refuse_in_capture("reading a value")
             self.arena.sweep(self.numbers)
-            if not self.numbers and then is None:
+            if self.capturing or not self.numbers and then is None:
                 return None
             return self._send(then, into)
 
@@ -267,15 +319,16 @@ class Recording:
         """Send a request of another kind after all that is recorded, and wait for its answer."""
         return self.decode(self.wait(self.request(request)))
 
-    def request(self, request: Request) -> Call:
+    def request(self, request: Request, parts: Sequence[Array] = ()) -> Call:
         """Send a request after all that is recorded, without waiting. Its epoch is filled in."""
         self.flush()
-        request = msgspec.structs.replace(request, epoch=self._epoch)
-        return self.session.run(self._handle, f"torch.{type(request).__name__.lower()}", _ENCODER.encode(request))
+        body = _ENCODER.encode(msgspec.structs.replace(request, epoch=self._epoch))
+        return self.session.run(self._handle, f"torch.{type(request).__name__.lower()}", body, parts)
 
     def evaluate(self, template: int, numbers: Sequence[int], floats: Sequence[float]) -> Answer | None:
         """Append an operator whose results depend on data, send what is recorded and wait for what came out."""
         with self.lock:
+            self.refuse_in_capture("an operator whose result's shape depends on data")
             self.arena.sweep(self.numbers)
             self.numbers.extend((template, *numbers))
             self.floats.extend(floats)

@@ -14,7 +14,7 @@ import ctypes
 import mmap
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -101,6 +101,16 @@ def _dlpack_dtype(dtype: torch.dtype) -> tuple[int, int]:
         ) from None
 
 
+def address_of(place: int) -> int:
+    """Where the storage of a place begins."""
+    return (FIRST_STORAGE + place) << OFFSET_BITS | ORIGIN
+
+
+def place_of(address: int) -> int:
+    """Which storage an address is in, as a struct's place."""
+    return (address >> OFFSET_BITS) - FIRST_STORAGE
+
+
 class Arena:
     """The structs of all storages. It is never freed: torch calls deleters until the very end of the process."""
 
@@ -117,6 +127,9 @@ class Arena:
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._lock = threading.Lock()
         self._held: list[int] | None = None
+        self._pinned: dict[int, int] = {}  # place → how many graphs use it
+        self._pinned_dead: set[int] = set()
+        self._unpinned: list[list[int]] = []
         # glibc's pthread_spin_unlock writes 1 (x86) or 0 (elsewhere) to the first four bytes of what it is given:
         # a deleter that needs no interpreter lock, and cannot fail. A ctypes callback breaks when an exception is set.
         deleter = ctypes.CDLL(None).pthread_spin_unlock
@@ -148,7 +161,7 @@ class Arena:
                 self._layout_of.append(layout)
             else:
                 raise AcceleratorOutOfMemory(f"more than {_LIMIT} storages live at the destination at a time")
-            address = (FIRST_STORAGE + place) << OFFSET_BITS | ORIGIN
+            address = address_of(place)
             _STRUCT.pack_into(self._memory, place * _STRUCT_NBYTES, address, *layout.head, self._deleter)
         return self._base + place * _STRUCT_NBYTES
 
@@ -162,35 +175,68 @@ class Arena:
     def sweep(self, numbers: list[int]) -> None:
         """Take back the structs of storages that have died, and record that, the lowest address first."""
         with self._lock:
+            if self._unpinned and self._held is None:
+                self._end_pins(numbers)
             marks = self._marks[: self._count]
             dead = np.flatnonzero(marks < ORIGIN)
             if not dead.size:
                 return
             marks[dead] = ORIGIN
+            places = dead.tolist()
             if self._held is not None:
-                self._held.extend(dead.tolist())
-            else:
-                self._give_back(dead.tolist(), numbers)
+                self._held.extend(places)
+                numbers.extend([each for place in places for each in (FREE, address_of(place))])
+                return
+            if self._pinned:
+                self._pinned_dead.update(place for place in places if place in self._pinned)
+                places = [place for place in places if place not in self._pinned]
+            self._give_back(places, numbers)
 
     def hold(self) -> None:
-        """From now on, storages that die are kept: a graph that is being captured will use them again."""
+        """From now on, storages that die are freed in the stream, but nothing else gets their places.
+
+        A graph is being captured: whenever it is replayed, they will be there again.
+        """
         with self._lock:
             self._held = []
 
     def let_go(self) -> list[int]:
-        """End `hold`; give the places that died meanwhile, for `retire` when the graph is gone."""
+        """End `hold`; give the places that died meanwhile, to be pinned or given back."""
         with self._lock:
             held, self._held = self._held or [], None
         return held
 
-    def retire(self, places: list[int], numbers: list[int]) -> None:
-        """Take back what was held, and record that."""
+    def pin(self, places: Iterable[int], dead: Iterable[int]) -> None:
+        """Keep places from being used for anything else, even when their storages die; `dead` ones have."""
+        with self._lock:
+            for place in places:
+                self._pinned[place] = self._pinned.get(place, 0) + 1
+            self._pinned_dead.update(dead)
+
+    def unpin(self, places: list[int]) -> None:
+        """End `pin` at the next sweep. Takes no lock: a graph's finalizer may call it at any time."""
+        self._unpinned.append(places)
+
+    def give_back(self, places: list[int], numbers: list[int]) -> None:
+        """Take back the structs of storages that died during `hold`, and record that."""
         with self._lock:
             self._give_back(sorted(places), numbers)
 
+    def _end_pins(self, numbers: list[int]) -> None:
+        free = []
+        while self._unpinned:
+            for place in self._unpinned.pop():
+                self._pinned[place] -= 1
+                if not self._pinned[place]:
+                    del self._pinned[place]
+                    if place in self._pinned_dead:
+                        self._pinned_dead.discard(place)
+                        free.append(place)
+        self._give_back(sorted(free), numbers)
+
     def _give_back(self, places: list[int], numbers: list[int]) -> None:
         # Recorded first: another thread may take a struct as soon as it is free, and record what it puts there.
-        numbers.extend([each for place in places for each in (FREE, (FIRST_STORAGE + place) << OFFSET_BITS | ORIGIN)])
+        numbers.extend([each for place in places for each in (FREE, address_of(place))])
         touched = {}
         base, layout_of = self._base, self._layout_of
         for place in places:

@@ -15,13 +15,12 @@ from avec import config
 from avec.protocol.torch_graph import COMPILER_OPTIONS
 
 Compiled = Callable[..., Sequence[Tensor]]
-Value = bool | int | float | str
 
 log = logging.getLogger("avec.destination")
 
 
 def compiled(
-    module: fx.GraphModule, fixed: bool, cuda: bool, options: Mapping[str, Value], inputs: Sequence[object]
+    module: fx.GraphModule, fixed: bool, cuda: bool, options: Mapping[str, bool], inputs: Sequence[object]
 ) -> Compiled:
     """Compile a module.
 
@@ -33,7 +32,7 @@ def compiled(
     plain: Compiled = module.forward
     if not config.load().compile_graphs or not _compiler_works(cuda):
         return plain
-    chosen = {name: value for name, value in options.items() if type(value) is COMPILER_OPTIONS.get(name) and _is_known(name)}
+    chosen = {name: value for name, value in options.items() if name in COMPILER_OPTIONS and _is_known(name)}
     try:
         if fixed:
             from torch._inductor import compile as compile_graph
@@ -46,7 +45,7 @@ def compiled(
         return plain
 
 
-def _compiled_as_needed(module: fx.GraphModule, options: dict[str, Value]) -> Compiled:
+def _compiled_as_needed(module: fx.GraphModule, options: dict[str, bool]) -> Compiled:
     """Compile at the first call, for sizes that vary; and again, a few times, when that was not general enough."""
     import torch._dynamo
 

@@ -1,6 +1,6 @@
 """Calls of a captured graph: each is one entry of the stream, with inputs and results by their addresses.
 
-Not here: what a graph consists of (`graph_capture`), when one is captured (`compiling`).
+Not here: what a graph consists of (`fx_graphs`), when one is captured (`compiling`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from avec.protocol.torch import Arg, HostScalarArg, IntArg, LoadGraph, Template, TensorArg
 
-from .graph_capture import Captured, Given, Made, NotCaptured, Plain, Result, Seen, Size, is_symbolic
+from .fx_graphs import Captured, Given, Made, NotCaptured, Plain, Result, Seen, Size, is_symbolic
 from .recording import Recording
 from .storages import Layout
 from .templates import bits_of, meta_of, meta_of_layout, name_of

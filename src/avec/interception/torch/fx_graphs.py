@@ -1,7 +1,7 @@
 """From a graph that torch has captured (FX, of aten operators) to the protocol's Graph, and what its callers need.
 
 What the host does better itself stays here: results that are inputs, views of them or of other results, numbers.
-Not here: how a captured graph is called (`graph_calls`).
+Not here: how a captured graph is called (`fx_calls`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Captured:
     results: tuple[Result, ...]
 
 
-def capture(module: fx.GraphModule, options: Mapping[str, bool | int | float | str]) -> Captured:
+def capture(module: fx.GraphModule, options: Mapping[str, bool]) -> Captured:
     """Describe a graph.
 
     Raises:
@@ -97,7 +97,7 @@ def capture(module: fx.GraphModule, options: Mapping[str, bool | int | float | s
 
 
 class _Capture:
-    def __init__(self, module: fx.GraphModule, options: Mapping[str, bool | int | float | str]) -> None:
+    def __init__(self, module: fx.GraphModule, options: Mapping[str, bool]) -> None:
         self._module = module
         self._options = dict(options)
         self._placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
