@@ -15,7 +15,8 @@ import torch
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors.torch import TorchExecutor
-from avec.destination.executors.torch.storages import VIEWS_LIMIT
+from avec.destination.executors.torch.devices import Devices
+from avec.destination.executors.torch.storages import VIEWS_LIMIT, Memory
 from avec.errors import (
     AcceleratorOutOfMemory,
     ExecutionError,
@@ -23,6 +24,7 @@ from avec.errors import (
     RemoteError,
     UnsupportedOperation,
 )
+from avec.protocol import torch as protocol
 from avec.protocol.torch import (
     Batch,
     ComplexArg,
@@ -32,7 +34,6 @@ from avec.protocol.torch import (
     EvaluatedValue,
     GeneratorState,
     LayoutArg,
-    Memory,
     MemoryFormatArg,
     MemoryStatistics,
     Skipped,
@@ -60,7 +61,7 @@ def address_space_left(nbytes: int) -> Iterator[None]:
 
 def statistics(stream: Stream) -> dict[str, int]:
     answer = decoded(stream.ask(MemoryStatistics(stream.epoch)))
-    assert isinstance(answer, Memory)
+    assert isinstance(answer, protocol.Memory)
     return answer.statistics
 
 
@@ -303,6 +304,18 @@ class TestPredictions:
         stream.call("aten::zero_", first)
         assert stream.read(second).equal(X[1])
         assert stream.read(halves[0]).equal(X.flatten())
+
+    @pytest.mark.parametrize(("tensor", "kept"), [(torch.tensor(7), True), (torch.tensor([7]), False)])
+    def test_a_scalar_may_stay_in_host_memory_beside_a_gpu(self, tensor: torch.Tensor, kept: bool) -> None:
+        memory = Memory(Devices(Accelerator("strict", 64)))
+        layout = memory.layout(meta_of(tensor))
+        layout.ordinal = 0  # as if it were a GPU's
+        if kept:
+            memory.keep(layout, address(1), tensor)
+            assert memory.find(layout, address(1)) is tensor
+        else:
+            with pytest.raises(ExecutionError, match="host predicted"):
+                memory.keep(layout, address(1), tensor)
 
     def test_a_lazily_conjugated_result_is_made_plain(self, stream: Stream) -> None:
         z = torch.tensor([1 + 2j, 3 - 4j])
@@ -613,7 +626,7 @@ class TestSeveralAccelerators:
         stream.put(X, on=1)
         stream.send()
         counted = [
-            msgspec.msgpack.decode(stream.ask(MemoryStatistics(0, device)).body, type=Memory).statistics
+            msgspec.msgpack.decode(stream.ask(MemoryStatistics(0, device)).body, type=protocol.Memory).statistics
             for device in (0, 1)
         ]
         assert [each["allocated_bytes.all.current"] for each in counted] == [0, X.nbytes]

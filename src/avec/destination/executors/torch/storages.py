@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avec.destination.executors.torch.devices import Account, Devices
+from avec.destination.executors.torch.devices import HOST, Account, Devices
 from avec.errors import ExecutionError, InvalidArgument
 from avec.protocol.torch import FIRST_ADDRESS, OFFSET_BITS, OFFSET_MASK, ORIGIN, TensorMeta
 
@@ -149,7 +149,7 @@ class Memory:
             not isinstance(tensor, Tensor)
             or tensor.shape != layout.shape
             or tensor.dtype is not layout.dtype
-            or tensor.get_device() != layout.ordinal
+            or (tensor.get_device() != layout.ordinal and not _is_beside(layout, tensor))
         ):
             raise _mispredicted(layout, tensor)
         pointer = tensor.data_ptr()
@@ -224,7 +224,7 @@ def _view(storage: Storage, layout: Layout, offset: int, address: int) -> Tensor
         raise InvalidArgument(
             f"address {address:#x} is on accelerator {storage.layout.index}, the tensor there on {layout.index}"
         )
-    return seen(untyped, layout.dtype, layout.device, offset // layout.itemsize, layout.shape, layout.stride)
+    return seen(untyped, layout.dtype, storage.tensor.device, offset // layout.itemsize, layout.shape, layout.stride)
 
 
 def seen(
@@ -238,6 +238,14 @@ def seen(
     """A tensor in a storage; `offset` counts its elements."""
     set_: Callable[..., Tensor] = torch.empty(0, dtype=dtype, device=device).set_
     return set_(storage, offset, shape, stride)
+
+
+def _is_beside(layout: Layout, result: Tensor) -> bool:
+    """Whether a result is a scalar that torch keeps in host memory beside a GPU, as it does attention's random seeds.
+
+    The operator that takes it, the backward one, reads it there.
+    """
+    return not layout.shape and result.get_device() == HOST
 
 
 def _laid_out(layout: Layout, tensor: Tensor) -> Tensor:
