@@ -53,9 +53,13 @@ def set_input(net: Any, host: int) -> Callable[..., Any]:
     if host >= HERE:
         return net.setInput  # type: ignore[no-any-return]
 
-    def set_float_input(blob: object, *args: object, **kwargs: object) -> Any:
-        if isinstance(blob, np.ndarray) and blob.dtype.kind in "iuf":
-            blob = blob.astype(np.float32)
-        return net.setInput(blob, *args, **kwargs)
+    def set_float_input(*args: object, **kwargs: object) -> Any:
+        named = {name: _as_float(each) for name, each in kwargs.items()}
+        return net.setInput(*(_as_float(each) for each in args), **named)
 
     return set_float_input
+
+
+def _as_float(value: object) -> object:
+    known = isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.dtype != np.uint32
+    return value.astype(np.float32) if known else value  # type: ignore[attr-defined]
