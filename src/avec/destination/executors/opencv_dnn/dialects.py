@@ -54,8 +54,9 @@ def set_input(net: Any, host: int) -> Callable[..., Any]:
         return net.setInput  # type: ignore[no-any-return]
 
     def set_float_input(*args: object, **kwargs: object) -> Any:
-        named = {name: _as_float(each) for name, each in kwargs.items()}
-        return net.setInput(*(_as_float(each) for each in args), **named)
+        if "blob" in kwargs:
+            kwargs["blob"] = _as_float(kwargs["blob"])
+        return net.setInput(*map(_as_float, args[:1]), *args[1:], **kwargs)
 
     return set_float_input
 
