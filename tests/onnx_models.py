@@ -52,9 +52,10 @@ def cache_step() -> onnx.ModelProto:
     )
 
 
-def with_side_file(folder: Path, weights: np.ndarray, location: str = "weights.bin") -> Path:
+def with_side_file(folder: Path, weights: np.ndarray, location: str = "weights.bin", note: str = "") -> Path:
     """Save `linear` with its weights in a side file; give the model's path."""
     made = linear(weights)
+    made.doc_string = note
     path = folder / "model.onnx"
     (folder / location).parent.mkdir(parents=True, exist_ok=True)
     onnx.external_data_helper.convert_model_to_external_data(made, location=location, size_threshold=0)

@@ -265,7 +265,7 @@ def test_wrong_requests_to_a_space_are_refused_and_it_stays_usable(
         (RunBinding(binding=1, fetched=(5,), changes=(BindInput("x", Tensor(0)), BindOutput("y"))), [SIX]),
         (Bind(binding=1, changes=(BindOutput("y", value=99),)), []),
         (NameOutputs(binding=1, results=(1, 2, 3)), []),
-        (Configure(method="set_ep_dynamic_options", arguments=Plain(b"\x01")), []),
+        (Configure(method="set_tuning_results", arguments=Plain(b"\x01")), []),
         (Fetch(value=1), []),
     ],
 )
