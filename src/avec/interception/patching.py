@@ -6,16 +6,17 @@ front-end as soon as it has been imported.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Literal, cast
 
 from avec.errors import ConfigurationError
@@ -75,6 +76,18 @@ class Patches:
         setattr(owner, name, replacement)
         self._replaced.append(_Replaced(owner, name, original, replacement))
 
+    def stand_in(self, owner: object, functions: Mapping[str, Callable[..., object]]) -> None:
+        """Replace functions by copies of others that look like them: with their names, texts and signatures."""
+        for name, function in functions.items():
+            self.replace(owner, name, functools.partial(_disguised, function))
+
+    def remove(self, owner: object, name: str) -> None:
+        """Take an attribute of the owner's own away, so that its class or its `__getattr__` answers instead."""
+        original = _own(owner, name)
+        if original is not _ABSENT:
+            delattr(owner, name)
+            self._replaced.append(_Replaced(owner, name, original, _ABSENT))
+
     def restore(self) -> None:
         """Put every attribute back, the last first.
 
@@ -87,6 +100,15 @@ class Patches:
             raise ConfigurationError(
                 f"cannot put back {', '.join(left)}: replaced by somebody else since; undo that first"
             )
+
+
+def _disguised(function: Callable[..., object], original: object) -> Callable[..., object]:
+    assert isinstance(function, FunctionType)  # for mypy
+    copy = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(copy, original) if callable(original) else copy
 
 
 def _own(owner: object, name: str) -> object:

@@ -174,6 +174,7 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
         avec::set_generator(generator)    the next payload part is a generator's state
         avec::flag(name, value)           one of torch.backends' settings, "cudnn.deterministic"
         avec::record_event(i, device)     note the time now, on the accelerator, as event i
+        avec::sleep(cycles, device)       keep the accelerator busy. Source: torch.cuda._sleep
         avec::call_graph(i, input…)       call the graph that came as LoadGraph i; its results are the outputs
         avec::forget_graph(i)             graph i will not be called again
     """

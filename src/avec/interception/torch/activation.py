@@ -16,11 +16,14 @@ from .grafting import Graft, graft
 from .kernels import Kernels
 from .operators import cuda_operators
 from .recording import Recording
+from .schemas import WHOLE
 from .special import SPECIAL
 from .storages import Arena
 
 # Operators that have no kernel of their own on a GPU, but reach one below where Python can stand.
-BENEATH = ("convolution", "copy_", "_efficientzerotensor", "_fused_sdp_choice")
+BENEATH = (
+    "convolution", "copy_", "_efficientzerotensor", "_fused_sdp_choice", "conj_physical_", "mode.values", "svd.U",
+)  # fmt: skip
 
 
 class Activation:
@@ -48,7 +51,7 @@ class Activation:
     def _register(self) -> torch.library.Library:
         library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         assert library.m is not None  # for mypy
-        for name in dict.fromkeys((*cuda_operators(), *BENEATH)):
+        for name in dict.fromkeys((*cuda_operators(), *BENEATH, *WHOLE)):
             special = SPECIAL.get(name)
             kernel = self.kernels.kernel(name) if special is None else functools.partial(special, self.kernels)
             library.m.impl(name, "CUDA", kernel, False)

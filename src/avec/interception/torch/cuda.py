@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import devices, flags, graphs, memory, peers, ranges, refusals, runtime, streams
+from . import devices, flags, graphs, memory, peers, ranges, runtime, streams, tensor_types, unavailable
 
 if TYPE_CHECKING:
     from avec.interception.patching import Patches
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def patch(patches: Patches, recording: Recording, graft: Graft) -> None:
     """Let torch.cuda speak for the destination."""
     accelerators = devices.Devices(recording, graft)
+    if not torch._C._has_cuda:
+        tensor_types.patch(patches)
     devices.patch(patches, recording, accelerators)
     runtime.patch(patches, recording)
     streams.patch(patches, recording, accelerators)
@@ -30,7 +32,7 @@ def patch(patches: Patches, recording: Recording, graft: Graft) -> None:
     flags.patch(patches, recording)
     peers.patch(patches)
     ranges.patch(patches)
-    refusals.patch(patches)
+    unavailable.patch(patches)
     _patch_cudnn(patches, accelerators)
 
 

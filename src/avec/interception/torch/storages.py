@@ -28,7 +28,7 @@ _STRUCT = struct.Struct("<8Q")
 _STRUCT_NBYTES = 64
 _CUDA = 2  # kDLCUDA
 _LIMIT = 1 << 20  # storages that live at a time; the arena reserves addresses for them, and memory as they are used
-_DTYPES = {
+DTYPES = {
     torch.bool: (6, 8),
     torch.uint8: (1, 8), torch.uint16: (1, 16), torch.uint32: (1, 32), torch.uint64: (1, 64),
     torch.int8: (0, 8), torch.int16: (0, 16), torch.int32: (0, 32), torch.int64: (0, 64),
@@ -93,11 +93,11 @@ class Layout:
 
 def _dlpack_dtype(dtype: torch.dtype) -> tuple[int, int]:
     try:
-        return _DTYPES[dtype]
+        return DTYPES[dtype]
     except KeyError:
         raise NotImplementedError(
             f"tensors of dtype {dtype} cannot live at a destination; convert to one of"
-            f" {', '.join(str(each).removeprefix('torch.') for each in _DTYPES)}"
+            f" {', '.join(str(each).removeprefix('torch.') for each in DTYPES)}"
         ) from None
 
 

@@ -6,6 +6,7 @@ A destination without GPU shows its CPU, once, or several times as AVEC_CPU_ACCE
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from avec.destination.accelerators import Accelerator
 from avec.errors import InvalidArgument, RemoteError
 from avec.protocol.torch import Device, Memory, Opened
 
+CPU_CYCLES_PER_S = 10**9
+SLEEP_CYCLES_LIMIT = 60 * CPU_CYCLES_PER_S
 HOST = -1  # in place of an accelerator's number: the destination's own host memory
 
 
@@ -97,6 +100,17 @@ class Devices:
         self.check(index)
         if self.cuda:
             torch.cuda.synchronize(self._devices[index])
+
+    def sleep(self, cycles: int, index: int) -> None:
+        """Keep an accelerator busy for some of its clock's cycles; a CPU is taken to have 10⁹ a second."""
+        self.check(index)
+        if cycles > SLEEP_CYCLES_LIMIT:
+            raise InvalidArgument(f"sleeping for {cycles} cycles; the limit is {SLEEP_CYCLES_LIMIT}")
+        if self.cuda:
+            with torch.cuda.device(self._devices[index]):
+                torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+        else:
+            time.sleep(cycles / CPU_CYCLES_PER_S)
 
     def memory(self, index: int, reset_peak: bool, empty_cache: bool) -> Memory:
         """An accelerator's memory; then reset what is asked for."""

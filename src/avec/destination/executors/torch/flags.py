@@ -41,6 +41,16 @@ def _attribute(path: str, allowed: type | tuple[str, ...]) -> tuple[str, Flag]:
 
 _PRECISIONS = ("none", "ieee", "tf32")
 
+def _of_gpus(apply: Callable[[Value], object]) -> Callable[[Value], object]:
+    """A setting that means nothing where the accelerator is a CPU."""
+    return lambda value: apply(value) if torch.cuda.is_available() else None
+
+
+def _set_memory_fraction(value: Value) -> None:
+    device, _, fraction = str(value).partition(":")
+    torch.cuda.set_per_process_memory_fraction(float(fraction), int(device))
+
+
 FLAGS: dict[str, Flag] = dict(
     [
         _attribute("cuda.matmul.allow_tf32", bool),
@@ -68,11 +78,14 @@ FLAGS |= {
         lambda value: torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(bool(value)), bool
     ),
     "cuda.preferred_linalg_library": Flag(
-        lambda value: torch.backends.cuda.preferred_linalg_library(str(value)), ("default", "cusolver", "magma")
+        _of_gpus(lambda value: torch.backends.cuda.preferred_linalg_library(str(value))),
+        ("default", "cusolver", "magma"),
     ),
     "cuda.preferred_blas_library": Flag(
-        lambda value: torch.backends.cuda.preferred_blas_library(str(value)), ("default", "cublas", "cublaslt", "ck")
+        _of_gpus(lambda value: torch.backends.cuda.preferred_blas_library(str(value))),
+        ("default", "cublas", "cublaslt", "ck"),
     ),
+    "cuda.memory_fraction": Flag(_of_gpus(_set_memory_fraction), str),  # "device:fraction"
     # torch asks for it before deterministic algorithms and reads it at its first matrix product.
     "cublas_workspace_config": Flag(
         lambda value: os.environ.__setitem__("CUBLAS_WORKSPACE_CONFIG", str(value)), (":4096:8", ":16:8")

@@ -103,6 +103,10 @@ def _forget_graph(around: Surroundings, layouts: Sequence[Layout], number: objec
     around.graphs.forget(_integer(number))
 
 
+def _sleep(around: Surroundings, layouts: Sequence[Layout], cycles: object, device: object) -> None:
+    around.devices.sleep(_integer(cycles), _integer(device))
+
+
 OWN_OPERATORS = {
     "avec::upload": OwnOperator(_upload, outputs=1),
     "avec::upload_file": OwnOperator(_upload_file, outputs=1),
@@ -112,6 +116,7 @@ OWN_OPERATORS = {
     "avec::set_generator": OwnOperator(_set_generator),
     "avec::flag": OwnOperator(_flag),
     "avec::record_event": OwnOperator(_record_event),
+    "avec::sleep": OwnOperator(_sleep),
     "avec::call_graph": OwnOperator(_call_graph, outputs=None, makes=True, check=_check_graph),
     "avec::forget_graph": OwnOperator(_forget_graph),
 }

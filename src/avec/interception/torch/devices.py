@@ -1,0 +1,238 @@
+"""The destination's accelerators as torch.cuda's devices: how many, which, what they are, which is current.
+
+torch's own Python goes on answering the application; what it asks torch._C for is answered here. Nothing connects
+before an answer needs the destination, and `is_available` never does: that there is one was the point of starting.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import torch
+
+from avec.errors import AvecError
+from avec.interception.patching import Patches
+from avec.protocol.torch import Device, IntArg, Opened, Synchronize, Template
+
+if TYPE_CHECKING:
+    from .grafting import Graft
+    from .recording import Recording
+
+_SLEEP = Template("avec::sleep", (IntArg(0), IntArg(1)), {}, 2, 0)
+
+
+class Devices:
+    """The accelerators by torch's numbers for them. Thread-safe."""
+
+    def __init__(self, recording: Recording, graft: Graft) -> None:
+        self._recording = recording
+        self._graft = graft
+        self._opened: Opened | None = None
+
+    @property
+    def opened(self) -> Opened:
+        """What the destination is; opens the session, but for a forked child, which knows what its parent did."""
+        if self._opened is None or not self._recording.inherited:
+            self._opened = self._recording.destination
+        return self._opened
+
+    @property
+    def visible(self) -> bool:
+        """Whether the program may see any: CUDA_VISIBLE_DEVICES may be set to none."""
+        return bool(torch.cuda._parse_visible_devices())
+
+    def count(self) -> int:
+        """How many there are for the program; CUDA_VISIBLE_DEVICES takes away those at the end of the list."""
+        if not self.visible:
+            return 0
+        return min(len(self.opened.devices), len(torch.cuda._parse_visible_devices()))
+
+    def check(self, index: int) -> None:
+        """Raise what torch raises unless there is such a device."""
+        if not 0 <= index < self.count():
+            raise torch.AcceleratorError(
+                f"CUDA error: invalid device ordinal\nThere is no cuda:{index}: the destination has {self.count()}"
+            )
+
+    @property
+    def current(self) -> int:
+        """This thread's current device."""
+        return self._graft.current_device
+
+    @current.setter
+    def current(self, index: int) -> None:
+        if index != self._graft.current_device:
+            self.check(index)
+            self._graft.current_device = index
+
+    def exchange(self, index: int) -> int:
+        """Make a device current and say which was before; nothing happens for a negative number."""
+        if index < 0:
+            return -1
+        before = self.current
+        self.current = index
+        return before
+
+    def synchronize(self, index: int) -> None:
+        """Wait until a device has done all that was asked of it."""
+        self._recording.ask(Synchronize(0, index))
+
+    def properties(self, index: int) -> CudaDeviceProperties:
+        """What a device is."""
+        self.check(index)
+        return CudaDeviceProperties(self.opened.devices[index], index)
+
+
+# What torch.cuda.get_device_properties says of every GPU beside what the protocol names, and of an accelerator that is
+# none. Source: torch/csrc/cuda/Module.cpp, registerCudaDeviceProperties.
+_UNKNOWN: dict[str, int] = {
+    "L2_cache_size": 0, "clock_rate": 0, "is_integrated": 0, "is_multi_gpu_board": 0, "max_threads_per_block": 1,
+    "max_threads_per_multi_processor": 1, "memory_bus_width": 0, "memory_clock_rate": 0, "pci_bus_id": 0,
+    "pci_device_id": 0, "pci_domain_id": 0, "regs_per_multiprocessor": 0, "shared_memory_per_block": 0,
+    "shared_memory_per_block_optin": 0, "shared_memory_per_multiprocessor": 0, "warp_size": 1,
+}  # fmt: skip
+
+
+class _Uuid:
+    """A device's UUID, as torch._C._CUuuid shows it."""
+
+    def __init__(self, text: str) -> None:
+        self._uuid = uuid.UUID(text)
+
+    @property
+    def bytes(self) -> list[int]:
+        """Its sixteen bytes."""
+        return list(self._uuid.bytes)
+
+    def __str__(self) -> str:
+        return str(self._uuid)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Uuid) and self._uuid == other._uuid
+
+    def __hash__(self) -> int:
+        return hash(self._uuid)
+
+
+class CudaDeviceProperties:
+    """Stands in for torch._C._CudaDeviceProperties."""
+
+    name: str
+    major: int
+    minor: int
+    total_memory: int
+    multi_processor_count: int
+    uuid: _Uuid
+
+    def __init__(self, device: Device, index: int) -> None:
+        values: dict[str, object] = {**_UNKNOWN, "gcnArchName": device.name, **device.properties}
+        text = str(values.get("uuid", ""))
+        try:
+            values["uuid"] = _Uuid(text)
+        except ValueError:  # an accelerator that has none
+            values["uuid"] = _Uuid(str(uuid.UUID(int=index)))
+        for name in ("name", "major", "minor", "total_memory", "multi_processor_count"):
+            values[name] = getattr(device, name)
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"property {name!r} of '_CudaDeviceProperties' object has no setter")
+
+    def __repr__(self) -> str:
+        shown = self.__dict__
+        return (
+            f"_CudaDeviceProperties(name='{self.name}', major={self.major}, minor={self.minor}, "
+            f"total_memory={self.total_memory >> 20}MB, multi_processor_count={self.multi_processor_count}, "
+            f"uuid={self.uuid}, pci_bus_id={shown['pci_bus_id']}, pci_device_id={shown['pci_device_id']}, "
+            f"pci_domain_id={shown['pci_domain_id']}, L2_cache_size={shown['L2_cache_size'] >> 20}MB)"
+        )
+
+
+CudaDeviceProperties.__name__ = CudaDeviceProperties.__qualname__ = "_CudaDeviceProperties"
+CudaDeviceProperties.__module__ = "torch._C"
+
+
+def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
+    """Answer what torch asks about devices."""
+
+    def init() -> None:
+        if not devices.count():
+            raise RuntimeError("No CUDA GPUs are available")
+
+    def set_device(index: int) -> None:
+        torch.cuda._lazy_init()  # type: ignore[no-untyped-call]
+        devices.current = index
+
+    def exchange_device(index: int) -> int:
+        if index >= 0:
+            torch.cuda._lazy_init()  # type: ignore[no-untyped-call]
+        return devices.exchange(index)
+
+    def sleep(cycles: int) -> None:
+        recording.record(recording.template(_SLEEP), (cycles, devices.current))
+
+    patches.stand_in(torch._C, {
+        "_cuda_init": init,
+        "_cuda_getDeviceCount": lambda: devices.count(),
+        "_cuda_getDevice": lambda: devices.current,
+        "_cuda_setDevice": set_device,
+        "_cuda_exchangeDevice": exchange_device,
+        "_cuda_maybeExchangeDevice": exchange_device,
+        "_cuda_isInBadFork": lambda: recording.inherited,
+        "_cuda_canDeviceAccessPeer": lambda device, peer: device != peer,
+        "_cuda_hasPrimaryContext": lambda index: recording.opened,
+        "_cuda_synchronize": lambda: devices.synchronize(devices.current),
+        "_cuda_sleep": sleep,
+        "_cuda_getArchFlags": lambda: " ".join(devices.opened.architectures) or None,
+        "_cuda_getCompiledVersion": lambda: _compiled_version(devices.opened.cuda),
+        "_nccl_version": lambda: _nccl_version(devices.opened.nccl),
+        "_nccl_version_suffix": lambda: b"",
+    })  # fmt: skip
+    # torch.cuda's own names for some of them, and what would otherwise look for GPUs of this machine.
+    patches.stand_in(torch.cuda, {
+        "is_available": lambda: devices.visible,
+        "device_count": lambda: devices.count(),
+        "_exchange_device": exchange_device,
+        "_maybe_exchange_device": exchange_device,
+        "_is_in_bad_fork": lambda: recording.inherited,
+        "_get_device_properties": lambda index: devices.properties(index),
+    })  # fmt: skip
+    patches.replace(torch.cuda, "_CudaDeviceProperties", lambda original: CudaDeviceProperties)
+    patches.replace(torch._C, "_CudaDeviceProperties", lambda original: CudaDeviceProperties)
+    patches.replace(torch._C, "_has_cuda", lambda original: True)
+    _patch_version(patches, devices)
+
+
+def _patch_version(patches: Patches, devices: Devices) -> None:
+    """Let torch.version.cuda say what the destination computes with; None where that is no GPU.
+
+    It is asked for late, because libraries look at it while they are imported. They look only whether it is None, to
+    find out if CUDA extensions can be built: where no destination answers, what this build of torch says has to do.
+    """
+    built_with = torch.version.cuda
+
+    def version_of(name: str) -> str | None:
+        if name != "cuda":
+            raise AttributeError(f"module 'torch.version' has no attribute {name!r}")
+        try:
+            return devices.opened.cuda or None
+        except (AvecError, RuntimeError):
+            return built_with
+
+    patches.remove(torch.version, "cuda")
+    patches.replace(torch.version, "__getattr__", lambda original: version_of)
+
+
+def _compiled_version(text: str) -> int:
+    """A version "12.8" as CUDA counts: 12080."""
+    major, _, minor = text.partition(".")
+    return int(major) * 1000 + int(minor or 0) * 10 if major else 0
+
+
+def _nccl_version(version: tuple[int, ...]) -> int:
+    """The destination's NCCL as torch._C says it."""
+    if not version:
+        raise RuntimeError("NCCL is not available: the destination has none")
+    major, minor, patch, *_ = (*version, 0, 0)
+    return major << 32 | minor << 16 | patch
