@@ -134,7 +134,7 @@ def _key(value: Any) -> object:
 
 def _number(value: Any) -> int:
     if isinstance(value, torch.Tensor):
-        return value.data_ptr() if value.is_cuda else bits_of(value.item(), value.dtype)
+        return value.data_ptr() if value.is_cuda else bits_of(value)
     return int(value) & _NUMBER_MASK
 
 

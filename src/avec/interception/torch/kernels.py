@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from avec.protocol.torch import BIND, FIRST_ADDRESS, Evaluated, Template, TensorArg, TensorMeta
+from avec.protocol.torch import BIND, FIRST_ADDRESS, Evaluated, Template, TensorMeta
 
 from . import resizing
 from .operators import conjugate_aware, negative_aware
@@ -36,10 +36,18 @@ LARGE_NBYTES = 64 << 20  # after an output of this size a batch is sent, so that
 class Entry:
     """What a call that was seen before gives: its template, and the layouts of its outputs."""
 
-    __slots__ = ("first", "layouts", "marked", "plain", "template")
+    __slots__ = ("first", "layouts", "marked", "plain", "predicted", "template")
 
-    def __init__(self, template: int, layouts: Sequence[Layout | None], plain: Sequence[object], marked: bool) -> None:
+    def __init__(
+        self,
+        template: int,
+        layouts: Sequence[Layout | None],
+        plain: Sequence[object],
+        marked: bool,
+        predicted: object = None,
+    ) -> None:
         self.template = template
+        self.predicted = predicted  # the results together
         self.marked = marked  # its calls are noted with their places in the application
         self.layouts = layouts
         self.plain = plain  # in the place of outputs that are no tensors
@@ -64,6 +72,7 @@ class Kernels:
         self.recording = recording
         self.arena = arena
         self._empties = recording.cache()
+        self._seen = recording.cache()  # by all that the destination is told, for calls that have no shorter key
         self._generated: dict[str, Kernel] = {}
         self._predictor = Predictor()
         self.generators = Generators(recording)
@@ -133,6 +142,39 @@ class Kernels:
         device = _device(operator, args, kwargs)
         if operator.dynamic:
             return self.evaluate(operator, args, kwargs), None
+        description = self._described(operator, args, kwargs)
+        key = description.key(operator.qualified_name, device)
+        entry = cast("Entry | None", self._seen.get(key))
+        if entry is None:
+            prediction = self._predict(operator, args, kwargs)
+            if prediction is None:
+                return self.evaluate(operator, args, kwargs), None
+            predicted, grown = prediction
+            if grown:
+                description = self._described(operator, args, kwargs)
+            entry = self._entry(operator, description, predicted, device)
+            if not grown:
+                self._seen[key] = entry
+        tensors = [None if layout is None else layout.new() for layout in entry.layouts]
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        with self.recording.lock:
+            if entry.marked:
+                self.recording.mark()
+            self.recording.record(entry.template, (*description.numbers, *addresses), description.floats)
+        if any(layout is not None and layout.nbytes > LARGE_NBYTES for layout in entry.layouts):
+            self.recording.flush()
+        if operator.returned is not None:
+            result = operator.written_arguments(args, kwargs)
+        else:
+            result = _like(entry.predicted, iter(tensors))
+        if not description.cacheable or any(layout is not None and not layout.numel for layout in entry.layouts):
+            return result, None
+        return result, entry
+
+    def _predict(
+        self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[object, bool] | None:
+        """Tell what comes out, and whether a tensor that is written to has grown for it; None if it cannot be told."""
         try:
             predicted, written = self._predictor.predict(operator, args, kwargs)
         except (NotImplementedError, RuntimeError) as exc:
@@ -140,43 +182,30 @@ class Kernels:
             if not isinstance(exc, NotImplementedError) and "cannot be called on meta tensors" not in str(exc):
                 raise
             if operator.returned is None or operator.functional is not None:
-                return self.evaluate(operator, args, kwargs), None
-            predicted, written = None, []  # what it writes to keeps its sizes
-        for tensor, meta in written:
-            if tensor.shape != meta.shape:
-                self.resize(tensor, meta.shape, meta.stride())
-        flat = () if operator.returned is not None else _flat(predicted)
+                return None
+            return None, False  # what it writes to keeps its sizes
+        grown = [(tensor, meta) for tensor, meta in written if tensor.shape != meta.shape]
+        for tensor, meta in grown:
+            self.resize(tensor, meta.shape, meta.stride())
+        return predicted, bool(grown)
+
+    def _entry(self, operator: Operator, description: Description, predicted: object, device: int) -> Entry:
+        if operator.returned is not None:
+            predicted = None
+        flat = _flat(predicted)
         layouts = [
             self.arena.layout(each.dtype, each.shape, each.stride(), device) if isinstance(each, torch.Tensor) else None
             for each in flat
         ]
-        description = self._description(operator)
         outputs = tuple(None if layout is None else meta_of_layout(layout) for layout in layouts)
-        template = self.recording.template(
-            description.template(operator.qualified_name, args, operator.sent(kwargs), outputs)
-        )
-        tensors = [None if layout is None else layout.new() for layout in layouts]
-        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        template = self.recording.template(description.template(operator.qualified_name, outputs))
         marked = operator.may_assert or any(layout is not None and layout.nbytes >= MARKED_NBYTES for layout in layouts)
-        with self.recording.lock:
-            if marked:
-                self.recording.mark()
-            self.recording.record(template, (*description.numbers, *addresses), description.floats)
-        if any(layout is not None and layout.nbytes > LARGE_NBYTES for layout in layouts):
-            self.recording.flush()
-        if operator.returned is not None:
-            result = operator.written_arguments(args, kwargs)
-        else:
-            result = _like(predicted, iter(tensors))
-        if not description.cacheable or any(layout is not None and not layout.numel for layout in layouts):
-            return result, None
-        return result, Entry(template, layouts, flat, marked)
+        return Entry(template, layouts, flat, marked, predicted)
 
-    def _description(self, operator: Operator) -> Description:
-        def refuse(tensor: torch.Tensor) -> TensorArg:
-            raise NotImplementedError(f"{operator.name} takes a tensor on {tensor.device}, which is not forwarded")
-
-        return Description(operator.keeps_floats, refuse, self.generators.handle)
+    def _described(self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]) -> Description:
+        description = Description(operator.keeps_floats, self.uploads.to_host_memory, self.generators.handle)
+        description.describe(args, operator.sent(kwargs))
+        return description
 
     def _arranged(
         self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
@@ -208,7 +237,7 @@ class Kernels:
         return value
 
     def _on_accelerator(self, operator: Operator, argument: Any, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_cuda or tensor.device.type == "meta" or tensor.dim() == 0:
+        if tensor.is_cuda or tensor.device.type == "meta" or tensor.dim() == 0 or operator.wants_on_host(argument.name):
             return tensor
         if operator.moves_indices or tensor.numel() == 0:
             return tensor.to(torch.device("cuda", torch.cuda.current_device()))
@@ -222,8 +251,8 @@ class Kernels:
         """Carry out an operator whose results depend on data: the one kind that waits."""
         if operator.functional is not None:
             return self._evaluate_into(operator, operator.functional, args, kwargs)
-        description = self._description(operator)
-        template = description.template(operator.qualified_name, args, operator.sent(kwargs), None)
+        description = self._described(operator, args, kwargs)
+        template = description.template(operator.qualified_name, None)
         return self.evaluate_template(template, description.numbers, description.floats)
 
     def _evaluate_into(
@@ -276,11 +305,9 @@ class Kernels:
             template = self._empties.get(layout)
             if template is None:
                 meta = meta_of_layout(layout)
-                description = self._description(Operator.named("empty_strided"))
                 arguments = {"dtype": dtype, "device": torch.device("cuda", device)}
-                described = description.template(
-                    "aten::empty_strided", (layout.shape, layout.stride), arguments, (meta,)
-                )
+                description = self._described(Operator.named("empty_strided"), (layout.shape, layout.stride), arguments)
+                described = description.template("aten::empty_strided", (meta,))
                 template = self._empties[layout] = self.recording.template(described)
             with self.recording.lock:
                 if layout.nbytes >= MARKED_NBYTES:

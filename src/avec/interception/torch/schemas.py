@@ -39,6 +39,21 @@ ASSERTING = frozenset(
         "cross_entropy_loss", "bernoulli_", "multinomial", "_assert_async",
     }
 )  # fmt: skip
+# Operators that torch composes of one with `out=`, given an empty tensor that has to grow: recorded whole instead, they
+# are known again when they come again.
+WHOLE = (
+    "abs", "logical_not", "logical_and", "logical_or", "logical_xor", "complex", "polar", "frexp.Tensor",
+    "nan_to_num", "mvlgamma", "logsumexp", "logcumsumexp", "cummax", "cummin", "kthvalue", "median.dim",
+    "nanmedian.dim", "linalg_lstsq", "huber_loss_backward", "smooth_l1_loss_backward", "soft_margin_loss",
+    "soft_margin_loss_backward", "arange", "arange.start", "arange.start_step", "range", "range.step", "eye", "eye.m",
+    "linspace", "logspace", "full", "zeros", "ones", "scalar_tensor", "randperm", "randperm.generator",
+)  # fmt: skip
+# Arguments that torch's own CUDA kernels take from host memory.
+ON_HOST = {
+    "_cudnn_ctc_loss": ("targets",),
+    "_use_cudnn_ctc_loss": ("targets", "input_lengths", "target_lengths"),
+    "_use_miopen_ctc_loss": ("targets", "input_lengths", "target_lengths"),
+}
 CROSSING = frozenset({"copy_", "_foreach_copy_", "_foreach_copy"})
 
 
@@ -176,7 +191,19 @@ class Operator:
 
     def sent(self, kwargs: Mapping[str, object]) -> dict[str, object]:
         """The keyword arguments that the destination has to know: those that are not as by default."""
-        return {name: value for name, value in kwargs.items() if value is not None and name != "pin_memory"}
+        return {
+            name: value
+            for name, value in kwargs.items()
+            if name != "pin_memory" and (value is not None or name in self._must_be_given)
+        }
+
+    @cached_property
+    def _must_be_given(self) -> frozenset[str]:
+        return frozenset(each.name for each in self.keyword_only if not each.has_default_value())
+
+    def wants_on_host(self, name: str) -> bool:
+        """Whether an argument is a tensor in host memory beside an accelerator."""
+        return name in ON_HOST.get(self.base, ())
 
 
 class _Source:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import torch
+from msgspec import structs
 
 from avec.protocol.torch import (
     Arg,
@@ -25,10 +26,9 @@ from avec.protocol.torch import (
 
 from .storages import Layout
 
-_BITS: dict[torch.dtype, str] = {
-    torch.bool: "?", torch.uint8: "B", torch.int8: "b", torch.uint16: "H", torch.int16: "h", torch.uint32: "I",
-    torch.int32: "i", torch.uint64: "Q", torch.int64: "q", torch.float16: "e", torch.float32: "f", torch.float64: "d",
-}  # fmt: skip
+HOST = -1  # TensorMeta.device of a tensor in the destination's own host memory
+_NUMBER_NBYTES = 8  # of one number of the stream
+_ENCODER = msgspec.msgpack.Encoder()
 
 
 def name_of(value: torch.dtype | torch.layout | torch.memory_format) -> str:
@@ -55,14 +55,14 @@ class Description:
     def __init__(
         self,
         keep_floats: bool,
-        upload: Callable[[torch.Tensor], TensorArg],
+        upload: Callable[[torch.Tensor], torch.Tensor],
         generator_handle: Callable[[torch.Generator], int | None],
     ) -> None:
         """Begin.
 
         Args:
             keep_floats: floats decide about shapes here, so they belong in the template.
-            upload: sends a tensor of the host's that the operator wants in host memory; gives its address as place.
+            upload: sends a tensor of the host's that the operator wants in host memory; gives one for its address.
             generator_handle: gives the destination's handle of a random number generator; None for the host's own.
         """
         self._keep_floats = keep_floats
@@ -71,6 +71,9 @@ class Description:
         self.numbers: list[int] = []
         self.floats: list[float] = []
         self.cacheable = True
+        self._held: list[torch.Tensor] = []  # what was sent for this call alone, until it is recorded
+        self._args: tuple[Arg, ...] = ()
+        self._kwargs: dict[str, Arg] = {}
 
     def arg(self, value: object) -> Arg:
         """Describe one argument.
@@ -104,17 +107,18 @@ class Description:
                 return self._generator(value)
         raise NotImplementedError(f"an argument of type {type(value).__name__} cannot be sent to a destination")
 
-    def template(
-        self,
-        operator: str,
-        args: Sequence[object],
-        kwargs: Mapping[str, object],
-        outputs: tuple[TensorMeta | None, ...] | None,
-    ) -> Template:
-        """Describe a whole call; `numbers` and `floats` hold what goes with it."""
-        described = tuple(self.arg(each) for each in args)
-        named = {name: self.arg(each) for name, each in kwargs.items()}
-        return Template(operator, described, named, len(self.numbers), len(self.floats), outputs)
+    def describe(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Describe all arguments of a call; `numbers` and `floats` hold what goes with them."""
+        self._args = tuple(self.arg(each) for each in args)
+        self._kwargs = {name: self.arg(each) for name, each in kwargs.items()}
+
+    def template(self, operator: str, outputs: tuple[TensorMeta | None, ...] | None) -> Template:
+        """What was described, as the destination gets it."""
+        return Template(operator, self._args, self._kwargs, len(self.numbers), len(self.floats), outputs)
+
+    def key(self, operator: str, device: int) -> bytes:
+        """What was described, without what goes with it: calls of one key have the same results."""
+        return _ENCODER.encode((operator, device, self._args, self._kwargs))
 
     def _place(self, number: int) -> int:
         self.numbers.append(number)
@@ -129,10 +133,11 @@ class Description:
             place = self._place(tensor.data_ptr())
             return TensorArg(place, meta_of(tensor), tensor.is_conj(), tensor.is_neg())
         self.cacheable = False
-        if tensor.dim() == 0 and tensor.dtype in _BITS:
-            return HostScalarArg(self._place(bits_of(tensor.item(), tensor.dtype)), name_of(tensor.dtype))
-        uploaded = self._upload(tensor)
-        return TensorArg(self._place(uploaded.place), uploaded.meta)
+        if tensor.dim() == 0 and tensor.dtype.itemsize <= _NUMBER_NBYTES:
+            return HostScalarArg(self._place(bits_of(tensor)), name_of(tensor.dtype))
+        held = self._upload(tensor)
+        self._held.append(held)
+        return TensorArg(self._place(held.data_ptr()), structs.replace(meta_of(held), device=HOST))
 
     def _generator(self, generator: torch.Generator) -> GeneratorArg:
         handle = self._generator_handle(generator)
@@ -141,9 +146,10 @@ class Description:
         return GeneratorArg(self._place(handle))
 
 
-def bits_of(value: float, dtype: torch.dtype) -> int:
-    """The bits of a scalar, in the lower bytes of a number of the stream."""
-    return int.from_bytes(struct.pack("<" + _BITS[dtype], value), "little")
+def bits_of(scalar: torch.Tensor) -> int:
+    """The bits of a tensor of no dimension on the host, in the lower bytes of a number of the stream."""
+    values = scalar.detach().resolve_conj().resolve_neg().reshape(1).view(torch.uint8)
+    return int.from_bytes(values.numpy().tobytes(), "little")
 
 
 def device_index(device: torch.device) -> int:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from avec import config
 from avec.host.models import Provider
 from avec.protocol.torch import IntArg, Template, TensorArg, TensorMeta
 
-from .templates import meta_of
+from .templates import HOST, meta_of
 
 if TYPE_CHECKING:
     from avec.tensor import Array
@@ -63,6 +64,20 @@ class Uploads:
         else:
             template = self._template("avec::upload", target, meta_of(contiguous), 1)
             self._recording.upload(template, (target.data_ptr(),), data, borrowed)
+
+    def to_host_memory(self, source: torch.Tensor) -> torch.Tensor:
+        """Send a tensor to the destination's own host memory, for an operator that wants it there; of any size.
+
+        Returns:
+            A tensor that says where it is and how long it lives; only its address and its layout are of use.
+        """
+        contiguous = source.detach().resolve_conj().resolve_neg().contiguous()
+        layout = self._recording.arena.layout_of(contiguous)
+        place = layout.new()
+        meta = structs.replace(meta_of(contiguous), device=HOST)
+        template = self._recording.template(Template("avec::receive", (), {}, 0, 0, (meta,)))
+        self._recording.upload(template, (place.data_ptr(),), host_bytes(contiguous), borrowed=True)
+        return place
 
     def close(self) -> None:
         """End the connection for uploads, if there is one: what was to be loaded is loaded."""
