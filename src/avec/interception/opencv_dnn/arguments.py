@@ -9,12 +9,36 @@ from pathlib import Path
 
 import numpy as np
 
-from avec.formats.onnx import NotProtobuf, external_data
-
-from .remote import ModelFile
-
 # What OpenCV takes for the name of a framework where it might also take a path. Source: readNet in dnn_read.cpp.
 _FRAMEWORKS = frozenset({"", "caffe", "tensorflow", "torch", "darknet", "dldt", "openvino", "onnx", "tflite"})
+
+
+class ModelFile:
+    """A model file among the arguments of what makes an object: a path, or the contents."""
+
+    def __init__(self, source: Path | bytes, written: str = "", beside: Mapping[str, Path] | None = None) -> None:
+        """Take note of a file.
+
+        Args:
+            written: the path as the application wrote it.
+            beside: relative path → further files that the model names.
+        """
+        self.source = source
+        self.written = written
+        self.beside = beside or {}
+
+
+class Fields:
+    """An object of OpenCV's that is nothing but its fields, among the arguments of what makes an object."""
+
+    def __init__(self, kind: str, values: Mapping[str, object]) -> None:
+        """Take note of the fields' values; they may be ModelFiles."""
+        self.kind = kind
+        self.values = values
+
+
+class UnsendableArgument(TypeError):
+    """An argument is nothing that OpenCV would take. Nothing was sent."""
 
 
 class NoSuchFile(Exception):
@@ -75,6 +99,8 @@ def _argument(value: object) -> object:
 
 
 def _names_beside(path: str, descriptor: int) -> list[str]:
+    from avec.formats.onnx import NotProtobuf, external_data
+
     if not path.lower().endswith(".onnx") or not os.fstat(descriptor).st_size:
         return []
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:

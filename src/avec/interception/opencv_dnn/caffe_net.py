@@ -35,9 +35,11 @@ from avec.protocol.caffe import (
 )
 from avec.tensor import Array
 
+from .arguments import ModelFile, UnsendableArgument
 from .caffe_layers import INPUT_NAME, INPUT_TYPE, Layer, Layers, NotFound, types_of
-from .raising import as_opencv, opencv_error, refuse
-from .remote import COPY_LIMIT, ModelFile, Pending, UnsendableArgument
+from .failures import as_opencv
+from .raising import opencv_error, refuse
+from .remote import COPY_LIMIT, Pending
 
 FORMAT = "caffe"
 

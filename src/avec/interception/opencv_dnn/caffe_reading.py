@@ -7,15 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from .arguments import NoSuchFile, contents_of, path_of
+from .arguments import ModelFile, NoSuchFile, contents_of, path_of
 from .caffe_net import CaffeNet, Model
-from .remote import ModelFile
+from .reading import CAFFE_READER, NATIVE
 
-READER = "readNetFromCaffe"
-_NATIVE: Callable[..., Any] | None = getattr(cv2.dnn, READER, None)  # OpenCV 5 has none
 _ENDINGS = (".prototxt", ".caffemodel")
 
 File = str | bytes  # a path, or the contents
@@ -27,7 +24,7 @@ def caffe_files(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
     Source: readNet in opencv/modules/dnn/src/dnn_read.cpp.
     """
     given = dict(enumerate(args)) | dict(kwargs)
-    if name == READER:
+    if name == CAFFE_READER:
         prototxt = _file(given, 0, "prototxt", "bufferProto")
         return None if prototxt is None else (prototxt, _file(given, 1, "caffeModel", "bufferModel"))
     if name != "readNet":
@@ -91,7 +88,7 @@ def _weights(file: File | None) -> ModelFile | None:
 
 def _rereading(text: bytes, weights: File | None) -> Callable[[bool], Any] | None:
     """What reads the net with the host's own OpenCV, with its parameters or without; it computes nothing."""
-    native = _NATIVE
+    native = NATIVE.get(CAFFE_READER)  # OpenCV 5 has none
     if native is None:
         return None
 

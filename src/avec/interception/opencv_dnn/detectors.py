@@ -6,14 +6,16 @@ The whole object lives at the destination: images go up, what was found in them 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from .arguments import NoSuchFile, model_file, with_files
+from .arguments import Fields, NoSuchFile, UnsendableArgument, model_file, with_files
 from .net import Net, complain, into, method_like
 from .raising import opencv_error
-from .remote import Fields, RemoteObject, UnsendableArgument
+
+if TYPE_CHECKING:
+    from .remote import RemoteObject
 
 FACES = ("FaceDetectorYN", "FaceRecognizerSF")
 TRACKERS = ("TrackerDaSiamRPN", "TrackerGOTURN", "TrackerNano", "TrackerVit")
@@ -61,6 +63,8 @@ _LOCAL: dict[str, Callable[..., Any]] = {"match": _match}
 
 
 def _make(kind: type[Detector], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Detector:
+    from .remote import RemoteObject
+
     made = kind()
     made.remote = RemoteObject(f"a {name}", [each for each in args if isinstance(each, RemoteObject)])
     made.remote.make(f"{name}.create", args, kwargs)

@@ -6,16 +6,16 @@ A frame goes up as it is, and what was found in it comes back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 
-from .arguments import path_of
-from .caffe_models import CaffeModel
-from .caffe_net import CaffeNet
+from .arguments import UnsendableArgument, path_of
 from .net import Net, complain, into, method_like
 from .reading import read_net
-from .remote import Remote, RemoteObject, UnsendableArgument
+
+if TYPE_CHECKING:
+    from .remote import Remote
 
 _NATIVE_NET = cv2.dnn.Net  # OpenCV's own class; this module is imported before it is replaced
 
@@ -40,6 +40,10 @@ class Model:
 
 
 def _model_over(net: Remote, name: str) -> Remote:
+    from .caffe_models import CaffeModel
+    from .caffe_net import CaffeNet
+    from .remote import RemoteObject
+
     if isinstance(net, CaffeNet):
         return CaffeModel(name, net)
     opencv_net = cast(RemoteObject, net)

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import cv2
 import numpy as np
 
 from avec.tensor import Array
 
+from .arguments import UnsendableArgument
 from .raising import opencv_error, refuse
-from .remote import Pending, Remote, RemoteObject, UnsendableArgument
+
+if TYPE_CHECKING:
+    from .remote import Pending, Remote
 
 Native = cv2.dnn.Net  # OpenCV's own class; this module is imported before it is replaced
 WRITES_OUTPUTS_IN_PLACE = int(cv2.__version__.partition(".")[0]) >= 5  # OpenCV 4 does it only where outputs are named
@@ -41,6 +44,8 @@ class Net:
     def remote(self) -> Remote:
         """The net at the destination; an empty one is made there when it is needed first."""
         if self._object is None:
+            from .remote import RemoteObject
+
             made = RemoteObject("an empty net")
             made.make("dnn.Net", (), {})
             self._object = made
@@ -98,6 +103,8 @@ class Net:
 
     def quantize(self, *args: Any, **kwargs: Any) -> Net:
         """A quantized net made from this one. Source: Net::quantize (OpenCV 4)."""
+        from .remote import RemoteObject
+
         if not isinstance(self.remote, RemoteObject):
             refuse("dnn.Net.quantize", "of a Caffe net; convert the model to ONNX")
         made = RemoteObject("a quantized net", (self.remote,))

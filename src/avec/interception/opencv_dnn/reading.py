@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
 from avec.errors import UnsupportedOperation
 
-from .arguments import NoSuchFile, path_of, with_files
-from .caffe_reading import READER, File, caffe_files, read_caffe
+from .arguments import NoSuchFile, UnsendableArgument, path_of, with_files
 from .net import Net, complain, method_like
 from .raising import opencv_error, refuse
-from .remote import RemoteObject, UnsendableArgument
 
+if TYPE_CHECKING:
+    from .caffe_reading import File
+
+CAFFE_READER = "readNetFromCaffe"
 REFUSED = {"readNetFromModelOptimizer": "read the model from ONNX"}
-_NATIVE = {name: getattr(cv2.dnn, name) for name in dir(cv2.dnn) if name.startswith("readNet")}
-NAMES = (*_NATIVE, *({READER} - set(_NATIVE)))  # OpenCV 5 gets its reader of Caffe nets back
+# OpenCV's own; this module is imported before they are replaced.
+NATIVE = {name: getattr(cv2.dnn, name) for name in dir(cv2.dnn) if name.startswith("readNet")}
+NAMES = (*NATIVE, *({CAFFE_READER} - set(NATIVE)))  # OpenCV 5 gets its reader of Caffe nets back
 
 
 def reader(name: str) -> Callable[..., Any]:
@@ -29,7 +32,7 @@ def reader(name: str) -> Callable[..., Any]:
     def refused(*args: object, **kwargs: object) -> None:
         refuse(f"dnn.{name}", REFUSED[name])
 
-    if name not in _NATIVE:
+    if name not in NATIVE:
         read.__name__ = name
         return read
     return method_like(cv2.dnn, name, refused if name in REFUSED else read)
@@ -42,7 +45,9 @@ def read_net(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
         cv2.error: it cannot be read.
         DestinationError: the destination failed.
     """
-    native = _NATIVE.get(name)
+    from .caffe_reading import caffe_files
+
+    native = NATIVE.get(name)
     try:
         files = caffe_files(name, args, kwargs)
         return _read(name, args, kwargs) if files is None else _read_caffe(name, args, kwargs, files)
@@ -53,6 +58,8 @@ def read_net(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
 
 
 def _read(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
+    from .remote import RemoteObject
+
     sent, sent_kwargs = with_files(args, kwargs)
     paths = [path for path in map(path_of, (*args, *kwargs.values())) if path]
     made = RemoteObject(f"the net of {paths[0] if paths else 'a buffer'}")
@@ -62,6 +69,8 @@ def _read(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Net:
 
 def _read_caffe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], files: tuple[File, File | None]) -> Net:
     """A net for the destination's Caffe executor; one that has layers of OpenCV's own, for its OpenCV if that can."""
+    from .caffe_reading import read_caffe
+
     try:
         return Net.of(read_caffe(*files))
     except cv2.error as exc:
@@ -70,6 +79,6 @@ def _read_caffe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], files:
                 return _read(name, args, kwargs)
             except cv2.error as also:
                 raise exc from also
-        if READER in _NATIVE:
-            _NATIVE[name](*args, **kwargs)  # OpenCV's own words, if it cannot read it either
+        if CAFFE_READER in NATIVE:
+            NATIVE[name](*args, **kwargs)  # OpenCV's own words, if it cannot read it either
         raise

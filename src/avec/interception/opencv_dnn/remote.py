@@ -30,7 +30,8 @@ from avec.protocol.opencv_dnn import (
 )
 from avec.tensor import Array
 
-from .raising import as_opencv
+from .arguments import Fields, ModelFile, UnsendableArgument
+from .failures import as_opencv
 
 if TYPE_CHECKING:
     from avec.host.calls import Call
@@ -38,34 +39,6 @@ if TYPE_CHECKING:
 
 COPY_LIMIT = 1 << 20  # bytes; copying less takes less than the hand-over to the sending thread of a message more
 DEFERRED_LIMIT = 32  # calls that wait for the next; a program that never looks at a result must not pile them up
-
-
-class ModelFile:
-    """A model file among the arguments of what makes an object: a path, or the contents."""
-
-    def __init__(self, source: Path | bytes, written: str = "", beside: Mapping[str, Path] | None = None) -> None:
-        """Take note of a file.
-
-        Args:
-            written: the path as the application wrote it.
-            beside: relative path → further files that the model names.
-        """
-        self.source = source
-        self.written = written
-        self.beside = beside or {}
-
-
-class Fields:
-    """An object of OpenCV's that is nothing but its fields, among the arguments of what makes an object."""
-
-    def __init__(self, kind: str, values: Mapping[str, object]) -> None:
-        """Take note of the fields' values; they may be ModelFiles."""
-        self.kind = kind
-        self.values = values
-
-
-class UnsendableArgument(TypeError):
-    """An argument is nothing that OpenCV would take. Nothing was sent."""
 
 
 class Pending:
@@ -259,4 +232,4 @@ def _session() -> Session:
     return opened
 
 
-__all__ = ["Fields", "ModelFile", "Pending", "Remote", "RemoteObject", "UnsendableArgument"]
+__all__ = ["Pending", "Remote", "RemoteObject"]
