@@ -29,6 +29,7 @@ class Devices:
         self._recording = recording
         self._graft = graft
         self._opened: Opened | None = None
+        self._visible = len(torch.cuda._parse_visible_devices())
 
     @property
     def opened(self) -> Opened:
@@ -38,15 +39,15 @@ class Devices:
         return self._opened
 
     @property
-    def visible(self) -> bool:
-        """Whether the program may see any: CUDA_VISIBLE_DEVICES may be set to none."""
-        return bool(torch.cuda._parse_visible_devices())
+    def visible(self) -> int:
+        """How many the program may see at most: CUDA_VISIBLE_DEVICES may be set, to none for instance."""
+        if not torch.cuda._initialized:  # torch looks at the variable no later than then
+            self._visible = len(torch.cuda._parse_visible_devices())
+        return self._visible
 
     def count(self) -> int:
-        """How many there are for the program; CUDA_VISIBLE_DEVICES takes away those at the end of the list."""
-        if not self.visible:
-            return 0
-        return min(len(self.opened.devices), len(torch.cuda._parse_visible_devices()))
+        """How many there are for the program. CUDA_VISIBLE_DEVICES says only how many of the first ones."""
+        return min(len(self.opened.devices), self.visible) if self.visible else 0
 
     def check(self, index: int) -> None:
         """Raise what torch raises unless there is such a device."""
@@ -172,6 +173,10 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
     def sleep(cycles: int) -> None:
         recording.record(recording.template(_SLEEP), (cycles, devices.current))
 
+    def set_sync_debug_mode(mode: int) -> None:
+        recording.waits_are_told, recording.waits_are_errors = mode == 1, mode == 2
+
+    recording.arena.check_device = devices.check
     patches.stand_in(torch._C, {
         "_cuda_init": init,
         "_cuda_getDeviceCount": lambda: devices.count(),
@@ -184,6 +189,8 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
         "_cuda_hasPrimaryContext": lambda index: recording.opened,
         "_cuda_synchronize": lambda: devices.synchronize(devices.current),
         "_cuda_sleep": sleep,
+        "_cuda_set_sync_debug_mode": set_sync_debug_mode,
+        "_cuda_get_sync_debug_mode": lambda: 2 * recording.waits_are_errors + recording.waits_are_told,
         "_cuda_getArchFlags": lambda: " ".join(devices.opened.architectures) or None,
         "_cuda_getCompiledVersion": lambda: _compiled_version(devices.opened.cuda),
         "_nccl_version": lambda: _nccl_version(devices.opened.nccl),
@@ -191,7 +198,7 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
     })  # fmt: skip
     # torch.cuda's own names for some of them, and what would otherwise look for GPUs of this machine.
     patches.stand_in(torch.cuda, {
-        "is_available": lambda: devices.visible,
+        "is_available": lambda: devices.visible > 0,
         "device_count": lambda: devices.count(),
         "_exchange_device": exchange_device,
         "_maybe_exchange_device": exchange_device,

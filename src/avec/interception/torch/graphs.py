@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 
@@ -142,6 +142,7 @@ class CUDAGraph:
 
     _captured: Captured | None
     _pool: tuple[int, int]
+    graph_pool: Any
 
     def __new__(cls, keep_graph: bool = False) -> Any:
         """Make an empty graph."""
@@ -227,6 +228,33 @@ class CUDAGraph:
 CUDAGraph.__module__ = "torch.cuda.graphs"
 
 
+class Graph(CUDAGraph):
+    """Stands in for torch.accelerator.Graph: a context that captures what is issued in it."""
+
+    def __new__(cls, keep_graph: bool = False, *, pool: Any = None, capture_error_mode: str = "default") -> Any:
+        """Make an empty graph."""
+        graph = super().__new__(cls, keep_graph)
+        graph.graph_pool = pool
+        graph.capture_error_mode = capture_error_mode
+        return graph
+
+    def capture_begin(self) -> None:  # type: ignore[override]
+        """Begin to keep what is issued."""
+        super().capture_begin(self.graph_pool)
+
+    def __enter__(self) -> Self:
+        torch.accelerator.synchronize()
+        torch.accelerator.empty_cache()
+        self.capture_begin()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.capture_end()
+
+
+Graph.__module__ = "torch.accelerator.graphs"
+
+
 def _no_native_graph(name: str) -> UnsupportedOperation:
     return UnsupportedOperation(
         f"CUDAGraph.{name}: there is no CUDA graph in this process; capture and replay() work without it"
@@ -238,6 +266,9 @@ def patch(patches: Patches, recording: Recording) -> None:
     _recordings[:] = [recording]
     for module in (torch.cuda, torch.cuda.graphs):
         patches.replace(module, "CUDAGraph", lambda original: CUDAGraph)
+    if hasattr(torch.accelerator, "Graph"):
+        for owner in (torch.accelerator, torch.accelerator.graphs):
+            patches.replace(owner, "Graph", lambda original: Graph)
     for owner in (torch._C, torch.cuda.graphs):
         patches.replace(owner, "_cuda_isCurrentStreamCapturing", lambda original: lambda: recording.capturing)
         patches.replace(owner, "_graph_pool_handle", lambda original: new_pool_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ class Recording:
         self._handle = 0
         self._pid = os.getpid()
         self.capturing = False  # a CUDA graph: what is recorded is kept
+        self.waits_are_told = self.waits_are_errors = False  # Source: torch.cuda.set_sync_debug_mode
         self.generation = 0  # of templates: a new one begins when they are forgotten
         self._epoch = 0
         self._failure = ""
@@ -211,6 +213,14 @@ class Recording:
                 f"CUDA error: operation not permitted when stream is capturing\n{what} cannot be part of a CUDA graph"
             )
 
+    def _about_to_wait(self, what: str) -> None:
+        self.refuse_in_capture(what)
+        if self.waits_are_errors:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        if self.waits_are_told:
+            file, _, line = where_called().rpartition(":")
+            warnings.warn_explicit("called a synchronizing CUDA operation", UserWarning, file, int(line))
+
     def mark(self) -> None:
         """Note where in the application the next operator is called: it is of a kind that may fail at the destination.
 
@@ -264,7 +274,7 @@ class Recording:
             return None
         with self.lock:
             if then is not None:
-                self.refuse_in_capture("reading a value")
+                self._about_to_wait("reading a value")
             self.arena.sweep(self.numbers)
             if self.capturing or not self.numbers and then is None:
                 return None
@@ -328,7 +338,7 @@ class Recording:
     def evaluate(self, template: int, numbers: Sequence[int], floats: Sequence[float]) -> Answer | None:
         """Append an operator whose results depend on data, send what is recorded and wait for what came out."""
         with self.lock:
-            self.refuse_in_capture("an operator whose result's shape depends on data")
+            self._about_to_wait("an operator whose result's shape depends on data")
             self.arena.sweep(self.numbers)
             self.numbers.extend((template, *numbers))
             self.floats.extend(floats)

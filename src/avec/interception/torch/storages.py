@@ -14,7 +14,7 @@ import ctypes
 import mmap
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -126,6 +126,7 @@ class Arena:
         self._spare: list[int] = []  # places of structs that belong to no layout any more
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._lock = threading.Lock()
+        self.check_device: Callable[[int], None] = lambda index: None  # raises what torch raises for an unknown one
         self._held: list[int] | None = None
         self._pinned: dict[int, int] = {}  # place → how many graphs use it
         self._pinned_dead: set[int] = set()
@@ -142,6 +143,7 @@ class Arena:
         key = (dtype, tuple(shape), tuple(stride), device)
         layout = self._layouts.get(key)
         if layout is None:
+            self.check_device(device)
             layout = self._layouts[key] = Layout(self, dtype, key[1], key[2], device)
         return layout
 

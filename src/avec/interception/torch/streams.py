@@ -11,6 +11,7 @@ import heapq
 import itertools
 import threading
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -44,6 +45,9 @@ class Timeline:
         self._events = itertools.count(1)
         self._free: list[int] = []
         self._dropped: list[int] = []  # by __del__, which may come at any time and must take no lock
+        self._templates: dict[object, Any] = recording.cache()
+        self.defaults: list[Stream] = []  # which would else be made and dropped all the time
+        self.streams: WeakValueDictionary[tuple[type, int, int], Stream] = WeakValueDictionary()
 
     def new_stream(self, priority: int) -> int:
         """Number a stream."""
@@ -73,7 +77,10 @@ class Timeline:
                 while self._dropped:
                     heapq.heappush(self._free, self._dropped.pop())
                 number = heapq.heappop(self._free) if self._free else next(self._events)
-        self.recording.record(self.recording.template(_RECORD), (number, device))
+        template = self._templates.get(_RECORD.operator)
+        if template is None:
+            template = self._templates[_RECORD.operator] = self.recording.template(_RECORD)
+        self.recording.record(template, (number, device))
         return number
 
     def drop_event(self, number: int) -> None:
@@ -122,12 +129,15 @@ class Stream(_TorchStream, metaclass=_Kind):  # type: ignore[misc]
 
     def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Any:
         """Make a stream, or find one by stream_id, device_index and device_type."""
-        torch.cuda._lazy_init()  # type: ignore[no-untyped-call]
         if "stream_id" in kwargs:
+            known = _timeline().streams.get((cls, kwargs["stream_id"], kwargs.get("device_index", 0)))
+            if known is not None and kwargs.get("device_type", _CUDA) == _CUDA:
+                return known
             if kwargs.get("device_type", _CUDA) != _CUDA:
                 return _TorchStream(**kwargs)
             number, index = kwargs["stream_id"], kwargs.get("device_index", 0)
         else:
+            torch.cuda._lazy_init()  # type: ignore[no-untyped-call]
             where = _device(device)
             if where.type != "cuda":
                 return _TorchStream(device, priority=priority)
@@ -135,6 +145,9 @@ class Stream(_TorchStream, metaclass=_Kind):  # type: ignore[misc]
             number, index = _timeline().new_stream(priority), where.index
         stream = super().__new__(cls, stream_id=number, device_index=index, device_type=_CUDA)
         stream._idle = None
+        _timeline().streams[cls, number, index] = stream
+        if not number:
+            _timeline().defaults.append(stream)
         return stream
 
     @property

@@ -21,6 +21,7 @@ _SENSORS = "the sensors of the destination's accelerators cannot be read from he
 _HANDLES = f"{_POINTERS}; use torch's own operators"
 _SOURCE = "CUDA source is not sent; write the function with torch's operators, or as a Triton kernel"
 _FILES = "files of this machine are not read by the destination's GPU; load them with torch.load"
+_WORKSPACE = "cuBLAS's workspace is the destination's; set CUBLAS_WORKSPACE_CONFIG before the first operator"
 _TUNING = "operators are tuned by the destination's own settings (PYTORCH_TUNABLEOP_ENABLED in its environment)"
 
 _REFUSED: dict[str, tuple[str, ...]] = {
@@ -42,6 +43,10 @@ _REFUSED: dict[str, tuple[str, ...]] = {
     _FILES: (
         "_gds_register_buffer", "_gds_deregister_buffer", "_gds_register_handle", "_gds_deregister_handle",
         "_gds_load_storage", "_gds_save_storage",
+    ),
+    _WORKSPACE: (
+        "_cuda_getCublasWorkspaceSize", "_cuda_setCublasWorkspaceSize", "_cuda_resetCublasWorkspaceSize",
+        "_cuda_getCublasLtWorkspaceSize", "_cuda_setCublasLtWorkspaceSize", "_cuda_resetCublasLtWorkspaceSize",
     ),
     _TUNING: (
         "_cuda_tunableop_enable", "_cuda_tunableop_tuning_enable", "_cuda_tunableop_set_filename",
