@@ -96,3 +96,4 @@ class Graph(msgspec.Struct, frozen=True, array_like=True):
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]  # the values that are results; all of them tensors on an accelerator
     options: dict[str, bool] = {}  # some of COMPILER_OPTIONS
+    compiled: bool = True  # else it is to be carried out operator by operator

@@ -60,6 +60,7 @@ class Activation:
     def undo(self) -> None:
         """Give torch back as it was. Tensors that live at the destination can no longer be used."""
         atexit.unregister(self.recording.finish)
+        compiling.leave()
         self._patches.restore()
         cuda.forget()
         for library in self._libraries:

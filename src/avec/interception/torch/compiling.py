@@ -18,6 +18,7 @@ from torch import fx
 from avec import config
 from avec.protocol.torch_graph import COMPILER_OPTIONS
 
+from . import dynamo
 from .fx_calls import GraphCall
 from .fx_graphs import NotCaptured, capture
 
@@ -41,32 +42,49 @@ def patch(patches: Patches, recording: Recording) -> None:
                 function: Function = original(self, model_, inputs_, **kwargs)
                 return function
             patches: Mapping[str, Any] = kwargs.get("config_patches") or {}
-            return compiled(recording, model_, inputs_, {**self.config, **patches})
+            return compiled(recording, model_, inputs_, _chosen({**self.config, **patches}))
 
         return compile_graph
 
     patches.replace(torch._TorchCompileInductorWrapper, "__call__", make)
+    dynamo.attend(functools.partial(compiled, recording, options=None))
+    # Inductor's module of CUDA graphs, which Dynamo imports to reset it, wants this name where torch.cuda is built.
+    patches.replace(torch._C, "_cuda_CUDAAllocator_AllocatorState", lambda original: original or _AllocatorState)
 
 
-def compiled(
-    recording: Recording, module: fx.GraphModule, inputs: Sequence[Any], options: Mapping[str, Any]
-) -> Function:
-    """Make a function of a graph of Dynamo's: its forward and backward graphs are the destination's to carry out."""
+def leave() -> None:
+    """Undo what `patch` has done beside its patches."""
+    dynamo.leave()
+
+
+class _AllocatorState:
+    """Stands for a class of CUDA builds; nobody here makes one."""
+
+
+def compiled(recording: Recording, module: fx.GraphModule, inputs: Sequence[Any], options: Options | None) -> Function:
+    """Make a function of a graph of Dynamo's: its forward and backward graphs are the destination's to carry out.
+
+    Args:
+        options: the compiler's; None: it is not to be compiled there.
+    """
     if config.load().torch_compile == "eager":
         return module.forward
     from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch import config as aot_config
     from torch._functorch.partitioners import min_cut_rematerialization_partition
 
-    send = functools.partial(_sent, recording, _chosen(options))
-    function: Function = aot_autograd(
-        fw_compiler=send,
+    compiler = aot_autograd(
+        fw_compiler=functools.partial(_sent, recording, options),
         partition_fn=min_cut_rematerialization_partition,
         keep_inference_input_mutations=True,
-    )(module, inputs)
+    )
+    settings: Any = aot_config
+    with settings.patch(graphsafe_rng_functionalization=False):  # it wants generators that are native throughout
+        function: Function = compiler(module, inputs)
     return function
 
 
-def _sent(recording: Recording, options: Options, module: fx.GraphModule, inputs: Sequence[Any]) -> Function:
+def _sent(recording: Recording, options: Options | None, module: fx.GraphModule, inputs: Sequence[Any]) -> Function:
     """Make a function of a graph of operators, in the form that AOTAutograd wants of a compiler."""
     try:
         return GraphCall(recording, capture(module, options))

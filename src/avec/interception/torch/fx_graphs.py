@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from avec.protocol.torch import ComplexArg, DeviceArg, DTypeArg, LayoutArg, MemoryFormatArg, TensorMeta
 from avec.protocol.torch_graph import (
@@ -87,8 +88,11 @@ class Captured:
     results: tuple[Result, ...]
 
 
-def capture(module: fx.GraphModule, options: Mapping[str, bool]) -> Captured:
+def capture(module: fx.GraphModule, options: Mapping[str, bool] | None) -> Captured:
     """Describe a graph.
+
+    Args:
+        options: the compiler's, which are sent with it; None: it is not to be compiled.
 
     Raises:
         NotCaptured: it has something in it that a destination cannot do, or that belongs to this host.
@@ -97,9 +101,9 @@ def capture(module: fx.GraphModule, options: Mapping[str, bool]) -> Captured:
 
 
 class _Capture:
-    def __init__(self, module: fx.GraphModule, options: Mapping[str, bool]) -> None:
+    def __init__(self, module: fx.GraphModule, options: Mapping[str, bool] | None) -> None:
         self._module = module
-        self._options = dict(options)
+        self._options = options
         self._placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         self._values: dict[fx.Node, int] = {}
         self._used: list[int] = []
@@ -134,7 +138,8 @@ class _Capture:
             constants=tuple(self._constants),
             nodes=tuple(self._nodes),
             outputs=tuple(self._values[node] for node in made),
-            options=self._options,
+            options=dict(self._options or {}),
+            compiled=self._options is not None,
         )
         fakes = tuple(node.meta["val"] for node in made)
         inputs = tuple(node.meta.get("val") for node in self._placeholders)
@@ -272,6 +277,7 @@ def _constant(tensor: torch.Tensor) -> Constant:
     nbytes = tensor.numel() * tensor.dtype.itemsize
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or nbytes > CONSTANT_NBYTES:
         raise NotCaptured(f"a constant of {nbytes} bytes on {tensor.device}")
-    contiguous = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    data = contiguous.reshape(-1).view(torch.uint8).numpy().tobytes()
+    with _disable_current_modes():  # torch pretends, while it compiles, that tensors have no elements
+        contiguous = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        data = contiguous.reshape(-1).view(torch.uint8).numpy().tobytes()
     return Constant(name_of(tensor.dtype), tuple(tensor.shape), data)

@@ -7,39 +7,36 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, fx
 
 from avec import config
-from avec.protocol.torch_graph import COMPILER_OPTIONS
+from avec.protocol.torch_graph import COMPILER_OPTIONS, Graph
 
 Compiled = Callable[..., Sequence[Tensor]]
 
 log = logging.getLogger("avec.destination")
 
 
-def compiled(
-    module: fx.GraphModule, fixed: bool, cuda: bool, options: Mapping[str, bool], inputs: Sequence[object]
-) -> Compiled:
-    """Compile a module.
+def compiled(module: fx.GraphModule, graph: Graph, cuda: bool, inputs: Sequence[object]) -> Compiled:
+    """Make a function of a graph's module.
 
     Args:
-        fixed: all that it will be called with is as these inputs.
         cuda: it works on a GPU, for which Triton has to be there; else a C++ compiler.
-        options: Inductor's, of which those in COMPILER_OPTIONS are used.
+        inputs: of the first call.
     """
     plain: Compiled = module.forward
-    if not config.load().compile_graphs or not _compiler_works(cuda):
+    if not graph.compiled or not config.load().compile_graphs or not _compiler_works(cuda):
         return plain
-    chosen = {name: value for name, value in options.items() if name in COMPILER_OPTIONS and _is_known(name)}
+    options = {name: value for name, value in graph.options.items() if name in COMPILER_OPTIONS and _is_known(name)}
     try:
-        if fixed:
-            from torch._inductor import compile as compile_graph
+        if None in graph.inputs:
+            return _compiled_as_needed(module, options)
+        from torch._inductor import compile as compile_graph
 
-            function: Compiled = compile_graph(module, list(inputs), options=chosen)  # type: ignore[arg-type]
-            return function
-        return _compiled_as_needed(module, chosen)
+        function: Compiled = compile_graph(module, list(inputs), options=options)  # type: ignore[arg-type]
+        return function
     except Exception as exc:  # whatever a compiler may come upon
         log.warning("a graph of %d nodes is not compiled: %s: %s", len(module.graph.nodes), type(exc).__name__, exc)
         return plain
