@@ -172,6 +172,7 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
         avec::seed(generator, i)          begin a generator's numbers anew with seed i
         avec::new_generator(i, device)    make the generator that handle i names
         avec::set_generator(generator)    the next payload part is a generator's state
+        avec::copy_generator(generator, source)   give a generator the state that `source` has now
         avec::flag(name, value)           one of torch.backends' settings, "cudnn.deterministic"
         avec::record_event(i, device)     note the time now, on the accelerator, as event i
         avec::sleep(cycles, device)       keep the accelerator busy. Source: torch.cuda._sleep

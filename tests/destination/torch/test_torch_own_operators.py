@@ -162,6 +162,13 @@ class TestGenerators:
         stream.call("avec::set_generator", Generator(0))
         assert self.draw(stream).equal(first)
 
+    def test_a_state_is_copied(self, stream: Stream) -> None:
+        stream.call("avec::new_generator", Integer(OWN), DeviceArg(0))
+        stream.call("avec::seed", Generator(0), Integer(42))
+        stream.call("avec::copy_generator", Generator(OWN), Generator(0))
+        first = self.draw(stream)
+        assert self.draw(stream, Generator(OWN)).equal(first)
+
     def test_a_state_that_is_none_is_refused(self, stream: Stream) -> None:
         stream.payloads.append(np.zeros(7, np.uint8))
         stream.call("avec::set_generator", Generator(0))

@@ -8,14 +8,17 @@ generators may be seeded before there is a session: they are seeded anew wheneve
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 
 from avec.errors import UnsupportedOperation
 from avec.protocol.torch import DeviceArg, GeneratorArg, GeneratorState, IntArg, Template
@@ -29,10 +32,12 @@ if TYPE_CHECKING:
 Native = torch._C.Generator
 _NativeType: Any = type(Native)  # a class of torch's own in some versions
 Device = int | str | torch.device
+T = TypeVar("T")
 
 FIRST_OWN = 256  # handles below it are the accelerators' default generators
 _SEED = Template("avec::seed", (GeneratorArg(0), IntArg(1)), {}, 2, 0)
 _SET_STATE = Template("avec::set_generator", (GeneratorArg(0),), {}, 1, 0)
+_COPY_STATE = Template("avec::copy_generator", (GeneratorArg(0), GeneratorArg(1)), {}, 2, 0)
 _WORD = 8
 _STATE_NBYTES = 16  # of a CUDA generator's state: its seed, then the offset; the CPU's begins with its seed, too
 
@@ -80,14 +85,16 @@ class CudaGenerator(Native):
         return self.set_state(torch.from_numpy(words.view(np.uint8)))
 
     def clone_state(self) -> CudaGenerator:
-        clone = self.avec_generators.make(self.device.index)
-        return clone.set_state(self.get_state())
+        return self.avec_generators.copy(self)
 
     def graphsafe_get_state(self) -> CudaGenerator:
         return self.clone_state()
 
     def graphsafe_set_state(self, new_state: torch.Generator) -> CudaGenerator:
-        return self.set_state(new_state.get_state())
+        if not isinstance(new_state, CudaGenerator):
+            return self.set_state(new_state.get_state())
+        self.avec_generators.copy_state(self, new_state)
+        return self
 
     def __reduce__(self) -> tuple[type[torch.Generator], tuple[torch.device], tuple[int, int | None, torch.Tensor]]:
         return torch.Generator, (self.device,), (self.initial_seed(), None, self.get_state())
@@ -139,6 +146,7 @@ class Generators:
         self._next = FIRST_OWN
         self._defaults: list[CudaGenerator] = []
         self._states: dict[int, Array] = {}  # of default generators, set before there was a session
+        self._thread = threading.local()
         self._all_seed: int | None = None  # for default generators that are not known yet
 
     def handle(self, generator: torch.Generator) -> int | None:
@@ -195,6 +203,19 @@ class Generators:
         state: Array = self._recording.wait(request).arrays[0]
         return state
 
+    def copy(self, generator: CudaGenerator) -> CudaGenerator:
+        """Make a generator with the state that another has now, without waiting for that state."""
+        copy = self.make(generator.device.index)
+        self.copy_state(copy, generator)
+        return copy
+
+    def copy_state(self, generator: CudaGenerator, source: CudaGenerator) -> None:
+        """Give a generator the state that another has now, likewise."""
+        _ = self._recording.destination
+        Native.manual_seed(generator, source.initial_seed())
+        numbers = (generator.avec_handle, source.avec_handle)
+        self._recording.record(self._recording.template(_COPY_STATE), numbers)
+
     def set_state(self, generator: CudaGenerator, state: Array) -> int:
         """Give a generator a state; returns the seed in it.
 
@@ -219,6 +240,23 @@ class Generators:
                 self.seed(generator)
             else:
                 self._send_state(index, state)
+
+    @property
+    def keeping(self) -> bool:
+        """Whether this thread asks for states within `keep`."""
+        return getattr(self._thread, "keeping", False)
+
+    @contextlib.contextmanager
+    def keep(self) -> Iterator[None]:
+        """Let get_rng_state give generators in place of states, for callers who only give them to set_rng_state.
+
+        A state has to be waited for. Checkpoints of activations ask for one in every step.
+        """
+        before, self._thread.keeping = self.keeping, True
+        try:
+            yield
+        finally:
+            self._thread.keeping = before
 
     @property
     def _usable(self) -> bool:
@@ -298,35 +336,68 @@ def patch(patches: Patches, recording: Recording, generators: Generators) -> Non
     for name, function in _surface(generators).items():
         for module in (torch.cuda, torch.cuda.random):
             patches.replace(module, name, lambda original, function=function: function)
+    patches.replace(torch.utils.checkpoint, "get_device_states", lambda original: _keeping(generators, original))
+    patches.replace(torch.random, "fork_rng", lambda original: _forking(generators, original))
+
+
+def _keeping(generators: Generators, original: Callable[..., T]) -> Callable[..., T]:
+    @functools.wraps(original)
+    def get_device_states(*args: object) -> T:
+        with generators.keep():
+            return original(*args)
+
+    return get_device_states
+
+
+def _forking(
+    generators: Generators, original: Callable[..., contextlib.AbstractContextManager[None]]
+) -> Callable[..., contextlib.AbstractContextManager[None]]:
+    @contextlib.contextmanager
+    @functools.wraps(original)
+    def fork_rng(*args: object, **kwargs: object) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with generators.keep():
+                stack.enter_context(original(*args, **kwargs))
+            yield
+
+    return fork_rng
 
 
 def _surface(generators: Generators) -> dict[str, Callable[..., object]]:
     """The functions of torch.cuda.random that must not open a session, by name."""
 
+    def current() -> int:
+        return int(torch._C._cuda_getDevice())  # torch.cuda.current_device() would open one
+
     def index_of(device: Device) -> int:
         device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-        return torch.cuda.current_device() if device.index is None else device.index
+        return current() if device.index is None else device.index
 
     def manual_seed(seed: int) -> None:
-        generators.default(torch.cuda.current_device()).manual_seed(int(seed))
+        generators.default(current()).manual_seed(int(seed))
 
     def manual_seed_all(seed: int) -> None:
         generators.seed_all(int(seed))
 
     def seed() -> None:
-        generators.default(torch.cuda.current_device()).seed()
+        generators.default(current()).seed()
 
     def seed_all() -> None:
         generators.seed_all(Native.seed(Native()))
 
     def initial_seed() -> int:
-        return generators.default(torch.cuda.current_device()).initial_seed()
+        return generators.default(current()).initial_seed()
 
-    def get_rng_state(device: Device = "cuda") -> torch.Tensor:
-        return generators.default(index_of(device)).get_state()
+    def get_rng_state(device: Device = "cuda") -> torch.Tensor | CudaGenerator:
+        generator = generators.default(index_of(device))
+        return generator.clone_state() if generators.keeping else generator.get_state()
 
-    def set_rng_state(new_state: torch.Tensor, device: Device = "cuda") -> None:
-        generators.default(index_of(device)).set_state(new_state)
+    def set_rng_state(new_state: torch.Tensor | CudaGenerator, device: Device = "cuda") -> None:
+        generator = generators.default(index_of(device))
+        if isinstance(new_state, CudaGenerator):  # kept by one of torch's own functions
+            generator.graphsafe_set_state(new_state)
+        else:
+            generator.set_state(new_state)
 
     def set_rng_state_all(new_states: Iterable[torch.Tensor]) -> None:
         for index, state in enumerate(new_states):

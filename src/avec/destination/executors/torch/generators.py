@@ -53,6 +53,16 @@ class Generators:
         except (RuntimeError, TypeError, ValueError) as exc:
             raise InvalidArgument(f"a generator's state of {state.nbytes} bytes: {exc}") from exc
 
+    @staticmethod
+    def copy_state(generator: torch.Generator, source: torch.Generator) -> None:
+        """Give a generator the state that another has now."""
+        try:
+            generator.set_state(source.get_state())
+        except (RuntimeError, TypeError, ValueError) as exc:
+            raise InvalidArgument(
+                f"the state of a generator on {source.device}, for one on {generator.device}: {exc}"
+            ) from exc
+
     def close(self) -> None:
         """Forget all."""
         self._generators.clear()

@@ -81,6 +81,10 @@ def _set_generator(around: Surroundings, layouts: Sequence[Layout], generator: o
     around.generators.set_state(_generator(generator), around.payload())
 
 
+def _copy_generator(around: Surroundings, layouts: Sequence[Layout], generator: object, source: object) -> None:
+    around.generators.copy_state(_generator(generator), _generator(source))
+
+
 def _flag(around: Surroundings, layouts: Sequence[Layout], name: object, value: object) -> None:
     set_flag(name, value)
 
@@ -114,6 +118,7 @@ OWN_OPERATORS = {
     "avec::seed": OwnOperator(_seed),
     "avec::new_generator": OwnOperator(_new_generator),
     "avec::set_generator": OwnOperator(_set_generator),
+    "avec::copy_generator": OwnOperator(_copy_generator),
     "avec::flag": OwnOperator(_flag),
     "avec::record_event": OwnOperator(_record_event),
     "avec::sleep": OwnOperator(_sleep),
