@@ -1,0 +1,122 @@
+"""What holds under AVEC alone: what is refused and how, how often the host waits, numbers equal to the host's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.multiprocessing
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from avec.interception import active
+
+x = torch.arange(4.0).cuda()
+
+
+def text_of(kind: type[Exception], call: Callable[[], object]) -> str:
+    """What the exception says that a call has to raise."""
+    try:
+        result = call()
+    except kind as exc:
+        return str(exc)
+    raise AssertionError(f"{result!r}, not {kind.__name__}")
+
+
+def waits(call: Callable[[], object]) -> int:
+    """How many calls to the destination something takes."""
+    session = active.opened()
+    assert session is not None
+    torch.cuda.synchronize()
+    before = session.issued
+    call()
+    return session.issued - before
+
+
+def check_memory_is_not_given_to_others() -> None:
+    assert not hasattr(x, "__cuda_array_interface__")
+    for kind, call in (
+        (AttributeError, lambda: x.__cuda_array_interface__),
+        (BufferError, lambda: np.from_dlpack(x)),
+        (BufferError, lambda: torch.utils.dlpack.to_dlpack(x)),
+        (NotImplementedError, lambda: torch.multiprocessing.SimpleQueue().put(x)),
+    ):
+        text = text_of(kind, call)
+        assert "the memory of a CUDA tensor is at AVEC's destination" in text
+        assert "tensor.cpu()" in text
+    assert np.from_dlpack(x, device="cpu").tolist() == x.tolist()
+    assert torch.from_dlpack(x, device="cpu").device.type == "cpu"
+
+
+def check_addresses_tell_storages_apart() -> None:
+    assert x.data_ptr() != torch.arange(4.0).cuda().data_ptr()
+    assert x[1:].data_ptr() - x.data_ptr() == 4
+    assert x.data_ptr() % 256 == 0
+
+
+def check_printing_waits_once() -> None:
+    for y in (x, torch.zeros(50, 60, 70, device="cuda"), torch.zeros(3000, dtype=torch.complex64, device="cuda")):
+        assert waits(lambda y=y: repr(y)) == 1, y.shape
+
+
+def check_values_wait_once() -> None:
+    storage = torch.UntypedStorage(50, device="cuda").fill_(1)
+    for call in (x.tolist, storage.tolist, lambda: list(storage), lambda: repr(storage), x.sum().item):
+        assert waits(call) == 1
+
+
+def check_seeding_waits_for_nothing() -> None:
+    ours = torch.Generator("cuda")
+    torch.cuda.synchronize()
+
+    def seed() -> None:
+        torch.manual_seed(3)
+        ours.manual_seed(4)
+        assert ours.initial_seed() == 4
+        assert torch.cuda.initial_seed() == 3
+
+    assert waits(seed) == 0
+
+
+def check_checkpoints_wait_for_nothing() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).cuda()
+    for reentrant in (False, True):
+        checkpoint(net, x.clone().requires_grad_(), use_reentrant=reentrant).sum().backward()
+
+        def step(reentrant: bool = reentrant) -> None:
+            checkpoint(net, x.clone().requires_grad_(), use_reentrant=reentrant).sum().backward()
+
+        assert waits(step) <= 1  # a batch may have become full, but nobody reads a value
+
+
+def check_random_numbers_are_those_of_the_destination() -> None:
+    """A destination without GPU draws as this machine's CPU does."""
+    ones = torch.ones(50)
+    for draw in (
+        lambda device, g: torch.randn(7, device=device, generator=g),
+        lambda device, g: torch.rand(7, 2, device=device, generator=g, dtype=torch.float64),
+        lambda device, g: torch.randperm(10, device=device, generator=g),
+        lambda device, g: torch.randint(0, 90, (4,), device=device, generator=g),
+        lambda device, g: torch.empty(4, device=device).normal_(1, 2, generator=g),
+        lambda device, g: torch.empty(4, device=device).exponential_(generator=g),
+        lambda device, g: torch.multinomial(ones.to(device), 3, generator=g),
+        lambda device, g: torch.bernoulli(ones.to(device) / 2, generator=g),
+    ):
+        ours, hosts = torch.Generator("cuda").manual_seed(9), torch.Generator().manual_seed(9)
+        for _ in range(2):
+            assert torch.equal(draw("cuda", ours).cpu(), draw("cpu", hosts))
+        torch.manual_seed(-4)
+        on_accelerator = draw("cuda", None).cpu()
+        torch.manual_seed(-4)
+        assert torch.equal(on_accelerator, draw("cpu", None))
+    torch.manual_seed(1)
+    dropped = F.dropout(ones.cuda()).cpu()
+    torch.manual_seed(1)
+    assert torch.equal(dropped, F.dropout(ones))
+
+
+def check_what_cannot_live_there_is_refused() -> None:
+    text = text_of(NotImplementedError, lambda: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8))
+    assert "cpu" in text

@@ -1,0 +1,23 @@
+"""What holds before there is a session; to be run first."""
+
+from __future__ import annotations
+
+import torch
+
+from avec.interception import active
+
+
+def check_seeds_open_no_session() -> None:
+    torch.manual_seed(5)
+    torch.cuda.manual_seed_all(6)
+    torch.cuda.manual_seed(7)
+    assert torch.cuda.initial_seed() == 7
+    assert torch.Generator().device.type == "cpu"
+    assert torch.ones(2).sum() == 2
+    assert active.opened() is None
+
+
+def check_seeds_are_kept_for_the_session() -> None:
+    expected = torch.rand(2, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(torch.rand(2, device="cuda").cpu(), expected)
+    assert active.opened() is not None
