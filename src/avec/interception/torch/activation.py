@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import warnings
 
 import torch
 
@@ -51,10 +52,12 @@ class Activation:
     def _register(self) -> torch.library.Library:
         library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         assert library.m is not None  # for mypy
-        for name in dict.fromkeys((*cuda_operators(), *BENEATH, *WHOLE)):
-            special = SPECIAL.get(name)
-            kernel = self.kernels.kernel(name) if special is None else functools.partial(special, self.kernels)
-            library.m.impl(name, "CUDA", kernel, False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*overrid")  # a build with CUDA has kernels for these already
+            for name in dict.fromkeys((*cuda_operators(), *BENEATH, *WHOLE)):
+                special = SPECIAL.get(name)
+                kernel = self.kernels.kernel(name) if special is None else functools.partial(special, self.kernels)
+                library.m.impl(name, "CUDA", kernel, False)
         return library
 
     def undo(self) -> None:
