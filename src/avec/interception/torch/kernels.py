@@ -19,7 +19,7 @@ from avec.protocol.torch import BIND, FIRST_ADDRESS, Evaluated, Template, Tensor
 
 from . import resizing
 from .operators import conjugate_aware, negative_aware
-from .prediction import NUMBER, Predictor, zero_dimensional
+from .prediction import NUMBER, Predictor, on_meta, zero_dimensional
 from .random import Generators
 from .recording import BATCH_NUMBERS, Recording
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
@@ -148,7 +148,10 @@ class Kernels:
         if entry is None:
             prediction = self._predict(operator, args, kwargs)
             if prediction is None:
-                return self.evaluate(operator, args, kwargs), None
+                result = self.evaluate(operator, args, kwargs)
+                if operator.learned:
+                    self._seen[key] = self._entry(operator, description, on_meta(result), device)
+                return result, None
             predicted, grown = prediction
             if grown:
                 description = self._described(operator, args, kwargs)
@@ -175,6 +178,8 @@ class Kernels:
         self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[object, bool] | None:
         """Tell what comes out, and whether a tensor that is written to has grown for it; None if it cannot be told."""
+        if operator.learned:
+            return None
         try:
             predicted, written = self._predictor.predict(operator, args, kwargs)
         except (NotImplementedError, RuntimeError) as exc:

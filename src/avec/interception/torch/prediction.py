@@ -15,6 +15,7 @@ import torch._meta_registrations as registrations
 
 from avec.errors import UnsupportedOperation
 
+from .predictors import PREDICTORS
 from .schemas import Operator
 
 NUMBER = bool | int | float | complex
@@ -40,17 +41,25 @@ class Predictor:
         """
         metas = [on_meta(each) for each in args]
         named = {name: on_meta(each) for name, each in kwargs.items()}
-        native = self._native.get(operator.qualified_name)
-        if native is not None:
-            predicted = native(_META_KEYS, *_without_numbers(operator, metas), **named)
-        else:
-            predicted = operator.overload(*metas, **named)
+        own = PREDICTORS.get(operator.name)
+        predicted = NotImplemented if own is None else own(*metas, **named)
+        if predicted is NotImplemented:
+            native = self._native.get(operator.qualified_name)
+            if native is not None:
+                predicted = native(_META_KEYS, *_without_numbers(operator, metas), **named)
+            else:
+                predicted = operator.overload(*metas, **named)
         written = []
         for where in operator.written:
-            given, meta = _given(where, args, kwargs), _given(where, metas, named)
-            if isinstance(given, torch.Tensor) and isinstance(meta, torch.Tensor) and given.is_cuda:
-                written.append((given, meta))
+            pairs = zip(_several(_given(where, args, kwargs)), _several(_given(where, metas, named)), strict=True)
+            for given, meta in pairs:
+                if isinstance(given, torch.Tensor) and isinstance(meta, torch.Tensor) and given.is_cuda:
+                    written.append((given, meta))
         return predicted, written
+
+
+def _several(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _without_numbers(operator: Operator, args: Sequence[object]) -> list[object]:

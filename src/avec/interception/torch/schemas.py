@@ -48,6 +48,15 @@ WHOLE = (
     "soft_margin_loss_backward", "arange", "arange.start", "arange.start_step", "range", "range.step", "eye", "eye.m",
     "linspace", "logspace", "full", "zeros", "ones", "scalar_tensor", "randperm", "randperm.generator",
 )  # fmt: skip
+# Operators whose results torch's meta kernels do not know, or not for a certain GPU: what the first call of a kind
+# gave, the others will give.
+LEARNED = frozenset(
+    {
+        "_logcumsumexp", "lu_unpack", "multi_margin_loss_backward", "multilabel_margin_loss_backward",
+        "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "_pdist_forward", "cudnn_batch_norm",
+        "_cudnn_rnn", "_cudnn_rnn_backward", "_cudnn_init_dropout_state", "_cudnn_ctc_loss",
+    }
+)  # fmt: skip
 # Arguments that torch's own CUDA kernels take from host memory.
 ON_HOST = {
     "_cudnn_ctc_loss": ("targets",),
@@ -112,6 +121,11 @@ class Operator:
     def dynamic(self) -> bool:
         """Whether shapes of results depend on elements."""
         return self.base in DYNAMIC
+
+    @property
+    def learned(self) -> bool:
+        """Whether what comes out is learned from the first call of a kind."""
+        return self.base in LEARNED and not self.written
 
     @property
     def moves_indices(self) -> bool:
