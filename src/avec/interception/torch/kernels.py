@@ -285,12 +285,14 @@ class Kernels:
 
     def evaluate_template(self, template: Template, numbers: Sequence[int], floats: Sequence[float]) -> object:
         """Carry out what a template without outputs says; give what came back, tensors on the accelerator."""
-        answer = self.recording.evaluate(self.recording.template(template), numbers, floats)
-        if not isinstance(answer, Evaluated):
-            raise RuntimeError(f"{template.operator}: the destination answered {answer!r} where results were due")
-        results: list[object] = []
-        for place, each in enumerate(answer.results):
-            results.append(each.value if each.meta is None else self._bound(place, each.meta))
+        # One lock over both: results have to be bound by the next batch, which another thread might send.
+        with self.recording.lock:
+            answer = self.recording.evaluate(self.recording.template(template), numbers, floats)
+            if not isinstance(answer, Evaluated):
+                raise RuntimeError(f"{template.operator}: the destination answered {answer!r} where results were due")
+            results: list[object] = []
+            for place, each in enumerate(answer.results):
+                results.append(each.value if each.meta is None else self._bound(place, each.meta))
         if answer.sequence or len(results) > 1:
             return results if answer.sequence else tuple(results)
         return results[0] if results else None
@@ -349,7 +351,7 @@ def _device(operator: Operator, args: Sequence[object], kwargs: Mapping[str, obj
                     "Expected all tensors to be on the same device, but found at least two devices,"
                     f" cuda:{found} and cuda:{index}! (in {operator.name})"
                 )
-            found = max(found, index) if found < 0 else found
+            found = index if found < 0 else found
     if found >= 0:
         return found
     device = kwargs.get("device")
