@@ -6,7 +6,12 @@ READY  := $(VENV)/ready
 # The oldest onnxruntime that is tested, which needs Python 3.13 or earlier; all else is that of .venv.
 OLD_ORT := .cache/onnxruntime-1.20.1
 
-.PHONY: help demo test test-onnx check format bench bench-training goldens clean
+# OpenCV 4 beside the OpenCV 5 of .venv, from which it has all else.
+OPENCV_4 := .cache/opencv-4.14
+OPENCV_4_VERSION := 4.14.0.94
+OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
+
+.PHONY: help demo test test-onnx test-opencv check format bench bench-training goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -21,6 +26,12 @@ test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and withou
 	$(BIN)/python scripts/compare_onnx_backend.py
 	$(OLD_ORT)/bin/python scripts/compare_onnx_backend.py
 	$(OLD_ORT)/bin/python -m pytest tests/interception/onnxruntime tests/destination/onnx
+
+test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either
+	$(BIN)/python -m pytest $(OPENCV_TESTS)
+	$(OPENCV_4)/bin/python -m pytest $(OPENCV_TESTS)
+	OPENCV_DESTINATION_PYTHON=$(OPENCV_4)/bin/python $(BIN)/python -m pytest $(OPENCV_TESTS)
+	OPENCV_DESTINATION_PYTHON=$(BIN)/python $(OPENCV_4)/bin/python -m pytest $(OPENCV_TESTS)
 
 check: $(READY)  ## Check format, lint, types and import layers
 	$(BIN)/ruff format --check src tests examples benchmarks scripts
@@ -50,6 +61,14 @@ $(OLD_ORT)/ready: $(READY)
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), "$(CURDIR)/src", sep="\n")' \
 		> $$($(OLD_ORT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz_others.pth
 	@touch $(OLD_ORT)/ready
+
+$(OPENCV_4)/ready: $(READY)
+	$(BIN)/python -m venv $(OPENCV_4)
+	$(OPENCV_4)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		opencv-python-headless==$(OPENCV_4_VERSION)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), "$(CURDIR)/src", sep="\n")' \
+		> $$($(OPENCV_4)/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz_others.pth
+	@touch $(OPENCV_4)/ready
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
