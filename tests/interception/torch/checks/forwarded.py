@@ -120,3 +120,19 @@ def check_random_numbers_are_those_of_the_destination() -> None:
 def check_what_cannot_live_there_is_refused() -> None:
     text = text_of(NotImplementedError, lambda: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8))
     assert "cpu" in text
+
+
+def check_copies_that_do_not_block_wait_for_nothing() -> None:
+    large = torch.arange(100_000.0).cuda()
+    targets = [torch.zeros(100_000).pin_memory() for _ in range(5)]
+    torch.cuda.synchronize()
+    began = [each.clone() for each in targets]
+    for index, each in enumerate(targets):
+        each.copy_(large * index, non_blocking=True)
+    torch.cuda.synchronize()
+    assert began[0].sum() == 0
+    for index, each in enumerate(targets):
+        assert torch.equal(each, torch.arange(100_000.0) * index)
+    many = [(x + index).to("cpu", non_blocking=True) for index in range(200)]
+    assert x.sum().item() == 6  # what is read later is waited for, too
+    assert [each[0].item() for each in many] == list(range(200))

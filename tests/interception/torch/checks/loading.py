@@ -127,6 +127,20 @@ def _text(call: Callable[[], object]) -> str:
         return str(exc)
 
 
+def _work_in_a_child(queue: torch.multiprocessing.Queue[list[float]], rows: torch.Tensor) -> None:
+    queue.put((rows.cuda() * 2).tolist())
+
+
+def check_a_spawned_child_works_by_itself() -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=_work_in_a_child, args=(queue, torch.arange(3.0)))
+    child.start()
+    assert queue.get(timeout=60) == [0, 2, 4]
+    child.join()
+    assert child.exitcode == 0
+
+
 def check_threads() -> None:
     results: dict[int, tuple[float, list[float]]] = {}
 
