@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import resource
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +14,8 @@ import torch
 
 from avec.protocol.messages import AcceleratorInfo
 from avec.tensor import Array
+
+_GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # as seen within a container. Source: cgroups(7), version 2
 
 Numerics = Literal["strict", "fast"]
 
@@ -57,7 +62,7 @@ class Accelerator:
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
             return AcceleratorInfo("cuda", properties.name, properties.total_memory)
-        return AcceleratorInfo("cpu", _cpu_name(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return AcceleratorInfo("cpu", _cpu_name(), _memory_nbytes())
 
 
 def _allow_tf32(allowed: bool) -> None:
@@ -68,6 +73,17 @@ def _allow_tf32(allowed: bool) -> None:
     else:
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _memory_nbytes() -> int:
+    """This machine's memory, or what of it this process may have: as a container, or under a limit."""
+    nbytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        nbytes = min(nbytes, limit)
+    with contextlib.suppress(OSError, ValueError):  # not Linux, no control group, or "max"
+        nbytes = min(nbytes, int(_GROUP_LIMIT.read_text("ascii")))
+    return nbytes
 
 
 def _cpu_name() -> str:

@@ -5,11 +5,13 @@ Not here: what is recorded (`kernels`, `special`) and what a tensor is (`storage
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 import warnings
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ import msgspec
 import numpy as np
 import torch
 
-from avec.errors import AcceleratorOutOfMemory, AvecError
+from avec.errors import AcceleratorOutOfMemory, AvecError, DestinationError, ExecutionError
 from avec.host.calls import where_called
 from avec.interception.active import session as active_session
 from avec.protocol.torch import (
@@ -26,6 +28,8 @@ from avec.protocol.torch import (
     PLACE,
     Answer,
     Batch,
+    Memory,
+    MemoryStatistics,
     Open,
     Opened,
     Read,
@@ -35,6 +39,7 @@ from avec.protocol.torch import (
 )
 from avec.tensor import Array
 
+from .room import Room
 from .storages import Arena
 
 if TYPE_CHECKING:
@@ -43,9 +48,12 @@ if TYPE_CHECKING:
 
 BATCH_NUMBERS = 320  # about 80 operators: then a batch is sent, so that the destination works while the host goes on
 MARKED_BATCHES = 300  # more than can be under way
+READING_LIMIT = 64  # reads that nobody has waited for
 BATCH_FILES = 256  # digests that a batch names
 PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
 TEMPLATE_LIMIT = 1 << 17  # then both ends forget them: shapes that always change would fill the memory
+
+_OUT_OF_MEMORY = "CUDA out of memory"
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ANSWER = msgspec.msgpack.Decoder(Answer)
@@ -84,6 +92,11 @@ class Recording:
         self._payloads: list[Array] = []
         self._payloads_nbytes = 0
         self._files: dict[str, str] = {}
+        self._reading: deque[tuple[Call, Array]] = deque()  # reads that nobody has waited for
+        self._loss_told = False  # an exception has said that the session is lost
+        self._last: Call | None = None  # the last batch that was sent
+        self._room = Room(arena, lambda: self.destination.devices, self._free_nbytes)
+        arena.admit = self._room.admit
         self.on_open: list[Callable[[], None]] = []  # called when a session has been opened
 
     @property
@@ -137,6 +150,7 @@ class Recording:
         self.numbers.clear()
         self.floats.clear()
         self._payloads.clear()
+        self._reading.clear()
         if self._session is None:
             self._pid = os.getpid()
         else:
@@ -278,7 +292,10 @@ class Recording:
             self.arena.sweep(self.numbers)
             if self.capturing or not self.numbers and then is None:
                 return None
-            return self._send(then, into)
+            call = self._send(then, into)
+            if then is None:
+                self._room.see(lambda: self.wait(call))
+        return call
 
     def _send(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call:
         session = self.session
@@ -295,10 +312,14 @@ class Recording:
             body = _ENCODER.encode(Batch(self._epoch, then, self._forget))
             try:
                 call = session.run(self._handle, "torch.run", body, parts, self._files, into)
+            except DestinationError:
+                self._loss_told = True
+                raise
             finally:
                 if session.issued != issued:  # else an interrupt or an error came before it was sent
                     del self.numbers[:count]
                     self._sent()
+            self._last = call
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
@@ -321,9 +342,18 @@ class Recording:
         """
         call = self.flush(read, (into,))
         assert call is not None
-        received = self.wait(call).arrays[0]
-        if received is not into:
-            np.copyto(into, received.reshape(-1).view(np.uint8))
+        _put(self.wait(call), into)
+
+    def read_later(self, read: Read, into: Array) -> None:
+        """Send what is recorded; a tensor's elements are in uint8 memory when anything later has been waited for."""
+        call = self.flush(read, (into,))
+        assert call is not None
+        with self.lock:
+            self._reading.append((call, into))
+            oldest = self._reading[0][0]
+            full = len(self._reading) > READING_LIMIT
+        if full:
+            self.wait(oldest)
 
     def ask(self, request: Request) -> Answer | None:
         """Send a request of another kind after all that is recorded, and wait for its answer."""
@@ -353,15 +383,30 @@ class Recording:
         """Wait for an answer; raise what has failed up to there, once, as torch would."""
         try:
             reply = call.wait()
+            self._end_reading(call)
         except AvecError as exc:
-            self._epoch += 1
-            self._failure = str(exc)
-            if exc.call_number in self._marked:
-                exc.add_note(self._where(str(exc), *self._marked.pop(exc.call_number)))
-            raise _as_torch(exc) from exc
+            self._end_reading(call)
+            if isinstance(exc, ExecutionError):
+                self._epoch += 1
+                self._failure = str(exc)
+                if exc.call_number in self._marked:
+                    exc.add_note(self._where(str(exc), *self._marked.pop(exc.call_number)))
+            else:
+                self._loss_told = True
+            raise _as_torch(exc) from None
         if reply.body and isinstance(_ANSWER.decode(reply.body), Skipped):
             raise RuntimeError(f"not computed, because an operator before it had failed: {self._failure}")
         return reply
+
+    def _end_reading(self, waited: Call) -> None:
+        """End the reads that nobody has waited for and that came before a call which has ended."""
+        with self.lock:
+            ended = []
+            while self._reading and self._reading[0][0].number <= waited.number:
+                ended.append(self._reading.popleft())
+        for call, into in ended:
+            with contextlib.suppress(AvecError):  # the wait for the later call has raised it
+                _put(call.wait(), into)
 
     @staticmethod
     def _where(failure: str, marks: list[tuple[int, str]], began: str) -> str:
@@ -371,17 +416,41 @@ class Recording:
             return f"The operator was called at {site}."
         return f"The operator was called after {began or 'the start'}, where the batch before was sent."
 
+    def _free_nbytes(self, device: int) -> int:
+        memory = self.ask(MemoryStatistics(0, device))
+        return memory.free if isinstance(memory, Memory) else 0
+
     def finish(self) -> None:
         """Send what is left at the end of the process, so that its failures can be reported."""
-        if self._session is not None and self._session.usable and not self.inherited:
+        if self._session is None or self.inherited or self._loss_told:
+            return
+        try:
             self.flush()
+            lost = None if self._last is None else self._last.error
+        except AvecError as exc:
+            lost = exc
+        if isinstance(lost, DestinationError):  # nothing waited for it; others are told when the session ends
+            sys.stderr.write(f"avec: the program's last operators were not carried out: {lost}\n")
+
+
+def _put(reply: Reply, into: Array) -> None:
+    """Put what was read where it is wanted, unless it was received there; nothing was if it was not carried out."""
+    for received in reply.arrays:
+        if received is not into:
+            np.copyto(into, received.reshape(-1).view(np.uint8))
 
 
 def _as_torch(exc: AvecError) -> Exception:
-    """The exception that a program catches where it would run on a GPU of its own."""
-    if not isinstance(exc, AcceleratorOutOfMemory):
+    """The exception that a program catches where it would run on a GPU of its own: a RuntimeError, if it failed."""
+    error: Exception
+    if isinstance(exc, AcceleratorOutOfMemory):
+        text = str(exc)
+        # Programs that try again with less know it by these words.
+        error = torch.OutOfMemoryError(text if _OUT_OF_MEMORY in text else f"{_OUT_OF_MEMORY}. {text}")
+    elif isinstance(exc, ExecutionError) and not isinstance(exc, RuntimeError):
+        error = RuntimeError(str(exc))
+    else:
         return exc
-    error = torch.OutOfMemoryError(str(exc))
     for note in getattr(exc, "__notes__", ()):
         error.add_note(note)
     return error

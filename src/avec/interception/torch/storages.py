@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 
-from avec.errors import AcceleratorOutOfMemory
 from avec.protocol.torch import FIRST_STORAGE, FREE, OFFSET_BITS, ORIGIN
 
 # Source: dlpack.h, DLManagedTensor: data, device (type, id), ndim with dtype (code, bits, lanes), shape, strides,
@@ -62,6 +61,7 @@ class Layout:
         "numel",
         "shape",
         "stride",
+        "structs",
     )
 
     def __init__(
@@ -70,6 +70,7 @@ class Layout:
         self._arena = arena
         self.dtype, self.shape, self.stride, self.device = dtype, shape, stride, device
         self.free: list[int] = []  # structs of this layout that are not in use
+        self.structs = 0  # all that it was given
         self.forgotten = False
         rank = len(shape)
         self._sizes = (ctypes.c_int64 * max(1, rank))(*shape), (ctypes.c_int64 * max(1, rank))(*stride)
@@ -127,6 +128,8 @@ class Arena:
         self._layouts: dict[tuple[object, ...], Layout] = {}
         self._lock = threading.Lock()
         self.check_device: Callable[[int], None] = lambda index: None  # raises what torch raises for an unknown one
+        self.admit: Callable[[int, int], None] = lambda nbytes, device: None  # raises for what can never fit
+        self.fresh_nbytes = 0  # of storages at places that were never in use before, as `Room` counts them
         self._held: list[int] | None = None
         self._pinned: dict[int, int] = {}  # place → how many graphs use it
         self._pinned_dead: set[int] = set()
@@ -144,8 +147,17 @@ class Arena:
         layout = self._layouts.get(key)
         if layout is None:
             self.check_device(device)
-            layout = self._layouts[key] = Layout(self, dtype, key[1], key[2], device)
+            layout = Layout(self, dtype, key[1], key[2], device)
+            self.admit(layout.nbytes, device)
+            self._layouts[key] = layout
         return layout
+
+    def live_nbytes(self) -> dict[int, int]:
+        """Bytes of the storages that live, by accelerator; exact after a `sweep`."""
+        nbytes: dict[int, int] = {}
+        for each in self._layouts.copy().values():
+            nbytes[each.device] = nbytes.get(each.device, 0) + each.nbytes * (each.structs - len(each.free))
+        return nbytes
 
     def layout_of(self, tensor: torch.Tensor) -> Layout:
         """The layout of a new tensor that is like this one, on the same device, with no overlap of elements."""
@@ -162,7 +174,9 @@ class Arena:
                 self._count += 1
                 self._layout_of.append(layout)
             else:
-                raise AcceleratorOutOfMemory(f"more than {_LIMIT} storages live at the destination at a time")
+                raise torch.OutOfMemoryError(f"more than {_LIMIT} storages live at the destination at a time")
+            layout.structs += 1
+            self.fresh_nbytes += layout.nbytes
             address = address_of(place)
             _STRUCT.pack_into(self._memory, place * _STRUCT_NBYTES, address, *layout.head, self._deleter)
         return self._base + place * _STRUCT_NBYTES

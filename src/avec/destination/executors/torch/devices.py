@@ -124,6 +124,7 @@ class Devices:
                 torch.cuda.reset_peak_memory_stats(self._devices[index])
         else:
             free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+            free = min(free, max(0, self._cpu.memory_nbytes - account.current))
             memory = Memory(free, self._cpu.memory_nbytes, account.statistics())
         if reset_peak:
             account.reset_peak()

@@ -8,6 +8,7 @@ from avec.errors import AcceleratorOutOfMemory, ExecutionError, RemoteError, Uns
 
 _NOTHING_REGISTERED = "Could not run '"  # c10::impl::OperatorEntry::reportError
 
+_NO_MEMORY = "can't allocate memory", "std::bad_alloc"  # c10/core/impl/alloc_cpu.cpp; what else allocates in C++
 _NO_STORAGE = "Tensor that doesn't have storage"  # c10::TensorImpl::data
 
 
@@ -33,4 +34,4 @@ def failure(exc: Exception, where: str) -> ExecutionError:
 
 def is_out_of_memory(exc: BaseException) -> bool:
     """Whether torch could not allocate; on the CPU it says so only in the text."""
-    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(exc)
+    return isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(each in str(exc) for each in _NO_MEMORY)
