@@ -1,0 +1,95 @@
+"""torch.compile under AVEC: graphs go to the destination, and are compiled there if there is a compiler."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from destinations import Destination, running
+from launching import AVEC, environ
+
+FOLDER = Path(__file__).parent
+CHECKS = FOLDER / "checks"
+STEPS = FOLDER / "programs" / "compiled_steps.py"
+TIMEOUT_S = 170.0
+NO_COMPILER = "no-such-compiler"
+
+
+def _names() -> list[str]:
+    """The checks, without importing them: torch would be."""
+    tree = ast.parse((CHECKS / "compiled.py").read_text("utf-8"))
+    return [each.name for each in tree.body if isinstance(each, ast.FunctionDef) and each.name.startswith("check_")]
+
+
+def _run(destination: Destination, report: Path, program: Path, *args: str, **variables: str) -> str:
+    """Run a program under AVEC; what it prints."""
+    done = subprocess.run(
+        [*AVEC, "run", "--on", destination.url, "--report", str(report), str(program), *args],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=environ(**variables),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _graphs(report: Path) -> int:
+    """How many graphs were sent."""
+    profiles = json.loads(report.read_text("utf-8"))["profiles"]
+    return sum(each["count"] for each in profiles if each["name"] == "torch.loadgraph")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
+    """A destination that carries graphs out operator by operator, because it finds no compiler."""
+    with running(tmp_path_factory.mktemp("plain"), CXX=NO_COMPILER) as destination:
+        yield destination
+
+
+@pytest.fixture(scope="module")
+def outcomes(plain: Destination, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The error of each check, or nothing; and how many graphs were sent."""
+    report = tmp_path_factory.mktemp("report") / "report.json"
+    lines = [json.loads(line) for line in _run(plain, report, CHECKS / "run.py", "compiled").splitlines()]
+    return {line["check"]: line["error"] for line in lines} | {"graphs": str(_graphs(report))}
+
+
+@pytest.mark.parametrize("name", _names())
+def test_compiled(name: str, outcomes: dict[str, str]) -> None:
+    assert not outcomes[f"compiled.{name}"], outcomes[f"compiled.{name}"]
+
+
+def test_most_graphs_are_the_destinations(outcomes: dict[str, str]) -> None:
+    # Those that have a branch, flexible attention or a size that depends on data are carried out by operator.
+    assert int(outcomes["graphs"]) >= 35
+
+
+def test_without_a_compiler_the_numbers_are_those_of_eager(plain: Destination, tmp_path: Path) -> None:
+    losses = json.loads(_run(plain, tmp_path / "report", STEPS))
+    assert losses["compiled"] == losses["eager"]
+    assert _graphs(tmp_path / "report") == 2
+    assert "there is no C++ compiler" in plain.log_text()
+
+
+def test_by_a_setting_no_graph_is_sent(plain: Destination, tmp_path: Path) -> None:
+    losses = json.loads(_run(plain, tmp_path / "report", STEPS, AVEC_TORCH_COMPILE="eager"))
+    assert losses["compiled"] == losses["eager"]
+    assert _graphs(tmp_path / "report") == 0
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_with_a_compiler_graphs_are_compiled_at_the_destination(tmp_path: Path) -> None:
+    with running(tmp_path / "compiling") as destination:
+        losses = json.loads(_run(destination, tmp_path / "report", STEPS))
+        assert "is not compiled" not in destination.log_text()
+    assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
+    assert len(list(destination.cache_dir.glob("inductor/**/*.cpp"))) >= _graphs(tmp_path / "report") == 2
