@@ -6,6 +6,7 @@ So is any large tensor that was sent from the same memory before. Data that is n
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Uploads:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._provider: Provider | None = None
+        self._providing = threading.Lock()  # held while the provider, which is for one thread at a time, is used
         self._sent: OrderedDict[tuple[int, int], int] = OrderedDict()  # memory → what it looked like then
 
     def upload(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> None:
@@ -80,14 +82,18 @@ class Uploads:
         return place
 
     def close(self) -> None:
-        """End the connection for uploads, if there is one: what was to be loaded is loaded."""
-        if self._provider is not None:
-            self._provider.close()
+        """End the connection for uploads, if there is one and no thread uses it: what was to be loaded is loaded."""
+        if self._provider is not None and self._providing.acquire(blocking=False):
+            try:
+                self._provider.close()
+            finally:
+                self._providing.release()
 
     def _by_digest(self, target: torch.Tensor, source: torch.Tensor, data: Array) -> None:
-        if self._provider is None:
-            self._provider = Provider(self._recording.session, config.load())
-        digest = self._provider.provide(data.data, "weights")
+        with self._providing:
+            if self._provider is None:
+                self._provider = Provider(self._recording.session, config.load())
+            digest = self._provider.provide(data.data, "weights")
         template = self._template("avec::upload_file", target, meta_of(source), 2)
         self._recording.upload_file(template, target.data_ptr(), digest)
 
