@@ -98,7 +98,7 @@ def _copy(kernels: Kernels, self: torch.Tensor, src: torch.Tensor, non_blocking:
     elif self.is_cuda:
         kernels.uploads.upload(self, src, non_blocking and src.is_pinned())
     elif self.is_contiguous() and self.dtype == src.dtype and self.shape == src.shape and not self.is_conj():
-        fetch_into(kernels, src, self)
+        fetch_into(kernels, src, self, later=non_blocking and self.is_pinned())
     else:
         self.copy_(fetch(kernels, src))
     return self
@@ -111,12 +111,17 @@ def fetch(kernels: Kernels, source: torch.Tensor) -> torch.Tensor:
     return target
 
 
-def fetch_into(kernels: Kernels, source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy a tensor on the accelerator into a contiguous one of the host's of the same shape and dtype; waits."""
+def fetch_into(kernels: Kernels, source: torch.Tensor, target: torch.Tensor, later: bool = False) -> None:
+    """Copy a tensor on the accelerator into a contiguous one of the host's of the same shape and dtype.
+
+    Args:
+        later: do not wait, as on a GPU; the elements are there when anything later has been waited for.
+    """
     kernels.uploads.close()
     if source.numel():
         read = Read(source.data_ptr(), meta_of(source), source.is_conj(), source.is_neg())
-        kernels.recording.read(read, host_bytes(target))
+        reading = kernels.recording.read_later if later else kernels.recording.read
+        reading(read, host_bytes(target))
 
 
 @special("_local_scalar_dense")
