@@ -6,6 +6,8 @@ would look for on this machine, is put there: each module of the list below answ
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +49,16 @@ def _patch_cudnn(patches: Patches, accelerators: devices.Devices) -> None:
         "is_available": init,
         "version": lambda: accelerators.opened.cudnn or None,
     })  # fmt: skip
+
+    def is_acceptable(original: Callable[[torch.Tensor], bool]) -> Callable[[torch.Tensor], bool]:
+        @functools.wraps(original)
+        def accepts(tensor: torch.Tensor) -> bool:
+            # Where the accelerator is a CPU: torch would warn of a build without cuDNN.
+            return not (tensor.is_cuda and not init()) and original(tensor)
+
+        return accepts
+
+    patches.replace(cudnn.m, "is_acceptable", is_acceptable)
 
 
 def forget() -> None:
