@@ -21,6 +21,7 @@ from avec.protocol.torch_graph import COMPILER_OPTIONS
 from . import dynamo
 from .fx_calls import GraphCall
 from .fx_graphs import NotCaptured, capture
+from .fx_pieces import split
 
 if TYPE_CHECKING:
     from avec.interception.patching import Patches
@@ -89,15 +90,16 @@ def _sent(recording: Recording, options: Options | None, module: fx.GraphModule,
     try:
         return GraphCall(recording, capture(module, options))
     except NotCaptured as exc:
-        log.debug("a graph of %d nodes is carried out operator by operator: it has %s", len(module.graph.nodes), exc)
+        log.debug("a graph of %d nodes is carried out in pieces: it has %s", len(module.graph.nodes), exc)
+    in_pieces = split(recording, options, module)
 
-    def by_operator(args: list[Any]) -> Any:
+    def by_pieces(args: list[Any]) -> Any:
         values = tuple(args)
         args.clear()
-        return module(*values)
+        return in_pieces(*values)
 
-    by_operator._boxed_call = True  # type: ignore[attr-defined]
-    return by_operator
+    by_pieces._boxed_call = True  # type: ignore[attr-defined]
+    return by_pieces
 
 
 def _chosen(options: Mapping[str, Any]) -> Options:

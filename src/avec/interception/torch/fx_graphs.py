@@ -130,7 +130,7 @@ class _Capture:
         for node in self._module.graph.nodes:
             if node.op == "call_function":
                 self._values[node] = len(self._metas) + len(self._constants) + len(self._nodes)
-                self._nodes.append(self._described(node))
+                self._nodes.append(described(node, self._values))
         results = tuple(self._result(each) for each in _returned(self._module.graph))
         made = tuple(self._made)
         graph = Graph(
@@ -170,33 +170,6 @@ class _Capture:
             raise NotCaptured(f"a part of type {type(found).__name__}")
         return found
 
-    def _described(self, node: fx.Node) -> Node:
-        args = tuple(self._argument(each) for each in node.args)
-        kwargs = {name: self._argument(each) for name, each in node.kwargs.items() if name != "pin_memory"}
-        return Node(_target(node.target), args, kwargs)
-
-    def _argument(self, value: object) -> GraphArg:
-        match value:
-            case fx.Node():
-                return ValueArg(self._values[value])
-            case None | bool() | float() | str():
-                return value
-            case int():
-                return int(value)
-            case complex():
-                return ComplexArg(value.real, value.imag)
-            case list() | tuple():
-                return ValuesArg(tuple(self._argument(each) for each in value))
-            case torch.dtype():
-                return DTypeArg(name_of(value))
-            case torch.device() if value.type in ("cpu", "cuda"):
-                return DeviceArg(-1 if value.type == "cpu" else device_index(value))
-            case torch.layout():
-                return LayoutArg(name_of(value))
-            case torch.memory_format():
-                return MemoryFormatArg(name_of(value))
-        raise NotCaptured(f"an argument of type {type(value).__name__}")
-
     def _result(self, node: object) -> Result:
         if not isinstance(node, fx.Node):
             return Plain(node)
@@ -204,7 +177,7 @@ class _Capture:
             return Given(self._placeholders.index(node))
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
-            if isinstance(value, torch.SymFloat | torch.SymBool):
+            if value is not None and not isinstance(value, bool | int | float | torch.SymInt):
                 raise NotCaptured(f"a result of type {type(value).__name__}")
             return Plain(value)
         return self._tensor_result(node, value)
@@ -229,6 +202,46 @@ class _Capture:
 
     def _from_destination(self, node: fx.Node) -> Made:
         return self._made.setdefault(node, Made(len(self._made)))
+
+
+def described(node: fx.Node, values: Mapping[fx.Node, int]) -> Node:
+    """Describe one call of an operator.
+
+    Args:
+        values: the numbers of the values before it.
+
+    Raises:
+        NotCaptured: no destination can do it.
+    """
+    if node.target is torch.ops.prims.convert_element_type.default:
+        x, dtype = (_argument(each, values) for each in node.args)
+        return Node("aten::_to_copy", (x,), {"dtype": dtype})
+    args = tuple(_argument(each, values) for each in node.args)
+    kwargs = {name: _argument(each, values) for name, each in node.kwargs.items() if name != "pin_memory"}
+    return Node(_target(node.target), args, kwargs)
+
+
+def _argument(value: object, values: Mapping[fx.Node, int]) -> GraphArg:
+    match value:
+        case fx.Node():
+            return ValueArg(values[value])
+        case None | bool() | float() | str():
+            return value
+        case int():
+            return int(value)
+        case complex():
+            return ComplexArg(value.real, value.imag)
+        case list() | tuple():
+            return ValuesArg(tuple(_argument(each, values) for each in value))
+        case torch.dtype():
+            return DTypeArg(name_of(value))
+        case torch.device() if value.type in ("cpu", "cuda"):
+            return DeviceArg(-1 if value.type == "cpu" else device_index(value))
+        case torch.layout():
+            return LayoutArg(name_of(value))
+        case torch.memory_format():
+            return MemoryFormatArg(name_of(value))
+    raise NotCaptured(f"an argument of type {type(value).__name__}")
 
 
 def _returned(graph: fx.Graph) -> Sequence[object]:
