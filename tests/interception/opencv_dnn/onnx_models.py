@@ -42,7 +42,8 @@ class Graph:
     def convolution(
         self, data: str, channels: int, outputs: int, size: int, output: str = "", **attributes: object
     ) -> str:
-        """A convolution with a bias."""
+        """A convolution with a bias; OpenCV 4.10 wants to be told the kernel's shape."""
+        attributes.setdefault("kernel_shape", [size, size])
         weights = self.weight(outputs, channels, size, size, scale=(channels * size * size) ** -0.5)
         return self.node("Conv", data, weights, self.weight(outputs), output=output, **attributes)
 

@@ -30,7 +30,6 @@ EXCEPTIONS = {
 }
 if HERE == 5:
     EXCEPTIONS |= {f"{name}_umat": "OpenCV 5.0 fails on a UMat; under AVEC it works" for name in _FRAMES}
-    EXCEPTIONS |= {"ask_shapes": "the class in Python's own message about a missing attribute is called Net"}
 
 _NO_IMPORTER = "OpenCV 5 has no importer for it"
 _NEW_ENGINE = "OpenCV 5's new engine answers otherwise, or refuses"

@@ -40,6 +40,10 @@ class Net:
         self._object: Remote | None = None  # nothing until something is asked of an empty net
         self._known_inputs: set[tuple[object, ...]] = set()
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say that there is no such attribute, as a type of OpenCV's does; a class in Python has a shorter name."""
+        raise AttributeError(f"'{Native.__module__}.Net' object has no attribute {name!r}", name=name, obj=self)
+
     @property
     def remote(self) -> Remote:
         """The net at the destination; an empty one is made there when it is needed first."""
