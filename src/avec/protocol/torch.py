@@ -175,6 +175,8 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
         avec::copy_generator(generator, source)   give a generator the state that `source` has now
         avec::flag(name, value)           one of torch.backends' settings, "cudnn.deterministic"
         avec::record_event(i, device)     note the time now, on the accelerator, as event i
+        avec::sdp_choice(query, key, value, mask, dropout, causal, scale, gqa, gradients, order)
+                                          which kernel torch would choose; answered by Evaluated: an int
         avec::sleep(cycles, device)       keep the accelerator busy. Source: torch.cuda._sleep
         avec::call_graph(i, input…)       call the graph that came as LoadGraph i; its results are the outputs
         avec::forget_graph(i)             graph i will not be called again

@@ -13,17 +13,19 @@ from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
 from . import compiling, cuda, printing, random, refusals, untyped
+from .attention import Attention
 from .grafting import Graft, graft
 from .kernels import Kernels
 from .operators import cuda_operators
 from .recording import Recording
+from .recurrent import Recurrent
 from .schemas import WHOLE
 from .special import SPECIAL
 from .storages import Arena
 
 # Operators that have no kernel of their own on a GPU, but reach one below where Python can stand.
 BENEATH = (
-    "convolution", "copy_", "_efficientzerotensor", "_fused_sdp_choice", "conj_physical_", "mode.values", "svd.U",
+    "convolution", "copy_", "_efficientzerotensor", "conj_physical_", "mode.values", "svd.U",
 )  # fmt: skip
 
 
@@ -58,6 +60,11 @@ class Activation:
                 special = SPECIAL.get(name)
                 kernel = self.kernels.kernel(name) if special is None else functools.partial(special, self.kernels)
                 library.m.impl(name, "CUDA", kernel, False)
+            attention = Attention(self.kernels)
+            library.m.impl("_fused_sdp_choice", "CUDA", attention.choice, False)
+            for name, function in {**attention.composites(), **Recurrent(self.kernels).composites()}.items():
+                for key in ("AutogradCUDA", "CUDA"):
+                    library.m.impl(name, key, function, False)
         return library
 
     def undo(self) -> None:

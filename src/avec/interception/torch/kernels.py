@@ -297,6 +297,12 @@ class Kernels:
             return results if answer.sequence else tuple(results)
         return results[0] if results else None
 
+    def ask(self, operator: str, args: Sequence[object]) -> Any:
+        """Ask the destination by one of its own operators; wait for the answer."""
+        description = Description(False, self.uploads.to_host_memory, self.generators.handle)
+        description.describe(args, {})
+        return self.evaluate_template(description.template(operator, None), description.numbers, description.floats)
+
     def _bound(self, place: int, meta: TensorMeta) -> torch.Tensor:
         dtype: torch.dtype = getattr(torch, meta.dtype)
         tensor = self.arena.layout(dtype, meta.shape, meta.stride, meta.device).new()

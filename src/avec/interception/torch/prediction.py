@@ -100,7 +100,7 @@ def _native_kernels() -> dict[str, Callable[..., Any]]:
         ) from exc
     library._destroy()  # type: ignore[no-untyped-call]
     native = {
-        name: torch.library.get_kernel(name, "Meta").call_boxed  # type: ignore[attr-defined]
+        name: torch.library.get_kernel(name, "Meta").call_boxed
         for name in torch._C._dispatch_get_registrations_for_dispatch_key("Meta")
         if name.startswith("aten::")
     }

@@ -294,6 +294,29 @@ def _gru_cell_backward(grad_hy: Tensor, workspace: Tensor, has_bias: bool) -> tu
     )
 
 
+def _safe_softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    return made(self.shape, dtype or self.dtype)
+
+
+def _cudnn_rnn_backward(
+    input: Tensor,
+    weight: Sequence[Tensor],
+    weight_stride0: int,
+    weight_buf: Tensor,
+    hx: Tensor,
+    cx: Tensor | None,
+    *others: Any,
+) -> tuple[object, ...]:
+    """Source: ATen/native/cudnn/RNN.cpp, _cudnn_rnn_backward."""
+    output_mask: Sequence[bool] = others[-1]
+    return (
+        made(input.shape, input.dtype) if output_mask[0] else None,
+        made(hx.shape, hx.dtype) if output_mask[1] else None,
+        made(cx.shape, cx.dtype) if output_mask[2] and cx is not None else None,
+        [made(each.shape, each.dtype) for each in weight] if output_mask[3] else [],
+    )
+
+
 PREDICTORS: dict[str, Callable[..., Any]] = {
     "relu": like_input,
     "relu_": in_place,
@@ -317,6 +340,8 @@ PREDICTORS: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
     "index_select": _index_select,
+    "_safe_softmax": _safe_softmax,
+    "_cudnn_rnn_backward": _cudnn_rnn_backward,
     "_thnn_fused_lstm_cell": _lstm_cell,
     "_thnn_fused_gru_cell": _gru_cell,
     "_thnn_fused_gru_cell_backward": _gru_cell_backward,

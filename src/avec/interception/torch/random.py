@@ -13,6 +13,7 @@ import ctypes
 import functools
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -147,6 +148,7 @@ class Generators:
         self._defaults: list[CudaGenerator] = []
         self._states: dict[int, Array] = {}  # of default generators, set before there was a session
         self._thread = threading.local()
+        self._seedings: Counter[int] = Counter()  # by handle
         self._all_seed: int | None = None  # for default generators that are not known yet
 
     def handle(self, generator: torch.Generator) -> int | None:
@@ -192,9 +194,14 @@ class Generators:
     def seed(self, generator: CudaGenerator) -> None:
         """Begin a generator's numbers anew with the seed that it has on the host."""
         self._states.pop(generator.avec_handle, None)
+        self._seedings[generator.avec_handle] += 1
         if self._usable:
             numbers = (generator.avec_handle, generator.initial_seed())
             self._recording.record(self._recording.template(_SEED), numbers)
+
+    def seeding(self, index: int) -> int:
+        """How many times the default generator of an accelerator was seeded."""
+        return self._seedings[self.default(index).avec_handle]
 
     def state(self, generator: CudaGenerator) -> Array:
         """Ask the destination for a generator's state; waits."""
@@ -335,7 +342,7 @@ def patch(patches: Patches, recording: Recording, generators: Generators) -> Non
     patches.replace(torch.cuda, "default_generators", lambda original: defaults)
     for name, function in _surface(generators).items():
         for module in (torch.cuda, torch.cuda.random):
-            patches.replace(module, name, lambda original, function=function: function)
+            patches.replace(module, name, lambda original, function=function: functools.wraps(original)(function))
     patches.replace(torch.utils.checkpoint, "get_device_states", lambda original: _keeping(generators, original))
     patches.replace(torch.random, "fork_rng", lambda original: _forking(generators, original))
 

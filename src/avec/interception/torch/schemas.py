@@ -42,6 +42,7 @@ ASSERTING = frozenset(
 # Operators that torch composes of one with `out=`, given an empty tensor that has to grow: recorded whole instead, they
 # are known again when they come again.
 WHOLE = (
+    "_safe_softmax",
     "abs", "logical_not", "logical_and", "logical_or", "logical_xor", "complex", "polar", "frexp.Tensor",
     "nan_to_num", "mvlgamma", "logsumexp", "logcumsumexp", "cummax", "cummin", "kthvalue", "median.dim",
     "nanmedian.dim", "linalg_lstsq", "huber_loss_backward", "smooth_l1_loss_backward", "soft_margin_loss",
@@ -54,7 +55,8 @@ LEARNED = frozenset(
     {
         "_logcumsumexp", "lu_unpack", "multi_margin_loss_backward", "multilabel_margin_loss_backward",
         "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "_pdist_forward", "cudnn_batch_norm",
-        "_cudnn_rnn", "_cudnn_rnn_backward", "_cudnn_init_dropout_state", "_cudnn_ctc_loss",
+        "_transformer_encoder_layer_fwd", "_native_multi_head_attention", "_cudnn_rnn",
+        "_cudnn_init_dropout_state", "_cudnn_ctc_loss",
     }
 )  # fmt: skip
 # Arguments that torch's own CUDA kernels take from host memory.

@@ -148,8 +148,3 @@ def _resize(
 @special("record_stream")
 def _record_stream(kernels: Kernels, self: torch.Tensor, s: object) -> None:
     """Nothing to do: the destination carries everything out in one order."""
-
-
-@special("_fused_sdp_choice")
-def _fused_sdp_choice(kernels: Kernels, *args: object, **kwargs: object) -> int:
-    return 0

@@ -50,6 +50,7 @@ class OwnOperator:
     function: Callable[..., Any]
     outputs: int | None = 0  # metas that its template states; None: as many as it gives
     makes: bool = False  # the outputs are new tensors
+    answers: bool = False  # what it gives is sent back; its template states no outputs, and ends its batch
     # Sees a template's arguments before it is used, and raises where they make no sense.
     check: Callable[[Surroundings, Sequence[Arg]], None] | None = None
 
@@ -111,7 +112,44 @@ def _sleep(around: Surroundings, layouts: Sequence[Layout], cycles: object, devi
     around.devices.sleep(_integer(cycles), _integer(device))
 
 
+def _sdp_choice(
+    around: Surroundings,
+    layouts: Sequence[Layout],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    gradients: Sequence[bool],
+    order: Sequence[int],
+) -> int:
+    """Which kernel torch chooses for an attention whose gradients may be wanted. See torch._fused_sdp_choice."""
+    given = [query, key, value] if mask is None else [query, key, value, mask]
+    if len(given) != len(gradients):
+        raise InvalidArgument(f"{len(gradients)} tensors, where {len(given)} were given")
+    previous = torch._C._get_sdp_priority_order()
+    torch._C._set_sdp_priority_order(list(order))
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            # Tensors of another mode cannot ask for gradients.
+            asked = [
+                torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=each.device) for each in given
+            ]
+            for each, wanted in zip(asked, gradients, strict=True):
+                each.requires_grad_(bool(wanted))
+            asked_mask = None if mask is None else asked[3]
+            return torch._fused_sdp_choice(
+                asked[0], asked[1], asked[2], asked_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+    finally:
+        torch._C._set_sdp_priority_order(previous)
+
+
 OWN_OPERATORS = {
+    "avec::sdp_choice": OwnOperator(_sdp_choice, answers=True),
     "avec::upload": OwnOperator(_upload, outputs=1),
     "avec::upload_file": OwnOperator(_upload_file, outputs=1),
     "avec::receive": OwnOperator(_receive, outputs=1, makes=True),

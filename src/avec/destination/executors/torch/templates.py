@@ -128,11 +128,16 @@ class Compiler:
 
     def _compile_own(self, entry: Entry, source: _Source) -> CarryOut:
         template = entry.template
-        if template.outputs is None or template.kwargs:
+        own = OWN_OPERATORS[template.operator]
+        if own.answers is not (template.outputs is None) or template.kwargs:
             raise InvalidArgument(f"{template.operator} has no named arguments, and results that are known")
         source.own = True
+        if template.outputs is None:
+            call = source.call()
+            source.environment["operator"] = functools.partial(own.function, self._surroundings, ())
+            source.environment["hold"] = self._hold
+            return source.function(f"hold({call}, {source.device})")
         layouts = [None if meta is None else self.memory.layout(meta) for meta in template.outputs]
-        own = OWN_OPERATORS[template.operator]
         needed = len(layouts) if own.outputs is None else own.outputs
         if not needed == len(layouts) - layouts.count(None) == len(layouts):
             raise InvalidArgument(f"{template.operator} with {len(layouts)} outputs; {needed} are needed")
