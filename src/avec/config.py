@@ -230,6 +230,11 @@ class Settings:
         True, SWITCH, "compile the graphs that hosts capture with torch.compile, where a compiler is there; 0: carry "
         "them out operator by operator", ("serve",),
     )  # fmt: skip
+    onnx_engine: Literal["auto", "onnxruntime", "torch"] = _setting(
+        "auto", _choice("auto", "onnxruntime", "torch"),
+        "what computes ONNX models: auto is onnxruntime where it has the accelerator, else torch for models that it "
+        "has verified, else onnxruntime on the CPU", ("serve",), "--onnx-engine",
+    )  # fmt: skip
     drain_timeout_s: float = _setting(
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"
     )

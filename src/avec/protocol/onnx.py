@@ -165,6 +165,7 @@ class SessionDescription(msgspec.Struct, frozen=True, array_like=True):
     providers: tuple[str, ...]  # what really computes
     provider_options: dict[str, dict[str, str]]
     profiling_start_ns: int = 0
+    note: str = ""  # why it is computed by that engine, where that needs saying
 
 
 class Raised(msgspec.Struct, frozen=True, array_like=True, tag="raised"):

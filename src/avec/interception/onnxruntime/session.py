@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -38,6 +39,8 @@ from .production import Results
 from .space import Pending, space
 from .values import NativeValue, RemoteVector, device_of
 
+NO_CUDA = "computed on the destination's CPU: onnxruntime has no CUDA there"
+WARNED_LEVEL = 6  # frames from here to the application's call of InferenceSession
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")  # what an exception has before its status's text
 _ENCODER = msgspec.msgpack.Encoder()
 _DESCRIPTIONS = msgspec.msgpack.Decoder(SessionDescription)
@@ -297,7 +300,9 @@ class RemoteSession:
         self.outputs_meta: list[NodeArg] = node_args(described.outputs)
         self.overridable_initializers: list[NodeArg] = node_args(described.overridable_initializers)
         self.model_meta: ModelMetadata = model_metadata(described.metadata)
-        self.engine = described.engine
+        self.engine, self.note = described.engine, described.note
+        if self.space.session.accelerator.kind == "cuda" and CUDA not in described.providers:
+            warnings.warn(f"avec: this model is {described.note or NO_CUDA}", UserWarning, stacklevel=WARNED_LEVEL)
         self.get_profiling_start_time_ns = described.profiling_start_ns
         names = [name for name, _ in asked if name in (CUDA, CPU)] or [CUDA]
         given = dict(asked)

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime, engine_raises
+from avec.destination.executors.onnx.torch_engine.operators import DTYPES
+from avec.destination.executors.onnx.torch_engine.values import TensorValue
 from avec.errors import InvalidArgument
 from avec.protocol.onnx import Device, Held, Info, Sparse, Typed, Value
 from avec.protocol.onnx_values import Packer, bytes_of, unpack, unpack_array
@@ -69,6 +72,8 @@ class Contents:
         array = unpack(value, parts, lambda known: self._wrapped(known, parts))
         if not isinstance(array, np.ndarray):
             raise InvalidArgument(f"an array is needed, not {type(array).__name__}")
+        if device == "cuda" and self._engine.torch_device is not None and array.dtype.kind in "biuf":
+            return Stored(TensorValue(torch.from_numpy(np.array(array)).to(self._engine.torch_device), self._engine))
         if self._engine.is_host_memory(device):
             array = np.array(array, order="C")  # the parts are given back after this call
         with engine_raises():
@@ -102,12 +107,21 @@ class Contents:
 
     def allocate(self, info: Info, device: Device) -> Stored:
         """A tensor of undefined contents."""
+        if device == "cuda" and self._engine.torch_device is not None and info.element_type in DTYPES:
+            return Stored(self._allocate_tensor(info, self._engine.torch_device))
         with engine_raises():
             return Stored(
                 self._engine.native.OrtValue.ortvalue_from_shape_and_onnx_type(
                     list(info.shape), info.element_type, self._engine.device(device)
                 )
             )
+
+    def _allocate_tensor(self, info: Info, device: torch.device) -> TensorValue:
+        try:
+            tensor = torch.empty(info.shape, dtype=DTYPES[info.element_type], device=device)
+        except (RuntimeError, TypeError, ValueError) as exc:  # too large, or negative
+            raise EngineRaised("RuntimeError", str(exc).split("\n", 1)[0]) from exc
+        return TensorValue(tensor, self._engine)
 
     def update(self, stored: Stored, value: Value, parts: Sequence[Array]) -> None:
         """Copy contents into a value's memory."""
@@ -128,8 +142,7 @@ class Contents:
         value = stored.ort_value
         if raw and value.is_tensor() and (element_type := value.element_type()) in ELEMENT_BITS:
             shape = tuple(value.shape())
-            data = ctypes.string_at(value.data_ptr(), storage_nbytes(element_type, shape))
-            return Typed(packer.add(np.frombuffer(data, np.uint8)), element_type, shape)
+            return Typed(packer.add(_raw_bytes(value, storage_nbytes(element_type, shape))), element_type, shape)
         with engine_raises():
             if raw and value.is_sparse_tensor():
                 return self.pack_foreign(value.as_sparse_tensor(), packer)
@@ -186,6 +199,12 @@ class Contents:
         with engine_raises():
             sparse = make(list(value.dense_shape), values, *indices, cpu)
             return Stored(native.OrtValue.ort_value_from_sparse_tensor(sparse), (values, indices))
+
+
+def _raw_bytes(value: Any, nbytes: int) -> Array:
+    if isinstance(value, TensorValue):
+        return value.raw_bytes()
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), nbytes), np.uint8)
 
 
 def _shares_memory(array: Array, parts: Sequence[Array]) -> bool:

@@ -10,7 +10,7 @@ import builtins
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from avec.destination.accelerators import Accelerator
 from avec.errors import UnsupportedOperation
@@ -52,19 +52,36 @@ def engine_raises() -> Iterator[None]:
 class OnnxRuntime:
     """The engine of one worker, on its accelerator."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        """Import onnxruntime, which takes a moment."""
+    def __init__(self, accelerator: Accelerator, choice: Literal["auto", "onnxruntime", "torch"]) -> None:
+        """Import onnxruntime, which takes a moment.
+
+        Args:
+            choice: "auto" takes onnxruntime where it has the accelerator, else torch where that has the model's
+                operators, else onnxruntime on the CPU; "torch" refuses models that torch does not have.
+        """
         self.module: Any = importlib.import_module("onnxruntime")
         self.native: Any = importlib.import_module("onnxruntime.capi._pybind_state")
         self._strict = accelerator.numerics == "strict"
         available = self.native.get_available_providers()
         self.has_cuda = accelerator.device.type == "cuda" and CUDA in available
+        self.fast = accelerator.numerics == "fast"
+        self.choice = choice
+        wants_torch = choice == "torch" or (
+            choice == "auto" and accelerator.device.type == "cuda" and not self.has_cuda
+        )
+        self.torch_device = accelerator.device if wants_torch else None  # where the torch engine computes, if at all
         providers = (CUDA, CPU) if self.has_cuda else (CPU,)
         self.description = Engine("onnxruntime", self.module.__version__, providers)
         self._devices = {
             "cpu": self.module.OrtDevice.make("cpu", 0)._get_c_device(),
             "cuda": self.module.OrtDevice.make("cuda" if self.has_cuda else "cpu", 0)._get_c_device(),
         }
+
+    @property
+    def summary(self) -> str:
+        """What computes, for the log."""
+        first = f"{self.description.name} {self.description.version} ({', '.join(self.description.providers)})"
+        return first if self.torch_device is None else f"torch on {self.torch_device}, verified against {first}"
 
     def device(self, device: Device) -> Any:
         """The native device for a value; "cuda" is the CPU where this engine has no CUDA."""

@@ -6,20 +6,24 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+import torch
 
+from avec import config
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Answer
-from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime, engine_raises
+from avec.destination.executors.onnx.choice import choose
+from avec.destination.executors.onnx.engine import CPU, CUDA, EngineRaised, OnnxRuntime, engine_raises
 from avec.destination.executors.onnx.files import ModelFolder
 from avec.destination.executors.onnx.options import OPTIMIZED_MODEL, PROFILING, session_options
 from avec.destination.executors.onnx.session import InferenceSession, Loaded, keep
 from avec.destination.executors.onnx.space import Space, answered, decoded
+from avec.destination.executors.onnx.torch_engine.session import TorchSession
 from avec.errors import InvalidArgument
-from avec.protocol.onnx import MODEL, Argument, LoadSession, Metadata, OpenSpace, SessionDescription
+from avec.protocol.onnx import MODEL, Argument, Engine, LoadSession, Metadata, OpenSpace, SessionDescription
 from avec.tensor import Array
 
 _LOADS: msgspec.msgpack.Decoder[OpenSpace | LoadSession] = msgspec.msgpack.Decoder(OpenSpace | LoadSession)
@@ -62,9 +66,8 @@ class OnnxExecutor:
 
     def _started(self) -> OnnxRuntime:
         if self._engine is None:
-            self._engine = OnnxRuntime(self._accelerator)
-            description = self._engine.description
-            log.info("onnx models: %s %s, %s", description.name, description.version, ", ".join(description.providers))
+            self._engine = OnnxRuntime(self._accelerator, config.load().onnx_engine)
+            log.info("onnx models: %s", self._engine.summary)
         return self._engine
 
     def _load_session(
@@ -124,7 +127,8 @@ class OnnxExecutor:
                 )
             written = options.optimized
             optimized = np.fromfile(written, np.uint8) if written is not None and written.exists() else None
-            return keep(native, options), optimized
+            session, note = choose(engine, native, path, folder.path if folder else None, request)
+            return keep(session, options, note), optimized
         except EngineRaised as exc:
             raise EngineRaised(exc.exception, _as_on_host(exc.text, request, path, folder)) from exc
         finally:
@@ -146,15 +150,24 @@ class OnnxExecutor:
                 meta.version,
                 dict(meta.custom_metadata_map),
             ),
-            engine=space.engine.description,
-            providers=tuple(native.get_providers()),
+            engine=_engine_of(space.engine, native),
+            providers=_providers_of(native),
             provider_options=native.get_provider_options(),
             profiling_start_ns=native.get_profiling_start_time_ns,
+            note=loaded.note,
         )
         parts = [np.frombuffer(_ENCODER.encode(description), np.uint8)]
         if optimized is not None:
             parts.append(optimized)
         return Answer(arrays=parts)
+
+
+def _engine_of(engine: OnnxRuntime, native: object) -> Engine:
+    return Engine("torch", str(torch.__version__), (CUDA,)) if isinstance(native, TorchSession) else engine.description
+
+
+def _providers_of(native: Any) -> tuple[str, ...]:
+    return (CUDA, CPU) if isinstance(native, TorchSession) else tuple(native.get_providers())
 
 
 def _arguments(native: Sequence[object]) -> tuple[Argument, ...]:

@@ -17,6 +17,8 @@ from avec.destination.executors.onnx.contents import Stored
 from avec.destination.executors.onnx.engine import EngineRaised, engine_raises
 from avec.destination.executors.onnx.options import SessionOptions, run_options
 from avec.destination.executors.onnx.space import Space, answered, decoded
+from avec.destination.executors.onnx.torch_engine.session import TorchSession, native_feed, native_value
+from avec.destination.executors.onnx.torch_engine.values import TensorValue
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.protocol.onnx import (
     Bind,
@@ -47,8 +49,9 @@ _ENCODER = msgspec.msgpack.Encoder()
 class Loaded:
     """A native session and what it needs to live; shared by host sessions that are loaded alike."""
 
-    native: Any
+    native: Any  # an InferenceSession of onnxruntime's, or a TorchSession
     options: SessionOptions
+    note: str  # why it is computed where it is
     profile: int = -1  # descriptor of the file that is being written, which has no name any more
 
 
@@ -62,9 +65,9 @@ class _Bound:
     unwritten: set[str] = field(default_factory=set)  # outputs without memory until a run has made it
 
 
-def keep(native: Any, options: SessionOptions) -> Loaded:
+def keep(native: Any, options: SessionOptions, note: str) -> Loaded:
     """Take a native session over; what it writes loses its name, so that nothing is left however this process ends."""
-    loaded = Loaded(native, options)
+    loaded = Loaded(native, options, note)
     if options.profiling and options.folder is not None:
         profiles = [each for each in options.folder.iterdir() if each != options.optimized]
         if profiles:
@@ -136,11 +139,28 @@ class InferenceSession:
             raise InvalidArgument("the engine refused this session's model")
         return self._loaded.native
 
+    def _io_binding(self) -> Any:
+        if isinstance(self._native, TorchSession):
+            return self._native.io_binding()
+        return self._space.engine.native.SessionIOBinding(self._native)
+
+    def _fitting(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        """Inputs that the session's engine takes, as `run` has them."""
+        if self._space.engine.torch_device is None or isinstance(self._native, TorchSession):
+            return feeds
+        return {name: native_feed(value, self._space.engine) for name, value in feeds.items()}
+
+    def _fitting_value(self, stored: Stored) -> Stored:
+        """A value that the session's engine takes: one of torch's goes to the CPU for the other engine."""
+        if isinstance(self._native, TorchSession):
+            return stored
+        return Stored(*native_value(stored.ort_value)) if isinstance(stored.ort_value, TensorValue) else stored
+
     def _run(self, request: RunSession, parts: Sequence[Array]) -> Answer:
         feeds = {name: self._space.contents.feed(value, parts) for name, value in request.feeds.items()}
         options = run_options(self._space.engine, request.settings, self._space.adapters)
         with engine_raises():
-            results = self._native.run(list(request.outputs), feeds, options)
+            results = self._native.run(list(request.outputs), self._fitting(feeds), options)
         return self._space.values(results, parts)
 
     def _run_to_values(self, request: RunToValues, parts: Sequence[Array]) -> Answer:
@@ -148,7 +168,8 @@ class InferenceSession:
         options = run_options(self._space.engine, request.settings, self._space.adapters)
         if request.devices:
             return self._run_to_devices(request, feeds, options, parts)
-        ort_values = {name: stored.ort_value for name, stored in feeds.items()}
+        kept = {name: self._fitting_value(stored) for name, stored in feeds.items()}
+        ort_values = {name: stored.ort_value for name, stored in kept.items()}
         with engine_raises():
             results = self._native.run_with_ort_values(ort_values, list(request.outputs), options)
         return self._space.keep(request.results, list(results), parts)
@@ -160,8 +181,9 @@ class InferenceSession:
             raise InvalidArgument(f"{len(request.devices)} devices for {len(request.outputs)} outputs")
         engine = self._space.engine
         with engine_raises():
-            binding = engine.native.SessionIOBinding(self._native)
-            for name, stored in feeds.items():
+            binding = self._io_binding()
+            kept = {name: self._fitting_value(stored) for name, stored in feeds.items()}
+            for name, stored in kept.items():
                 binding.bind_ortvalue_input(name, stored.ort_value)
             for name, device in zip(request.outputs, request.devices, strict=True):
                 binding.bind_output(name, engine.device(device))
@@ -187,7 +209,7 @@ class InferenceSession:
         bound = self._bindings.get(number)
         if bound is None:
             with engine_raises():
-                bound = _Bound(self._space.engine.native.SessionIOBinding(self._native))
+                bound = _Bound(self._io_binding())
             self._bindings[number] = bound
         for change in changes:
             match change:
@@ -221,7 +243,7 @@ class InferenceSession:
                 bound.native.bind_input(change.name, array)
             bound.inputs[change.name] = Stored(None, array)
             return
-        stored = contents.stored(change.contents, parts, "cpu")
+        stored = self._fitting_value(contents.stored(change.contents, parts, "cpu"))
         with engine_raises():
             bound.native.bind_ortvalue_input(change.name, stored.ort_value)
         bound.inputs[change.name] = stored
@@ -238,6 +260,11 @@ class InferenceSession:
                 stored = contents.allocate(change.allocated, change.device)
             else:
                 stored = contents.value(change.value)
+            if isinstance(stored.ort_value, TensorValue) and not isinstance(self._native, TorchSession):
+                raise UnsupportedOperation(
+                    f"the output {change.name!r} was bound to memory on cuda, and this model is computed on the"
+                    " destination's CPU; bind it to the device, without memory"
+                )
             bound.native.bind_ortvalue_output(change.name, stored.ort_value)
         bound.unwritten.discard(change.name)
         bound.outputs[change.name] = stored

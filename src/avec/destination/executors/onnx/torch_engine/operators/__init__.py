@@ -1,0 +1,28 @@
+"""The operators that the torch engine has, by name; each is held to ONNX's own cases for it."""
+
+from __future__ import annotations
+
+from avec.destination.executors.onnx.torch_engine.operators import (
+    convolution,
+    elementwise,
+    indexing,
+    matrices,
+    normalization,
+    reductions,
+    resizing,
+    shaping,
+)
+from avec.destination.executors.onnx.torch_engine.operators.operator import DTYPES, Node, Operator
+
+OPERATORS: dict[str, Operator] = {
+    **convolution.OPERATORS,
+    **elementwise.OPERATORS,
+    **indexing.OPERATORS,
+    **matrices.OPERATORS,
+    **normalization.OPERATORS,
+    **reductions.OPERATORS,
+    **resizing.OPERATORS,
+    **shaping.OPERATORS,
+}
+
+__all__ = ["DTYPES", "OPERATORS", "Node", "Operator"]
