@@ -21,6 +21,7 @@ import torch
 
 from avec.errors import AcceleratorOutOfMemory, AvecError, DestinationError, ExecutionError
 from avec.host.calls import where_called
+from avec.interception.active import opened as opened_session
 from avec.interception.active import session as active_session
 from avec.protocol.torch import (
     FIRST_TEMPLATE,
@@ -423,6 +424,8 @@ class Recording:
     def finish(self) -> None:
         """Send what is left at the end of the process, so that its failures can be reported."""
         if self._session is None or self.inherited or self._loss_told:
+            return
+        if opened_session() is not self._session:  # it was closed, as in a child that multiprocessing has made
             return
         try:
             self.flush()
