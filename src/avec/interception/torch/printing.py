@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import mmap
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ def patch(patches: Patches) -> None:
 
 
 def _written(original: Callable[[torch.Tensor, int], str]) -> Callable[[torch.Tensor, int], str]:
+    @functools.wraps(original)
     def tensor_str(self: torch.Tensor, indent: int) -> str:
         options = torch_printing.PRINT_OPTS
         if not self.is_cuda or self.layout is not torch.strided or not self.numel() or not options.edgeitems:

@@ -5,6 +5,7 @@ Each is refused where it is asked for, by the exception that its protocol has fo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def patch(patches: Patches) -> None:
     for module in (torch, torch.utils.dlpack):
         patches.replace(module, "from_dlpack", _imported)
     for name in ("_share_cuda_", "_new_shared_cuda"):
-        patches.replace(torch.UntypedStorage, name, lambda original: _share)
+        patches.replace(torch.UntypedStorage, name, _shared)
 
 
 def _array_interface(original: property) -> property:
@@ -43,6 +44,7 @@ def _array_interface(original: property) -> property:
 
 
 def _exported(original: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(original)
     def export(self: torch.Tensor, *args: Any, **kwargs: Any) -> object:
         if not self.is_cuda:
             return original(self, *args, **kwargs)
@@ -55,6 +57,7 @@ def _exported(original: Callable[..., object]) -> Callable[..., object]:
 
 
 def _imported(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(original)
     def from_dlpack(ext_tensor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not isinstance(ext_tensor, torch.Tensor) or not ext_tensor.is_cuda:
             return original(ext_tensor, *args, **kwargs)
@@ -68,8 +71,12 @@ def _imported(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
     return from_dlpack
 
 
-def _share(*args: object, **kwargs: object) -> object:
-    raise UnsupportedOperation(
-        f"a CUDA tensor for another process: {_ELSEWHERE}; send a copy, tensor.cpu(), and move it to the accelerator"
-        " there"
-    )
+def _shared(original: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(original)
+    def share(*args: object, **kwargs: object) -> object:
+        raise UnsupportedOperation(
+            f"a CUDA tensor for another process: {_ELSEWHERE}; send a copy, tensor.cpu(), and move it to the"
+            " accelerator there"
+        )
+
+    return share

@@ -5,6 +5,7 @@ torch.load, pickle, copy.deepcopy and others make storages before they make tens
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ def _maker(kernels: Kernels, original: Callable[..., torch.UntypedStorage]) -> C
 
 
 def _resizer(kernels: Kernels, original: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(original)
     def resize_(self: torch.UntypedStorage, size: int) -> object:
         if not self.is_cuda:
             return original(self, size)
@@ -65,6 +67,7 @@ def _resizable(original: Callable[[torch.UntypedStorage], bool]) -> Callable[[to
 def _fetched(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Have a method look at a copy on the host."""
 
+    @functools.wraps(original)
     def method(self: Any) -> Any:
         found = original(self.cpu() if self.device.type == "cuda" else self)
         if isinstance(found, str):  # says where it is
