@@ -195,13 +195,8 @@ def _global_max(node: Node, inputs: Inputs) -> Tensor:
     return x.amax(list(range(2, x.ndim)), keepdim=True)
 
 
-def _global_lp(node: Node, inputs: Inputs) -> Tensor:
-    x, power = given(inputs, 0), node.integer("p", 2)
-    return (x.abs() ** power).sum(list(range(2, x.ndim)), keepdim=True) ** (1.0 / power)
-
-
 OPERATORS: dict[str, Operator] = {
     "AveragePool": _average_pool, "Conv": _convolution, "ConvTranspose": _transposed,
-    "GlobalAveragePool": _global_average, "GlobalLpPool": _global_lp, "GlobalMaxPool": _global_max, "LpPool": _lp_pool,
+    "GlobalAveragePool": _global_average, "GlobalMaxPool": _global_max, "LpPool": _lp_pool,
     "MaxPool": _max_pool,
 }  # fmt: skip

@@ -99,6 +99,6 @@ def _compress(node: Node, inputs: Inputs) -> Tensor:
 
 OPERATORS: dict[str, Operator] = {
     "Compress": _compress, "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
-    "NonZero": _non_zero, "OneHot": _one_hot, "ScatterElements": _scatter_elements, "Scatter": _scatter_elements,
+    "NonZero": _non_zero, "OneHot": _one_hot, "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
 }  # fmt: skip

@@ -27,10 +27,20 @@ def _instance(node: Node, inputs: Inputs) -> Tensor:
     return F.instance_norm(x, weight=scale, bias=bias, eps=node.number("epsilon", 1e-5))
 
 
-def _layer(node: Node, inputs: Inputs) -> Tensor:
+def _layer(node: Node, inputs: Inputs) -> Tensor | tuple[Tensor, ...]:
+    normal = _layer_normal(node, inputs)
+    if node.outputs == 1:
+        return normal
+    x = given(inputs, 0)
+    axes = list(range(node.integer("axis", -1) % x.ndim, x.ndim))
+    wide = x.to(torch.float32)
+    mean = wide.mean(axes, keepdim=True)
+    variance = ((wide - mean) ** 2).mean(axes, keepdim=True)
+    return normal, mean, torch.rsqrt(variance + node.number("epsilon", 1e-5))
+
+
+def _layer_normal(node: Node, inputs: Inputs) -> Tensor:
     x, scale, bias = given(inputs, 0), given(inputs, 1), optional(inputs, 2)
-    if node.outputs > 1:
-        raise node.refuse("with mean and deviation as outputs")
     axis = node.integer("axis", -1) % x.ndim
     shape = list(x.shape[axis:])
     if list(scale.shape) == shape and (bias is None or list(bias.shape) == shape):
