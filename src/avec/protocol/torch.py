@@ -35,7 +35,8 @@ FREE = 0  # then an address: the storage is no longer used
 BIND = 1  # then a place and an address: that result of the last Evaluate answer gets this address
 FIRST_TEMPLATE = 16
 
-# Parts of a Batch, in this order; after them the payloads of avec::upload, in the stream's order.
+# Parts of a Batch, in this order; after them the payloads of avec::upload, in the stream's order. Where none follow,
+# empty parts at the end are left out.
 STREAM_PART, FLOATS_PART, TEMPLATES_PART, FIRST_PAYLOAD_PART = 0, 1, 2, 3
 
 
@@ -180,6 +181,7 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
         avec::sleep(cycles, device)       keep the accelerator busy. Source: torch.cuda._sleep
         avec::call_graph(i, input…)       call the graph that came as LoadGraph i; its results are the outputs
         avec::forget_graph(i)             graph i will not be called again
+        avec::launch_kernel(i, …)         launch the kernel that came as LoadKernel i; see protocol/torch_triton
     """
 
     operator: str
@@ -280,7 +282,14 @@ class LoadGraph(msgspec.Struct, frozen=True, array_like=True, tag="graph"):
     number: int  # higher than any before
 
 
-Request: TypeAlias = Batch | Synchronize | MemoryStatistics | GeneratorState | ElapsedTime | LoadGraph
+class LoadKernel(msgspec.Struct, frozen=True, array_like=True, tag="kernel"):
+    """Keep a kernel for avec::launch_kernel, whatever has failed before: part 0, uint8, as in protocol/torch_triton."""
+
+    epoch: int
+    number: int
+
+
+Request: TypeAlias = Batch | Synchronize | MemoryStatistics | GeneratorState | ElapsedTime | LoadGraph | LoadKernel
 
 
 class Evaluated(msgspec.Struct, frozen=True, array_like=True, tag="evaluated"):

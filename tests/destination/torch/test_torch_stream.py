@@ -575,7 +575,7 @@ class TestMalformed:
 
     @pytest.mark.parametrize(
         "parts",
-        [[], [np.zeros(1, np.int64)] * 3, [np.zeros(1, np.uint64)], [np.zeros(2, np.uint64), np.zeros(1), np.zeros(1)]],
+        [[np.zeros(1, np.int64)] * 3, [np.zeros(1, np.uint64)], [np.zeros(2, np.uint64), np.zeros(1), np.zeros(1)]],
     )
     def test_wrong_parts_are_refused(
         self, stream: Stream, parts: list[np.ndarray[tuple[int], np.dtype[np.generic]]]

@@ -56,6 +56,11 @@ TEMPLATE_LIMIT = 1 << 17  # then both ends forget them: shapes that always chang
 
 _OUT_OF_MEMORY = "CUDA out of memory"
 
+_BAD_FORK = (
+    "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use the 'spawn' start"
+    " method"
+)
+
 _ENCODER = msgspec.msgpack.Encoder()
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _OPENED = msgspec.msgpack.Decoder(Opened)
@@ -129,10 +134,7 @@ class Recording:
 
     def _open(self) -> None:
         if self.inherited:
-            raise RuntimeError(
-                "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use the"
-                " 'spawn' start method"
-            )
+            raise RuntimeError(_BAD_FORK)
         session = active_session()
         handle = session.new_handle()
         reply = session.load(handle, FORMAT, _ENCODER.encode(Open(str(torch.__version__)))).wait()
@@ -156,6 +158,7 @@ class Recording:
             self._pid = os.getpid()
         else:
             self._destination = None
+            self.arena.abandon(_BAD_FORK)
 
     def template(self, template: Template) -> int:
         """The number of a template; a new one goes to the destination with the next batch."""
@@ -175,10 +178,14 @@ class Recording:
         self._caches.append(cache)
         return cache
 
-    def _forget_templates(self) -> None:
-        self.flush()
+    def forget_calls(self) -> None:
+        """Empty the caches: a setting has changed that decides what calls give."""
         for cache in self._caches:
             cache.clear()
+
+    def _forget_templates(self) -> None:
+        self.flush()
+        self.forget_calls()
         self._templates.clear()
         self.arena.forget_layouts()
         self._forget = True
@@ -307,9 +314,11 @@ class Recording:
             parts: list[Array] = [
                 np.frombuffer(array("Q", numbers), np.uint64),
                 np.array(self.floats, np.float64),
-                np.frombuffer(_ENCODER.encode(self._described), np.uint8),
+                np.frombuffer(_ENCODER.encode(self._described) if self._described else b"", np.uint8),
                 *self._payloads,
             ]
+            while parts and not parts[-1].size and not self._payloads:
+                parts.pop()
             body = _ENCODER.encode(Batch(self._epoch, then, self._forget))
             try:
                 call = session.run(self._handle, "torch.run", body, parts, self._files, into)

@@ -55,6 +55,9 @@ _TEMPLATES: msgspec.msgpack.Decoder[list[Template]] = msgspec.msgpack.Decoder(li
 _ENCODER = msgspec.msgpack.Encoder()
 _SKIPPED = Answer(_ENCODER.encode(Skipped()))
 
+# What a batch without them has.
+_EMPTY_PARTS: tuple[Array, ...] = (np.empty(0, np.uint64), np.empty(0, np.float64), np.empty(0, np.uint8))
+
 BIND_WIDTH, FREE_WIDTH = 3, 2
 T = TypeVar("T")
 
@@ -86,6 +89,8 @@ class TorchModel:
             request = _decoded(_REQUESTS, body, "a request to torch")
             self._epoch = max(self._epoch, request.epoch)
             skipped = self._failed_epoch is not None and request.epoch <= self._failed_epoch
+            if self._around.default_dtype is not torch.float32:
+                torch.set_default_dtype(self._around.default_dtype)
             with torch.inference_mode():
                 if isinstance(request, Batch):
                     return self._run_batch(request, arrays, files, skipped)
@@ -96,6 +101,9 @@ class TorchModel:
             self._failed_epoch = self._epoch
             self._results.drop()
             raise
+        finally:
+            if self._around.default_dtype is not torch.float32:
+                torch.set_default_dtype(torch.float32)
 
     def close(self) -> None:
         """Free all that the session holds on the accelerator."""
@@ -233,8 +241,8 @@ class TorchModel:
 
 def _parts(arrays: Sequence[Array]) -> tuple[list[int], list[float], list[Template]]:
     """A batch's stream, floats and templates, decoded."""
-    expected = {STREAM_PART: np.uint64, FLOATS_PART: np.float64, TEMPLATES_PART: np.uint8}
-    if len(arrays) < len(expected) or any(arrays[part].dtype != dtype for part, dtype in expected.items()):
+    arrays = [*arrays, *_EMPTY_PARTS[len(arrays) :]]
+    if any(array.dtype != empty.dtype for array, empty in zip(arrays, _EMPTY_PARTS, strict=False)):
         raise InvalidArgument(
             f"a batch with parts of types {[str(array.dtype) for array in arrays]}: uint64 numbers, "
             "float64 floats and uint8 templates have to come first"
