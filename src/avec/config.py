@@ -235,6 +235,10 @@ class Settings:
         "what computes ONNX models: auto is onnxruntime where it has the accelerator, else torch for models that it "
         "has verified, else onnxruntime on the CPU", ("serve",), "--onnx-engine",
     )  # fmt: skip
+    allow_triton: bool = _setting(
+        False, SWITCH, "run Triton kernels that hosts' programs contain: code of theirs, which nothing checks",
+        ("serve",), "--allow-triton",
+    )  # fmt: skip
     drain_timeout_s: float = _setting(
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"
     )

@@ -26,6 +26,7 @@ from avec.destination.executors.torch.results import Results
 from avec.destination.executors.torch.storages import Memory
 from avec.destination.executors.torch.templates import Compiler, Entry, entry_of
 from avec.destination.executors.torch.transfers import Transfers
+from avec.destination.executors.torch.triton_kernels import TritonKernels
 from avec.errors import ExecutionError, InvalidArgument
 from avec.protocol.torch import (
     BIND,
@@ -41,6 +42,7 @@ from avec.protocol.torch import (
     ElapsedTime,
     GeneratorState,
     LoadGraph,
+    LoadKernel,
     MemoryStatistics,
     Read,
     Request,
@@ -73,7 +75,10 @@ class TorchModel:
         self._transfers = Transfers(accelerator)
         self._results = Results(self._memory)
         self._graphs = Graphs(devices, host_version)
-        self._around = Surroundings(devices, self._generators, self._events, self._transfers, self._graphs)
+        self._kernels = TritonKernels(devices.cuda)
+        self._around = Surroundings(
+            devices, self._generators, self._events, self._transfers, self._graphs, self._kernels
+        )
         self._compiler = Compiler(
             self._memory, devices, self._generators, self._around, self._results.hold, host_version
         )
@@ -94,8 +99,8 @@ class TorchModel:
             with torch.inference_mode():
                 if isinstance(request, Batch):
                     return self._run_batch(request, arrays, files, skipped)
-                if isinstance(request, LoadGraph):
-                    return self._load_graph(request, arrays)
+                if isinstance(request, LoadGraph | LoadKernel):
+                    return self._load(request, arrays)
                 return _SKIPPED if skipped else self._answer(request)
         except Exception:
             self._failed_epoch = self._epoch
@@ -113,12 +118,14 @@ class TorchModel:
         self._events.close()
         self._transfers.close()
         self._graphs.close()
+        self._kernels.close()
         self._entries.clear()
 
-    def _load_graph(self, request: LoadGraph, arrays: Sequence[Array]) -> Answer:
+    def _load(self, request: LoadGraph | LoadKernel, arrays: Sequence[Array]) -> Answer:
         if len(arrays) != 1 or arrays[0].dtype != np.uint8:
-            raise InvalidArgument(f"a graph with {len(arrays)} parts; it takes one, of uint8")
-        self._graphs.load(request.number, arrays[0])
+            raise InvalidArgument(f"a graph or a kernel with {len(arrays)} parts; it takes one, of uint8")
+        loaded = self._graphs if isinstance(request, LoadGraph) else self._kernels
+        loaded.load(request.number, arrays[0])
         return Answer()
 
     def _answer(self, request: Synchronize | MemoryStatistics | GeneratorState | ElapsedTime) -> Answer:

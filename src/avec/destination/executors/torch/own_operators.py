@@ -17,6 +17,7 @@ from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.graphs import Graphs
 from avec.destination.executors.torch.storages import Layout
 from avec.destination.executors.torch.transfers import Transfers
+from avec.destination.executors.torch.triton_kernels import TritonKernels
 from avec.errors import InvalidArgument
 from avec.protocol.torch import Arg
 from avec.tensor import Array
@@ -31,6 +32,7 @@ class Surroundings:
     events: Events
     transfers: Transfers
     graphs: Graphs
+    kernels: TritonKernels
     payloads: Sequence[Array] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     next_payload: int = 0
@@ -148,6 +150,19 @@ def _sdp_choice(
         torch._C._set_sdp_priority_order(previous)
 
 
+def _launch_kernel(
+    around: Surroundings,
+    layouts: Sequence[Layout],
+    number: object,
+    x: object,
+    y: object,
+    z: object,
+    arguments: object,
+    options: object,
+) -> None:
+    around.kernels.launch(number, [_integer(size) for size in (x, y, z)], arguments, options)
+
+
 OWN_OPERATORS = {
     "avec::sdp_choice": OwnOperator(_sdp_choice, answers=True),
     "avec::upload": OwnOperator(_upload, outputs=1),
@@ -162,6 +177,7 @@ OWN_OPERATORS = {
     "avec::sleep": OwnOperator(_sleep),
     "avec::call_graph": OwnOperator(_call_graph, outputs=None, makes=True, check=_check_graph),
     "avec::forget_graph": OwnOperator(_forget_graph),
+    "avec::launch_kernel": OwnOperator(_launch_kernel),
 }
 
 
