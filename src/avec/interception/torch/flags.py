@@ -17,6 +17,8 @@ import torch
 from avec.interception.patching import Patches
 from avec.protocol.torch import Template
 
+from .templates import name_of
+
 if TYPE_CHECKING:
     from .recording import Recording
 
@@ -65,7 +67,7 @@ class Flags:
 
 def state() -> tuple[object, ...]:
     """Return all settings that are forwarded, as they are on this host."""
-    return tuple(_asked(name, *arguments) for name, *arguments in _GETTERS)
+    return torch.get_default_dtype(), *(_asked(name, *arguments) for name, *arguments in _GETTERS)
 
 
 def _asked(name: str, *arguments: str) -> object:
@@ -146,6 +148,10 @@ def patch(patches: Patches, recording: Recording) -> None:
         if (where, operation) in _PRECISIONS:
             flags.set(_PRECISIONS[where, operation], value)
 
+    def set_default_dtype() -> None:
+        recording.forget_calls()  # the dtypes of their results may be others now
+        flags.set("default_dtype", name_of(torch.get_default_dtype()))
+
     def set_limit(value: int) -> None:
         if value != limit[0]:
             limit[0] = value
@@ -155,6 +161,8 @@ def patch(patches: Patches, recording: Recording) -> None:
         **{setter: functools.partial(switch, name) for setter, name in _SWITCHES.items()},
         **{setter: functools.partial(choice, name) for setter, name in _CHOICES.items()},
         "_set_fp32_precision_setter": precision,
+        "_set_default_dtype": lambda dtype: set_default_dtype(),
+        "_set_default_tensor_type": lambda tensor_type: set_default_dtype(),
         "_set_float32_matmul_precision": lambda value: flags.set("float32_matmul_precision", value),
         "_set_deterministic_algorithms": lambda mode, warn_only=False: flags.set_deterministic(mode, warn_only),
     }
@@ -183,6 +191,8 @@ def _report_what_is_set(reports: dict[str, Callable[..., None]]) -> None:
         value = _asked(getter, *arguments)
         if value not in (default, None, RuntimeError):
             reports[setter](*arguments, *value if isinstance(value, tuple) else (value,))
+    if torch.get_default_dtype() != torch.float32:
+        reports["_set_default_dtype"](torch.get_default_dtype())
     if torch._C._get_deterministic_algorithms():
         reports["_set_deterministic_algorithms"](True, torch._C._get_deterministic_algorithms_warn_only())
 

@@ -130,6 +130,7 @@ class Arena:
         self.check_device: Callable[[int], None] = lambda index: None  # raises what torch raises for an unknown one
         self.admit: Callable[[int, int], None] = lambda nbytes, device: None  # raises for what can never fit
         self.fresh_nbytes = 0  # of storages at places that were never in use before, as `Room` counts them
+        self._abandoned = ""
         self._held: list[int] | None = None
         self._pinned: dict[int, int] = {}  # place → how many graphs use it
         self._pinned_dead: set[int] = set()
@@ -166,6 +167,8 @@ class Arena:
     def take(self, layout: Layout) -> int:
         """Give a struct to a layout; called when its free list is empty."""
         with self._lock:
+            if self._abandoned:
+                raise RuntimeError(self._abandoned)
             if self._spare:
                 place = self._spare.pop()
                 self._layout_of[place] = layout
@@ -180,6 +183,13 @@ class Arena:
             address = address_of(place)
             _STRUCT.pack_into(self._memory, place * _STRUCT_NBYTES, address, *layout.head, self._deleter)
         return self._base + place * _STRUCT_NBYTES
+
+    def abandon(self, reason: str) -> None:
+        """In a forked child: make no tensors any more, but raise a RuntimeError."""
+        self._lock = threading.Lock()
+        self._abandoned = reason
+        for layout in self._layouts.values():
+            layout.free.clear()
 
     def new_empty(self, layout: Layout) -> torch.Tensor:
         """Make a tensor without elements; it has no address."""

@@ -193,9 +193,11 @@ def check_the_accelerator_of_this_machine() -> None:
     assert accelerator.max_memory_allocated() >= accelerator.memory_allocated()
     assert accelerator.get_memory_info()[1] == torch.cuda.mem_get_info()[1]
     accelerator.empty_cache()
-    accelerator.set_stream(torch.cuda.Stream())
-    assert torch.cuda.current_stream() == accelerator.current_stream()
-    torch.cuda.set_stream(torch.cuda.default_stream())
+    try:
+        accelerator.set_stream(torch.cuda.Stream())
+        assert torch.cuda.current_stream().stream_id == accelerator.current_stream().stream_id != 0
+    finally:
+        torch.cuda.set_stream(torch.cuda.default_stream())
 
 
 def check_waits_can_be_found() -> None:
@@ -245,10 +247,26 @@ def check_a_default_type() -> None:
         warnings.simplefilter("ignore")
         try:
             torch.set_default_tensor_type("torch.cuda.DoubleTensor")
-            assert torch.zeros(2).type() == "torch.cuda.DoubleTensor"
+            assert torch.zeros(2).type() == "torch.cuda.DoubleTensor", torch.zeros(2).type()
         finally:
             torch.set_default_tensor_type("torch.FloatTensor")
     assert torch.zeros(2).type() == "torch.FloatTensor"
+
+
+def check_a_default_dtype() -> None:
+    torch.zeros(2, device="cuda")
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.zeros(2, device="cuda").tolist() == [0, 0]
+        assert torch.zeros(2, device="cuda").dtype == torch.float64
+        third = torch.arange(3, device="cuda") / 3
+        assert third.dtype == torch.float64
+        assert third.tolist() == [0, 1 / 3, 2 / 3]
+        assert torch.full((2,), 1.5, device="cuda").dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.zeros(2, device="cuda").dtype == torch.float32
+    assert (torch.arange(3, device="cuda") / 3).tolist() == (torch.arange(3) / 3).tolist()
 
 
 def check_mixed_precision() -> None:
@@ -331,8 +349,10 @@ def check_a_fork_cannot_use_what_its_parent_does() -> None:
             os.write(writes, repr((counted, [text.partition(".")[0] for text in texts])).encode())
         finally:
             os._exit(0)
+    os.close(writes)
     os.waitpid(child, 0)
     counted = True, torch.cuda.device_count(), False
     text = "Cannot re-initialize CUDA in forked subprocess"
-    assert os.read(reads, 4096).decode() == repr((counted, [text, text]))
+    said = os.read(reads, 4096).decode()
+    assert said == repr((counted, [text, text])), said
     assert torch.ones(2).cuda().tolist() == [1, 1]

@@ -104,6 +104,18 @@ FLAGS |= {
 }
 
 
+def floating_dtype(name: object) -> torch.dtype:
+    """The dtype that a host's program has made its default.
+
+    Raises:
+        InvalidArgument: there is none of that name, or it cannot be a default.
+    """
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize == 1:
+        raise InvalidArgument(f"{name!r} as the default dtype: it has to be a floating point dtype of torch's")
+    return dtype
+
+
 def set_flag(name: object, value: object) -> None:
     """Set one of torch's settings for this worker.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.events import Events
-from avec.destination.executors.torch.flags import set_flag
+from avec.destination.executors.torch.flags import floating_dtype, set_flag
 from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.graphs import Graphs
 from avec.destination.executors.torch.storages import Layout
@@ -36,6 +36,7 @@ class Surroundings:
     payloads: Sequence[Array] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     next_payload: int = 0
+    default_dtype: torch.dtype = torch.float32  # the stream's own: the worker's other models have torch's
 
     def payload(self) -> Array:
         """The next payload part."""
@@ -89,7 +90,11 @@ def _copy_generator(around: Surroundings, layouts: Sequence[Layout], generator: 
 
 
 def _flag(around: Surroundings, layouts: Sequence[Layout], name: object, value: object) -> None:
-    set_flag(name, value)
+    if name == "default_dtype":
+        around.default_dtype = floating_dtype(value)
+        torch.set_default_dtype(around.default_dtype)
+    else:
+        set_flag(name, value)
 
 
 def _record_event(around: Surroundings, layouts: Sequence[Layout], number: object, device: object) -> None:
