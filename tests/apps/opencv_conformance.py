@@ -18,8 +18,7 @@ import numpy as np
 
 CASES: dict[str, Callable[[], object]] = {}
 MODELS = Path(sys.argv[1])
-VERSION = tuple(int(each) for each in cv2.__version__.split(".")[:2])
-MAJOR = VERSION[0]
+MAJOR = int(cv2.__version__.partition(".")[0])
 CUDA = "cuda" in sys.argv[3:]
 RANDOM = np.random.default_rng(20)
 
@@ -272,8 +271,6 @@ READINGS: dict[str, Callable[[], object]] = {
     "tflite_missing": lambda: cv2.dnn.readNetFromTFLite("/nowhere/model.tflite"),
     "tflite_damaged": lambda: cv2.dnn.readNetFromTFLite(np.frombuffer(b"no model at all " * 9, np.uint8)),
 }
-if VERSION >= (4, 14):  # older ones divide by zero, and the process ends
-    READINGS["external_data"] = lambda: outputs_of(cv2.dnn.readNetFromONNX(model("external.onnx")))
 if MAJOR < 5:
     READINGS |= {
         "darknet": lambda: [outputs_of(cv2.dnn.readNetFromDarknet(model("yolo.cfg"), model("yolo.weights")))],

@@ -54,13 +54,12 @@ def write_all(folder: Path, classification: Path) -> None:
     (folder / "relu.t7").write_text(RELU_OF_TORCH)
     (folder / "damaged.onnx").write_bytes(classification.read_bytes()[:300] + b"\xff" * 300)
     (folder / "unknown.xyz").write_bytes(classification.read_bytes())
-    with_external_data(classification, folder / "external.onnx")
 
 
-def with_external_data(source: Path, target: Path) -> None:
+def with_external_data(source: Path, target: Path, location: str) -> None:
     """The same model with its weights in a file beside it."""
     model = onnx.load(source)
-    convert_model_to_external_data(model, location="external.weights", size_threshold=0)
+    convert_model_to_external_data(model, location=location, size_threshold=0)
     onnx.save(model, target)
 
 

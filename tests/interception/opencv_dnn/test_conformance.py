@@ -42,7 +42,6 @@ OTHER_VERSION: dict[int, dict[str, str]] = {
     4: {
         **dict.fromkeys(("read_darknet", "read_darknet_any", "read_darknet_buffers", "read_torch"), _NO_IMPORTER),
         "detect_with_darknet": _NO_IMPORTER,
-        "read_external_data": "OpenCV 5 reads it",
         "ask_layer_blobs": "a bias has another shape",
         **dict.fromkeys(("ask_flops", "ask_flops_of_shapes", "ask_memory"), "OpenCV 5 wants types beside the shapes"),
         "ask_shapes": "OpenCV 5 has no getLayersShapes",
@@ -74,7 +73,6 @@ OTHER_VERSION: dict[int, dict[str, str]] = {
         **{f"input_{kind}": _OTHER_TYPES for kind in ("uint8", "int8", "uint16", "int16", "int32", "int64", "uint64")},
         **{f"input_{kind}": _NEW_ENGINE for kind in ("scaled", "scaled_by_keyword", "mean", "mean_by_keyword")},
         **{f"input_{kind}": _NEW_ENGINE for kind in ("mean_number", "numpy_numbers", "uint8_scaled", "wrong_channels")},
-        "read_external_data": "OpenCV 4 cannot read it",
         **{
             f"ask_{kind}": _NEW_ENGINE for kind in ("layer_names", "layer_types", "layers_count", "layer_id", "outputs")
         },

@@ -111,35 +111,16 @@ class RemoteObject:
             cv2.error: OpenCV cannot make it.
             DestinationError: the destination failed.
         """
-        files: dict[str, str] = {}
-        others: list[RemoteObject] = []
-
-        def special(value: object) -> Value:
-            if isinstance(value, ModelFile):
-                return self._provided(value, files)
-            if isinstance(value, RemoteObject):
-                value.flush()
-                others.append(value)
-                return Other(len(others) - 1)
-            if isinstance(value, Fields):
-                return Record(value.kind, {name: pack(each, parts, special) for name, each in value.values.items()})
-            return _unsendable(value)
-
-        parts: list[Array] = []
+        making = _Making(self._session)
         with as_opencv():
-            call = Invocation(
-                method,
-                tuple(pack(each, parts, special) for each in args),
-                {name: pack(each, parts, special) for name, each in kwargs.items()},
-            )
-            body = encode_body(Make(call, cv2.__version__), parts)
-            if others:
-                reserve = encode_body(Reserve(), [])
-                self._session.load(self.number, FORMAT, reserve)
-                handles = [other.number for other in others]
-                self._session.run(self.number, "opencv.make", body, parts, files, handles=handles).wait()
+            body = encode_body(Make(making.call(method, args, kwargs), cv2.__version__), making.parts)
+            if making.others:
+                self._session.load(self.number, FORMAT, encode_body(Reserve(), []))
+                handles = [other.number for other in making.others]
+                call = self._session.run(self.number, "opencv.make", body, making.parts, making.files, handles=handles)
             else:
-                self._session.load(self.number, FORMAT, body, parts, files).wait()
+                call = self._session.load(self.number, FORMAT, body, making.parts, making.files)
+            call.wait()
 
     def invoke(self, method: str, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> object:
         """See Remote."""
@@ -190,15 +171,41 @@ class RemoteObject:
         body = encode_body(Invoke(calls), parts)
         return self._session.run(self.number, name, body, parts)
 
-    def _provided(self, file: ModelFile, files: dict[str, str]) -> File:
-        settings = config.load()
 
-        def role_of(source: Path | bytes) -> str:
-            role = str(len(files))
-            files[role] = provide(self._session, source, settings)
-            return role
+class _Making:
+    """What goes along with a request to make an object: arrays, files that the destination has, other objects."""
 
-        return File(role_of(file.source), file.written, {name: role_of(path) for name, path in file.beside.items()})
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.parts: list[Array] = []
+        self.files: dict[str, str] = {}  # role → digest
+        self.others: list[RemoteObject] = []
+
+    def call(self, method: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Invocation:
+        packed = tuple(pack(each, self.parts, self._special) for each in args)
+        return Invocation(
+            method, packed, {name: pack(each, self.parts, self._special) for name, each in kwargs.items()}
+        )
+
+    def _special(self, value: object) -> Value:
+        match value:
+            case ModelFile():
+                beside = {name: self._provide(path) for name, path in value.beside.items()}
+                return File(self._provide(value.source), value.written, beside)
+            case Fields():
+                fields = {name: pack(each, self.parts, self._special) for name, each in value.values.items()}
+                return Record(value.kind, fields)
+            case RemoteObject():
+                value.flush()
+                self.others.append(value)
+                return Other(len(self.others) - 1)
+            case _:
+                return _unsendable(value)
+
+    def _provide(self, source: Path | bytes) -> str:
+        role = str(len(self.files))
+        self.files[role] = provide(self._session, source, config.load())
+        return role
 
 
 def _result_of(call: Call) -> object:

@@ -86,19 +86,8 @@ class OpenCvObject:
         host = request.version.partition(".")[0]
         self._host = int(host) if host.isdigit() else dialects.HERE
         with ModelFiles(files) as model_files, _converted(model_files.as_on_host):
-
-            def special(value: Record | File | Other) -> object:
-                match value:
-                    case File():
-                        return model_files.argument(value)
-                    case Other(index):
-                        return _other(others, index)
-                    case Record():
-                        return self._record(value, parts, special)
-
-            parts = [part.copy() for part in parts]
-            args = [unpack(each, parts, special) for each in request.call.args]
-            kwargs = unpack_all(request.call.kwargs, parts, special)
+            given = _Given([part.copy() for part in parts], model_files, others, self._possible)
+            args, kwargs = given.arguments(request.call)
             adapted, kwargs = dialects.reading(made.name, self._host, args, kwargs)
             self._made, self._kind = made.call(*adapted, **kwargs), made.kind
             if self._cuda and self._kind == "Net":
@@ -113,16 +102,6 @@ class OpenCvObject:
     def close(self) -> None:
         """Let go of the object; others that use it keep it alive."""
         self._made = None
-
-    def _record(self, value: Record, parts: Sequence[Array], special: Callable[[Record | File | Other], object]) -> Any:
-        if value.kind not in RECORDS or not hasattr(cv2, value.kind):
-            raise InvalidArgument(f"no host may make a cv2.{value.kind} at a destination")
-        record = getattr(cv2, value.kind)()
-        for name, field in unpack_all(value.fields, parts, special).items():
-            if name.startswith("_") or not hasattr(record, name):
-                raise InvalidArgument(f"cv2.{value.kind} has no field {name!r}")
-            setattr(record, name, self._possible(name, field))
-        return record
 
     def _invoke(self, request: Invoke, parts: Sequence[Array]) -> Answer:
         if not self._kind:
@@ -164,6 +143,45 @@ class OpenCvObject:
         if "target" in name and value in _CUDA_TARGETS:
             return cv2.dnn.DNN_TARGET_CPU
         return value
+
+
+class _Given:
+    """What came with a request to make an object, and what values in it stand for."""
+
+    def __init__(
+        self,
+        parts: Sequence[Array],
+        files: ModelFiles,
+        others: Sequence[Model],
+        possible: Callable[[str, object], object],
+    ) -> None:
+        self._parts = parts
+        self._files = files
+        self._others = others
+        self._possible = possible
+
+    def arguments(self, call: Invocation) -> tuple[list[object], dict[str, Any]]:
+        args = [unpack(each, self._parts, self._special) for each in call.args]
+        return args, unpack_all(call.kwargs, self._parts, self._special)
+
+    def _special(self, value: Record | File | Other) -> object:
+        match value:
+            case File():
+                return self._files.argument(value)
+            case Other(index):
+                return _other(self._others, index)
+            case Record():
+                return self._record(value)
+
+    def _record(self, value: Record) -> Any:
+        if value.kind not in RECORDS or not hasattr(cv2, value.kind):
+            raise InvalidArgument(f"no host may make a cv2.{value.kind} at a destination")
+        record = getattr(cv2, value.kind)()
+        for name, field in unpack_all(value.fields, self._parts, self._special).items():
+            if name.startswith("_") or not hasattr(record, name):
+                raise InvalidArgument(f"cv2.{value.kind} has no field {name!r}")
+            setattr(record, name, self._possible(name, field))
+        return record
 
 
 def _other(others: Sequence[Model], index: int) -> Any:
