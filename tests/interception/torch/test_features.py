@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from launching import AVEC, environ
+from launching import AVEC, both_ways, environ
 
 CHECKS = Path(__file__).parent / "checks"
-MODULES = ("unopened", "tensors", "modules", "storages", "randomness", "loading", "devices", "forwarded")
+PROGRAMS = Path(__file__).parent / "programs"
+MODULES = ("unopened", "tensors", "modules", "storages", "randomness", "loading", "devices", "forwarded", "faults")
 TIMEOUT_S = 110.0
 
 
@@ -48,3 +49,9 @@ def outcomes(destination: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", _names())
 def test_feature(name: str, outcomes: dict[str, str]) -> None:
     assert not outcomes[name], outcomes[name]
+
+
+def test_a_program_for_the_cpu_needs_no_destination() -> None:
+    plainly, under_avec = both_ways(str(PROGRAMS / "on_the_host.py"))  # where nothing listens
+    assert plainly[0] == 0, plainly[2]
+    assert under_avec == plainly

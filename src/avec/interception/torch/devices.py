@@ -181,6 +181,7 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
         "_cuda_init": init,
         "_cuda_getDeviceCount": lambda: devices.count(),
         "_cuda_getDevice": lambda: devices.current,
+        "_accelerator_getDeviceIndex": lambda: devices.current,  # optimizers ask on the CPU, too
         "_cuda_setDevice": set_device,
         "_cuda_exchangeDevice": exchange_device,
         "_cuda_maybeExchangeDevice": exchange_device,
