@@ -114,13 +114,12 @@ def _check_one(
     op: OpInfo, function: Callable[[SampleInput], Any], sample: SampleInput, outcome: Outcome, what: str, backward: bool
 ) -> None:
     try:
-        expected, gradients = _computed(function, sample, backward)
+        expected, gradients = _computed(function, _placed(sample, "cpu"), backward)
     except Exception:
         return  # not for a CPU
     outcome.checks += 1
     try:
-        moved = _moved(sample)
-        given, given_gradients = _computed(function, moved, gradients is not None)
+        given, given_gradients = _computed(function, _placed(sample, "cuda"), gradients is not None)
         _compare(op, expected, given)
         if gradients is not None:
             _compare(op, gradients, given_gradients)
@@ -129,26 +128,26 @@ def _check_one(
         outcome.failed(what, exc)
 
 
-def _moved(sample: SampleInput) -> SampleInput:
-    """A sample with its tensors, and the devices that it names, on the accelerator."""
+def _placed(sample: SampleInput, device: str) -> SampleInput:
+    """A copy of a sample with its tensors, and the devices that it names, on a device."""
 
     def move(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return _placed_alike(value.detach()).requires_grad_(value.requires_grad)
-        if isinstance(value, torch.device) or value == "cpu":
-            return torch.device("cuda")
+            return _copy(value.detach(), device).requires_grad_(value.requires_grad)
+        if isinstance(value, torch.device) or isinstance(value, str) and value in ("cpu", "cuda", "cuda:0"):
+            return torch.device(device)
         return value
 
     moved = pytree.tree_map(move, (sample.input, sample.args, sample.kwargs))
     return SampleInput(moved[0], args=moved[1], kwargs=moved[2], output_process_fn_grad=sample.output_process_fn_grad)
 
 
-def _placed_alike(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the accelerator; where it is a part of a larger memory, with all of that."""
+def _copy(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    """A copy on a device; of a part of a larger memory, with all of that."""
     if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() == tensor.nbytes or not tensor.numel():
-        return tensor.to("cuda")
+        return tensor.to(device, copy=True)
     memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
-    return memory.to("cuda").as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return memory.to(device, copy=True).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def _computed(function: Callable[[SampleInput], Any], sample: SampleInput, backward: bool) -> tuple[Any, Any]:
@@ -248,6 +247,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if torch.cuda.get_device_capability()[0] == 0:
+        # CPUs have a flash kernel of their own, which CUDA's way to attention does not lead to.
+        torch.backends.cuda.enable_flash_sdp(False)
     if options.corrupt:
         _corrupt_reads()
     operators = {name_of(op): op for op in op_db}

@@ -126,6 +126,10 @@ def _native_dropout(input: Tensor, p: float, train: bool | None) -> tuple[Tensor
     return like(input), like(input, torch.bool)
 
 
+def _dropout_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Any:
+    return like(grad_output) if grad_output.is_floating_point() else NotImplemented
+
+
 def _layer_norm(input: Tensor, normalized_shape: Sizes, weight: Tensor | None, bias: Tensor | None, eps: float) -> Any:
     shape, within = tuple(normalized_shape), len(normalized_shape)
     if not shape or tuple(input.shape[-within:]) != shape or not input.is_floating_point():
@@ -330,7 +334,7 @@ PREDICTORS: dict[str, Callable[..., Any]] = {
     "arange.start": _arange,
     "arange.start_step": _arange,
     "native_dropout": _native_dropout,
-    "native_dropout_backward": like_input,
+    "native_dropout_backward": _dropout_backward,
     "native_layer_norm": _layer_norm,
     "native_layer_norm_backward": _layer_norm_backward,
     "native_batch_norm": _batch_norm,

@@ -60,11 +60,7 @@ LEARNED = frozenset(
     }
 )  # fmt: skip
 # Arguments that torch's own CUDA kernels take from host memory.
-ON_HOST = {
-    "_cudnn_ctc_loss": ("targets",),
-    "_use_cudnn_ctc_loss": ("targets", "input_lengths", "target_lengths"),
-    "_use_miopen_ctc_loss": ("targets", "input_lengths", "target_lengths"),
-}
+ON_HOST = {"_cudnn_ctc_loss": ("targets",)}
 CROSSING = frozenset({"copy_", "_foreach_copy_", "_foreach_copy"})
 
 

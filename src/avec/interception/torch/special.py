@@ -17,6 +17,8 @@ from .kernels import Kernel, Kernels
 from .templates import device_index, meta_of
 from .uploads import host_bytes
 
+_CUDNN_CTC_LENGTH = 256  # of targets, which cuDNN takes no longer
+
 SPECIAL: dict[str, Kernel] = {}
 aten = torch.ops.aten
 F = TypeVar("F", bound=Callable[..., object])
@@ -143,6 +145,45 @@ def _resize(
         stride = torch.empty(shape, device="meta", memory_format=memory_format).stride()
     kernels.resize(self, shape, stride)
     return self
+
+
+@special("_use_cudnn_ctc_loss", "_use_cudnn_ctc_loss.Tensor")
+def _use_cudnn_ctc_loss(
+    kernels: Kernels,
+    log_probs: torch.Tensor,
+    targets: torch.Tensor,
+    input_lengths: Sequence[int] | torch.Tensor,
+    target_lengths: Sequence[int] | torch.Tensor,
+    blank: int,
+) -> bool:
+    """Whether cuDNN takes a loss: for lengths in host memory alone. Source: ATen/native/cudnn/LossCTC.cpp."""
+    if isinstance(input_lengths, torch.Tensor) or isinstance(target_lengths, torch.Tensor):
+        return False
+    fits = (
+        kernels.recording.destination.cudnn > 0
+        and torch._C._get_cudnn_enabled()
+        and (blank, targets.dim(), log_probs.dim()) == (0, 1, 3)
+        and (log_probs.dtype, targets.dtype) == (torch.float32, torch.int32)
+        and targets.device.type == "cpu"
+        and targets.is_contiguous()
+    )
+    if not fits or any(length != log_probs.size(0) for length in input_lengths):
+        return False
+    return all(
+        length < _CUDNN_CTC_LENGTH and length <= longest
+        for length, longest in zip(target_lengths, input_lengths, strict=True)
+    )
+
+
+@special("_use_miopen_ctc_loss", "_use_miopen_ctc_loss.Tensor")
+def _use_miopen_ctc_loss(kernels: Kernels, *args: object) -> bool:
+    return False
+
+
+@special("_nested_tensor_from_mask_left_aligned")
+def _nested_tensor_from_mask_left_aligned(kernels: Kernels, *args: object) -> bool:
+    """A no: an encoder then does without nested tensors, which do not live at a destination."""
+    return False
 
 
 @special("record_stream")
