@@ -52,7 +52,8 @@ MARKED_BATCHES = 300  # more than can be under way
 READING_LIMIT = 64  # reads that nobody has waited for
 BATCH_FILES = 256  # digests that a batch names
 PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
-TEMPLATE_LIMIT = 1 << 17  # then both ends forget them: shapes that always change would fill the memory
+FINISH_TIMEOUT_S = 2.0  # a program must not hang at its end because a destination is busy
+TEMPLATE_LIMIT = 1 << 15  # 90 MB on the host; then both ends forget them, for shapes that always change
 
 _OUT_OF_MEMORY = "CUDA out of memory"
 
@@ -436,9 +437,12 @@ class Recording:
             return
         if opened_session() is not self._session:  # it was closed, as in a child that multiprocessing has made
             return
+        lost: AvecError | None = None
         try:
             self.flush()
-            lost = None if self._last is None else self._last.error
+            if self._last is not None:
+                self._last.wait_ended(FINISH_TIMEOUT_S)
+                lost = self._last.error
         except AvecError as exc:
             lost = exc
         if isinstance(lost, DestinationError):  # nothing waited for it; others are told when the session ends
