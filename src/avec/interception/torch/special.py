@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from avec.errors import UnsupportedOperation
 from avec.protocol.torch import Read
 
 from .kernels import Kernel, Kernels
@@ -189,3 +190,14 @@ def _nested_tensor_from_mask_left_aligned(kernels: Kernels, *args: object) -> bo
 @special("record_stream")
 def _record_stream(kernels: Kernels, self: torch.Tensor, s: object) -> None:
     """Nothing to do: the destination carries everything out in one order."""
+
+
+@special(
+    "quantize_per_tensor", "quantize_per_tensor.tensor_qparams", "quantize_per_tensor_dynamic", "quantize_per_channel",
+    "_make_per_tensor_quantized_tensor", "_make_per_channel_quantized_tensor",
+)  # fmt: skip
+def _quantized(kernels: Kernels, self: torch.Tensor, *args: object, **kwargs: object) -> object:
+    raise UnsupportedOperation(
+        "a quantized tensor on cuda: torch's quantized dtypes cannot live at AVEC's destination; quantize on the host,"
+        " tensor.cpu(), or use int8 or float8 tensors with scales of your own"
+    )
