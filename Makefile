@@ -11,7 +11,7 @@ OPENCV_4 := .cache/opencv-4.14
 OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
-.PHONY: help demo test test-onnx test-opencv check format bench bench-training goldens clean
+.PHONY: help demo test test-onnx test-opencv test-torch-ops check format bench bench-training goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -26,6 +26,9 @@ test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and withou
 	$(BIN)/python scripts/compare_onnx_backend.py
 	$(OLD_ORT)/bin/python scripts/compare_onnx_backend.py
 	$(OLD_ORT)/bin/python -m pytest tests/interception/onnxruntime tests/destination/onnx
+
+test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination; OPTIONS="--samples 0" for all samples
+	$(BIN)/python tests/torch_ops $(OPTIONS)
 
 test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either
 	$(BIN)/python -m pytest $(OPENCV_TESTS)

@@ -32,6 +32,7 @@ DIFFERENCES = FOLDER / "differences.toml"
 START_TIMEOUT_S = 120.0
 OPERATOR_TIMEOUT_S = 120.0
 SAMPLES = 4  # of each operator and dtype
+LOG_END = 1000  # bytes
 ATTEMPTS = 2  # before a crash counts: it may have been left by the operator before
 
 
@@ -57,6 +58,7 @@ class Host:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[str] | None = None
+        self._log = tempfile.TemporaryFile()
         self.operators: list[str] = []
 
     def start(self) -> None:
@@ -66,7 +68,7 @@ class Host:
             [*self._command, "--answers", str(writing)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._log,
             pass_fds=[writing],
             env=environ(),
             text=True,
@@ -75,7 +77,7 @@ class Host:
         self._answers = os.fdopen(reading)
         answer = self._answer(START_TIMEOUT_S)
         if answer is None:
-            raise RuntimeError(f"{' '.join(self._command)} did not start")
+            raise RuntimeError(f"{' '.join(self._command)} did not start; it said:\n{self._said()}")
         self.operators = json.loads(answer)
 
     def check(self, operator: str) -> Outcome:
@@ -93,7 +95,9 @@ class Host:
                 return Outcome(**json.loads(answer), seconds=time.monotonic() - began)
             late = time.monotonic() - fresh > OPERATOR_TIMEOUT_S
             status = self.stop()
-            what = f"took more than {OPERATOR_TIMEOUT_S:.0f} s" if late else f"ended its process with status {status}"
+            what = (
+                f"took more than {OPERATOR_TIMEOUT_S:.0f} s" if late else f"its process ended: {status}, {self._said()}"
+            )
             if late:
                 break
         return Outcome(operator, 1, 0, [what], time.monotonic() - began)
@@ -116,6 +120,11 @@ class Host:
             pass
         self._answers.close()
         return status
+
+    def _said(self) -> str:
+        """The end of what the processes have written to stderr."""
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_END))
+        return self._log.read().decode(errors="replace")
 
     def _answer(self, timeout_s: float) -> str | None:
         if not select.select([self._answers], [], [], timeout_s)[0]:
