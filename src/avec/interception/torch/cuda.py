@@ -42,12 +42,12 @@ def _patch_cudnn(patches: Patches, accelerators: devices.Devices) -> None:
     cudnn: Any = torch.backends.cudnn
 
     def init() -> bool:
-        return accelerators.opened.cudnn > 0
+        return accelerators.visible > 0 and accelerators.opened.cudnn > 0
 
     patches.stand_in(cudnn.m, {
         "_init": init,
         "is_available": init,
-        "version": lambda: accelerators.opened.cudnn or None,
+        "version": lambda: accelerators.opened.cudnn if init() else None,
     })  # fmt: skip
 
     def is_acceptable(original: Callable[[torch.Tensor], bool]) -> Callable[[torch.Tensor], bool]:

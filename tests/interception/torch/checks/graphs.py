@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 
 import torch
-from torch import nn
-
 from surface import raised
+from torch import nn
 
 
 def check_a_capture_computes_nothing() -> None:

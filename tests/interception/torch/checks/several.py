@@ -7,9 +7,8 @@ import threading
 
 import torch
 import torch.cuda.comm
-from torch import nn
-
 from surface import raised
+from torch import nn
 
 
 def check_the_current_device() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.cuda.nccl
+from surface import raised
 
 from avec.errors import UnsupportedOperation
-from surface import raised
 
 
 def _refused(code: str, *texts: str) -> None:

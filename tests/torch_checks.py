@@ -1,0 +1,42 @@
+"""Runs the small checks of `interception/torch/checks`, all by one program: each start of torch takes seconds."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from launching import AVEC, environ
+
+CHECKS = Path(__file__).parent / "interception" / "torch" / "checks"
+TIMEOUT_S = 110.0
+
+
+def names(modules: Sequence[str]) -> list[str]:
+    """The checks in modules, "surface.check_streams", without importing them: torch would be."""
+    found = []
+    for module in modules:
+        tree = ast.parse((CHECKS / f"{module}.py").read_text("utf-8"))
+        found += [
+            f"{module}.{each.name}"
+            for each in tree.body
+            if isinstance(each, ast.FunctionDef) and each.name.startswith("check_")
+        ]
+    return found
+
+
+def outcomes(url: str, modules: Sequence[str]) -> dict[str, str]:
+    """Run the checks under `avec run`; the error of each, or nothing."""
+    done = subprocess.run(
+        [*AVEC, "run", "--on", url, str(CHECKS / "run.py"), *modules],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=environ(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line["check"]: line["error"] for line in lines}
