@@ -199,7 +199,7 @@ class Settings:
         0.5, SECONDS, "after this much silence a connection is asked for a sign of life", ("run", "serve")
     )
     heartbeat_misses: int = _setting(
-        3,
+        10,
         COUNT,
         "heartbeats in a row without an answer after which the peer counts as gone",
         ("run", "serve"),
