@@ -42,6 +42,8 @@ def test_every_class_has_a_code_of_its_own() -> None:
     [
         (errors.ConfigurationError, ValueError),
         (errors.DestinationUnreachable, ConnectionError),
+        (errors.DestinationUntrusted, ConnectionError),
+        (errors.AuthenticationFailed, PermissionError),
         (errors.SessionLost, ConnectionError),
         (errors.DestinationDraining, ConnectionError),
         (errors.CacheUnavailable, OSError),

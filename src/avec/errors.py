@@ -4,6 +4,8 @@
     ├─ ConfigurationError (ValueError)          a setting, a flag or a URL that cannot be used
     ├─ DestinationError                         the destination failed: elsewhere it may work
     │  ├─ DestinationUnreachable (ConnectionError)
+    │  ├─ DestinationUntrusted (ConnectionError)   who answered is not, or may not be, the one that was meant
+    │  ├─ AuthenticationFailed (PermissionError)   the destination does not know this host
     │  ├─ SessionLost (ConnectionError)         the connection or the worker is gone
     │  ├─ DestinationDraining (ConnectionError)
     │  ├─ ProtocolMismatch                      the peer speaks another version
@@ -55,6 +57,18 @@ class DestinationUnreachable(DestinationError, ConnectionError):
     """No destination answered at the URL."""
 
     code = "unreachable"
+
+
+class DestinationUntrusted(DestinationError, ConnectionError):
+    """Who answered at the URL did not prove to be the destination that was meant; nothing was told to it."""
+
+    code = "untrusted"
+
+
+class AuthenticationFailed(DestinationError, PermissionError):
+    """The destination does not know this host, or no longer; nothing says which part was wrong."""
+
+    code = "authentication"
 
 
 class SessionLost(DestinationError, ConnectionError):

@@ -13,23 +13,25 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from avec.communication.transport import Transport
 from avec.errors import ConfigurationError, DestinationUnreachable
 from avec.protocol.codec import Buffer
 
 IOV_LIMIT = 512  # buffers in one sendmsg; POSIX promises 16, Linux and macOS take 1024
 BACKLOG = 128
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 class TcpTransport:
-    """One TCP connection."""
+    """One TCP connection, or one end of a pair of local sockets, which `peer` is the name of."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, peer: str = "") -> None:
         self._socket = sock
-        host, port = sock.getpeername()[:2]
-        self._peer = f"{host}:{port}"
+        self._quickack = _QUICKACK if sock.family in _INTERNET else None
+        self._peer = peer or "{}:{}".format(*sock.getpeername()[:2])
         sock.setblocking(True)
+        if sock.family not in _INTERNET:
+            return
         # Without it small frames wait for the peer's delayed acknowledgement: 44 ms instead of 0.1 (RFC 896).
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -62,24 +64,28 @@ class TcpTransport:
             # In one call, since between two an interrupt could be raised and the count be lost.
             sent.extend(map(self._socket.send, (data,), (socket.MSG_DONTWAIT,)))
 
-    def readable(self) -> bool:
-        return self._ready(select.POLLIN)
+    def send_some(self, data: memoryview, sent: list[int]) -> None:
+        """Send at least a byte, blocking, and append how many went out to `sent`, even if an interrupt is raised."""
+        sent.extend(map(self._socket.send, (data,)))
+
+    def readable(self, timeout_s: float = 0.0) -> bool:
+        return self._ready(select.POLLIN, timeout_s)
 
     def receive_into(self, buffer: memoryview) -> int:
         try:
-            if _QUICKACK is not None:
+            if self._quickack is not None:
                 # Acknowledge at once. Heartbeats make the kernel take the connection for an interactive one, whose
                 # acknowledgements wait; after 2 s of them a frame took 11 ms on loopback, and 2 ms so. The option
                 # does not last, see tcp(7).
-                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                self._socket.setsockopt(socket.IPPROTO_TCP, self._quickack, 1)
             return self._socket.recv_into(buffer)
         except BlockingIOError as exc:  # SO_RCVTIMEO ran out
             raise TimeoutError(f"nothing came from {self._peer}") from exc
 
-    def _ready(self, event: int) -> bool:
+    def _ready(self, event: int, timeout_s: float = 0.0) -> bool:
         poll = select.poll()  # select() itself cannot take descriptors above 1023
         poll.register(self._socket, event)
-        return bool(poll.poll(0))
+        return bool(poll.poll(1e3 * timeout_s))
 
     def finish(self) -> None:
         with contextlib.suppress(OSError):  # the peer may have ended it first
@@ -94,12 +100,12 @@ class TcpTransport:
 
 
 class TcpListener:
-    """A listening TCP socket."""
+    """A listening TCP socket; with the scheme tls it accepts connections that are to be encrypted, see `tls`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, scheme: str) -> None:
         self._socket = sock
         host, port = sock.getsockname()[:2]
-        self._url = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        self._url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property
     def url(self) -> str:
@@ -108,35 +114,35 @@ class TcpListener:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def accept(self) -> Transport:
+    def accept(self) -> TcpTransport:
         return TcpTransport(self._socket.accept()[0])
 
     def close(self) -> None:
         self._socket.close()
 
 
-def connect(host: str, port: int, timeout_s: float) -> TcpTransport:
+def connect(host: str, port: int, timeout_s: float, scheme: str = "tcp") -> TcpTransport:
     """Connect; see `communication.connect`."""
     try:
         return TcpTransport(socket.create_connection((host, port), timeout_s))
     except OSError as exc:
         raise DestinationUnreachable(
-            f"no destination answers at tcp://{host}:{port} ({exc}); is `avec serve` running there?"
+            f"no destination answers at {scheme}://{host}:{port} ({exc}); is `avec serve` running there?"
         ) from exc
 
 
-def listen(host: str, port: int) -> TcpListener:
+def listen(host: str, port: int, scheme: str = "tcp") -> TcpListener:
     """Listen; see `communication.listen`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return TcpListener(socket.create_server((host, port), family=family, backlog=BACKLOG))
+        return TcpListener(socket.create_server((host, port), family=family, backlog=BACKLOG), scheme)
     except OSError as exc:
-        raise ConfigurationError(f"cannot listen at tcp://{host}:{port}: {exc}") from exc
+        raise ConfigurationError(f"cannot listen at {scheme}://{host}:{port}: {exc}") from exc
 
 
-def adopt(descriptor: int) -> TcpTransport:
-    """Take over a connected socket that another process passed on."""
-    return TcpTransport(socket.socket(fileno=descriptor))
+def adopt(descriptor: int, peer: str = "") -> TcpTransport:
+    """Take over a connected socket that another process passed on; `peer` names the other end of a local one."""
+    return TcpTransport(socket.socket(fileno=descriptor), peer)
 
 
 def _rest(buffers: list[memoryview], sent: int) -> list[memoryview]:
