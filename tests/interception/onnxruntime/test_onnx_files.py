@@ -148,3 +148,31 @@ def test_an_entry_about_files_of_the_destination_is_refused(ort: ModuleType) -> 
     options.add_session_config_entry("ep.context_file_path", "/etc/passwd")
     with pytest.raises(UnsupportedOperation, match=r"'ep.context_file_path'"):
         ort.InferenceSession(doubling().SerializeToString(), options, providers=CUDA)
+
+
+def test_what_would_compute_on_this_host_is_refused(ort: ModuleType) -> None:
+    from onnxruntime.capi import _pybind_state as native
+    from onnxruntime.capi import onnxruntime_pybind11_state as extension
+
+    assert extension.InferenceSession is native.InferenceSession  # whoever imports it from there is served as well
+    if not hasattr(ort, "ModelCompiler"):
+        pytest.skip("this onnxruntime has no ModelCompiler")
+    with pytest.raises(UnsupportedOperation, match="ModelCompiler cannot be forwarded"):
+        ort.ModelCompiler(ort.SessionOptions(), doubling().SerializeToString())
+
+
+def test_training_is_refused_where_a_build_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+    from onnxruntime.capi import _pybind_state as native
+
+    from avec.interception import onnxruntime as front_end
+
+    monkeypatch.setattr(native, "TrainingAgent", object, raising=False)
+    front_end.unpatch(onnxruntime)
+    try:
+        front_end.patch(onnxruntime)
+        with pytest.raises(UnsupportedOperation, match="onnxruntime.training"):
+            native.TrainingAgent()
+    finally:
+        front_end.unpatch(onnxruntime)
+    assert native.TrainingAgent is object
