@@ -195,7 +195,7 @@ def _bound(inputs: Sequence[Any]) -> dict[Any, tuple[int, int | None]]:
 def _values(bound: dict[Any, tuple[int, int | None]], args: Sequence[Any]) -> Symbols:
     if not bound:
         return {}
-    from sympy import Integer  # type: ignore[import-untyped]
+    from sympy import Integer
 
     return {
         symbol: Integer(args[place] if dimension is None else args[place].shape[dimension])

@@ -6,13 +6,16 @@ destination has to allow them. Beside a GPU they are compiled; on a CPU Triton's
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import linecache
+import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import msgspec
+import torch
 
 from avec import config
 from avec.errors import InvalidArgument, UnsupportedOperation
@@ -42,6 +45,8 @@ class TritonKernels:
 
     def __init__(self, cuda: bool) -> None:
         self._cuda = cuda
+        if not cuda and config.load().allow_triton:
+            os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, by Inductor perhaps
         self._kernels: dict[int, Kernel] = {}
         self._made: dict[int, Any] = {}
 
@@ -73,7 +78,9 @@ class TritonKernels:
             raise InvalidArgument(f"kernel {number} with {arguments!r} and {options!r}, which have to be lists")
         values = [_value(each) for each in arguments]
         named = {str(name): _value(value) for name, value in zip(options[::2], options[1::2], strict=True)}
-        self._made[number][tuple(grid)](*values, **named)
+        tensor = next((each for each in values if isinstance(each, torch.Tensor)), None)
+        with torch.cuda.device_of(tensor) if self._cuda else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+            self._made[number][tuple(grid)](*values, **named)
 
     def close(self) -> None:
         """Forget all."""
@@ -123,8 +130,6 @@ class _Maker:
     def _decorated(self, function: Function, plain: Callable[..., Any]) -> Any:
         if function.kind == "constexpr":
             return self._triton.constexpr_function(plain)
-        if not self._cuda:
-            return importlib.import_module("triton.runtime.interpreter").InterpretedFunction(plain)
         return self._triton.jit(
             plain,
             noinline=function.noinline or None,
@@ -156,7 +161,9 @@ def _executed(function: Function, names: dict[str, Any]) -> Callable[..., Any]:
         raise InvalidArgument(f"a function cannot have the name {function.name!r}")
     file = f"<kernel {function.name} {hash(function.source):x}>"
     linecache.cache[file] = (len(function.source), None, function.source.splitlines(keepends=True), file)
-    namespace = {**names, "__name__": "avec.kernels"}
+    # Triton's interpreter looks for the module itself among a function's globals.
+    language = importlib.import_module("triton.language")
+    namespace = {"triton_language": language, **names, "__name__": "avec.kernels"}
     exec(compile(function.source, file, "exec"), namespace)
     made = namespace.get(function.name)
     if not callable(made):
