@@ -18,7 +18,7 @@ from torch import fx
 from avec import config
 from avec.protocol.torch_graph import COMPILER_OPTIONS
 
-from . import dynamo
+from . import dynamo, triton_kernels
 from .fx_calls import GraphCall
 from .fx_graphs import NotCaptured, capture
 from .fx_pieces import split
@@ -49,6 +49,7 @@ def patch(patches: Patches, recording: Recording) -> None:
 
     patches.replace(torch._TorchCompileInductorWrapper, "__call__", make)
     dynamo.attend(functools.partial(compiled, recording, options=None))
+    triton_kernels.attend(recording)
     # Inductor's module of CUDA graphs, which Dynamo imports to reset it, wants this name where torch.cuda is built.
     patches.replace(torch._C, "_cuda_CUDAAllocator_AllocatorState", lambda original: original or _AllocatorState)
 
@@ -56,6 +57,7 @@ def patch(patches: Patches, recording: Recording) -> None:
 def leave() -> None:
     """Undo what `patch` has done beside its patches."""
     dynamo.leave()
+    triton_kernels.leave()
 
 
 class _AllocatorState:
