@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -80,6 +81,31 @@ def test_restoring_twice_is_restoring_once_and_replacing_works_again() -> None:
     patches.replace(Library, "method", louder)
     assert Library().method() == "METHOD"
     patches.restore()
+
+
+def test_a_stand_in_looks_like_what_it_stands_in_for() -> None:
+    patches = Patches()
+
+    def loud(self: Library) -> str:
+        return "METHOD"
+
+    before = Library.method
+    patches.stand_in(Library, {"method": loud})
+    assert Library().method() == "METHOD"
+    assert (Library.method.__name__, Library.method.__qualname__) == ("method", "Library.method")
+    assert inspect.signature(Library.method) == inspect.signature(before)
+    assert loud.__name__ == "loud"
+    patches.restore()
+    assert Library.method is before
+
+
+def test_a_removed_attribute_is_put_back() -> None:
+    before = vars(Library)["static"]
+    patches = Patches()
+    patches.remove(Library, "static")
+    assert not hasattr(Library, "static")
+    patches.restore()
+    assert vars(Library)["static"] is before
 
 
 def test_what_somebody_else_has_replaced_since_is_named_and_left() -> None:

@@ -209,6 +209,9 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
     patches.replace(torch.cuda, "_CudaDeviceProperties", lambda original: CudaDeviceProperties)
     patches.replace(torch._C, "_CudaDeviceProperties", lambda original: CudaDeviceProperties)
     patches.replace(torch._C, "_has_cuda", lambda original: True)
+    # Whether this build of torch has kernels for the GPUs does not matter: the destination's has been asked for that.
+    checks = (torch.cuda._check_capability, torch.cuda._check_cubins)
+    patches.replace(torch.cuda, "_queued_calls", lambda original: [each for each in original if each[0] not in checks])
     _patch_version(patches, devices)
 
 

@@ -28,7 +28,8 @@ class Events:
             self._events[number] = time.perf_counter()
             return
         event = self._events.get(number)
-        if not isinstance(event, torch.cuda.Event):
+        # The host uses numbers again; torch keeps an event to the device that it was first recorded on.
+        if not isinstance(event, torch.cuda.Event) or event.device != self._devices.device(device):
             event = self._events[number] = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._devices.device(device)))
 
