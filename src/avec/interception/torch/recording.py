@@ -397,6 +397,7 @@ class Recording:
             self._end_reading(call)
         except AvecError as exc:
             self._end_reading(call)
+            exc.__traceback__ = None  # the call keeps it, and so would keep the application's frames and their tensors
             if isinstance(exc, ExecutionError):
                 self._epoch += 1
                 self._failure = str(exc)
@@ -466,7 +467,7 @@ def _as_torch(exc: AvecError) -> Exception:
     elif isinstance(exc, ExecutionError) and not isinstance(exc, RuntimeError):
         error = RuntimeError(str(exc))
     else:
-        return exc
+        error = type(exc)(*exc.args)
     for note in getattr(exc, "__notes__", ()):
         error.add_note(note)
     return error

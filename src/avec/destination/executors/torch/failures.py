@@ -21,8 +21,9 @@ def failure(exc: Exception, where: str) -> ExecutionError:
     if is_out_of_memory(exc):
         return AcceleratorOutOfMemory(f"{first or 'no memory is left'} ({where}); use a smaller input or batch")
     if isinstance(exc, NotImplementedError) and text.startswith(_NOTHING_REGISTERED):
+        sentence = first.split(". ", 1)[0]  # the others list what torch knows
         return UnsupportedOperation(
-            f"{first} ({where}); the destination's accelerator cannot do it: use another, or compute it on the CPU"
+            f"{sentence} ({where}); the destination's accelerator cannot do it: use another, or compute it on the CPU"
         )
     if _NO_STORAGE in text:
         return UnsupportedOperation(
