@@ -516,9 +516,12 @@ if MAJOR < 5:
 
 
 # Objects that keep nets inside.
+BACKEND, TARGET = (cv2.dnn.DNN_BACKEND_CUDA, cv2.dnn.DNN_TARGET_CUDA) if CUDA else (0, 0)
+
+
 @case
 def face_detector() -> object:
-    used = cv2.FaceDetectorYN.create(model("faces.onnx"), "", (64, 64), 0.5, 0.3, 50)
+    used = cv2.FaceDetectorYN.create(model("faces.onnx"), "", (64, 64), 0.5, 0.3, 50, BACKEND, TARGET)
     settings = used.getInputSize(), used.getScoreThreshold(), used.getNMSThreshold(), used.getTopK()
     small = cv2.resize(IMAGE, (64, 64))
     found = used.detect(small)
@@ -531,7 +534,7 @@ def face_detector() -> object:
 @case
 def face_detector_from_memory() -> object:
     nothing = np.zeros(0, np.uint8)
-    used = cv2.FaceDetectorYN.create("onnx", contents("faces.onnx"), nothing, (64, 64), 0.5)
+    used = cv2.FaceDetectorYN.create("onnx", contents("faces.onnx"), nothing, (64, 64), 0.5, 0.3, 50, BACKEND, TARGET)
     return used.detect(cv2.resize(IMAGE, (64, 64)))
 
 
@@ -548,7 +551,7 @@ def face_detector_missing() -> object:
 
 @case
 def face_recognizer() -> object:
-    used = cv2.FaceRecognizerSF.create(model("face_features.onnx"), "")
+    used = cv2.FaceRecognizerSF.create(model("face_features.onnx"), "", backend_id=BACKEND, target_id=TARGET)
     face = np.array([10, 10, 50, 60, 20, 20, 40, 20, 30, 30, 22, 40, 38, 40, 1], np.float32)
     aligned = used.alignCrop(IMAGE, face)
     feature, other = used.feature(aligned), used.feature(aligned[:, ::-1].copy())
@@ -568,6 +571,7 @@ def tracked(tracker: object) -> object:
 def tracker_vit() -> object:
     parameters = cv2.TrackerVit.Params()
     parameters.net = model("vit_tracker.onnx")
+    parameters.backend, parameters.target = BACKEND, TARGET
     return tracked(cv2.TrackerVit.create(parameters))
 
 
@@ -575,6 +579,7 @@ def tracker_vit() -> object:
 def tracker_nano() -> object:
     parameters = cv2.TrackerNano.Params()
     parameters.backbone, parameters.neckhead = model("nano_backbone.onnx"), model("nano_head.onnx")
+    parameters.backend, parameters.target = BACKEND, TARGET
     return tracked(cv2.TrackerNano_create(parameters))
 
 

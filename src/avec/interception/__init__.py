@@ -26,8 +26,8 @@ FRONT_ENDS = (
         module="cv2",
         how="patched",
         home="avec.interception.opencv_dnn",
-        tested="OpenCV 4.14 and 5.0 (cv2.dnn, FaceDetectorYN, FaceRecognizerSF, trackers with nets)",
-        not_covered="cv2.cuda, Python layers, models of OpenVINO, G-API; all but nets computes on this host",
+        tested="OpenCV 4.10, 4.14 and 5.0",
+        not_covered="cv2.cuda, layers in Python, models of OpenVINO, G-API; pictures stay on this host",
     ),
     FrontEnd(
         module="onnxruntime",

@@ -13,7 +13,7 @@ import msgspec
 from avec.destination.executors import Answer, Model
 from avec.destination.executors.opencv_dnn import dialects
 from avec.destination.executors.opencv_dnn.files import ModelFiles
-from avec.destination.executors.opencv_dnn.surface import RECORDS, maker, method
+from avec.destination.executors.opencv_dnn.surface import BACKEND_PLACES, RECORDS, maker, method
 from avec.errors import AcceleratorOutOfMemory, InvalidArgument, UnsupportedOperation
 from avec.protocol.opencv_dnn import (
     File,
@@ -88,6 +88,7 @@ class OpenCvObject:
         with ModelFiles(files) as model_files, _converted(model_files.as_on_host):
             given = _Given([part.copy() for part in parts], model_files, others, self._possible)
             args, kwargs = given.arguments(request.call)
+            self._choose_possible(request.call, args, kwargs)
             adapted, kwargs = dialects.reading(made.name, self._host, args, kwargs)
             self._made, self._kind = made.call(*adapted, **kwargs), made.kind
             if self._cuda and self._kind == "Net":
@@ -131,6 +132,18 @@ class OpenCvObject:
         if isinstance(result, cv2.dnn.Model):  # setters of models give the model itself
             return None
         return result
+
+    def _choose_possible(self, call: Invocation, args: list[object], kwargs: dict[str, Any]) -> None:
+        """Replace the backend and the target among a maker's arguments by what can be had."""
+        place = BACKEND_PLACES.get(call.method)
+        if place is None:
+            return
+        place += isinstance(call.args[0], str) if call.args else 0
+        for index, name in ((place, "backend_id"), (place + 1, "target_id")):
+            if index < len(args):
+                args[index] = self._possible(name, args[index])
+            if name in kwargs:
+                kwargs[name] = self._possible(name, kwargs[name])
 
     def _possible(self, name: str, value: object) -> object:
         """What is asked of CUDA is computed by the accelerator that there is: where that is a CPU, or OpenCV was built
