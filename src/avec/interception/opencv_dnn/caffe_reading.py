@@ -11,7 +11,7 @@ import numpy as np
 
 from .arguments import ModelFile, NoSuchFile, contents_of, path_of
 from .caffe_net import CaffeNet, Model
-from .reading import CAFFE_READER, NATIVE
+from .native_readers import CAFFE_READER, NATIVE
 
 _ENDINGS = (".prototxt", ".caffemodel")
 

@@ -10,16 +10,14 @@ import cv2
 from avec.errors import UnsupportedOperation
 
 from .arguments import NoSuchFile, UnsendableArgument, path_of, with_files
+from .native_readers import CAFFE_READER, NATIVE
 from .net import Net, complain, method_like
 from .raising import opencv_error, refuse
 
 if TYPE_CHECKING:
     from .caffe_reading import File
 
-CAFFE_READER = "readNetFromCaffe"
 REFUSED = {"readNetFromModelOptimizer": "read the model from ONNX"}
-# OpenCV's own; this module is imported before they are replaced.
-NATIVE = {name: getattr(cv2.dnn, name) for name in dir(cv2.dnn) if name.startswith("readNet")}
 NAMES = (*NATIVE, *({CAFFE_READER} - set(NATIVE)))  # OpenCV 5 gets its reader of Caffe nets back
 
 
