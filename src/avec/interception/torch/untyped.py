@@ -27,6 +27,7 @@ def patch(patches: Patches, kernels: Kernels) -> None:
     patches.replace(storage, "__new__", lambda original: staticmethod(_maker(kernels, original)))
     patches.replace(storage, "resize_", lambda original: _resizer(kernels, original))
     patches.replace(storage, "resizable", _resizable)
+    patches.replace(storage, "copy_", lambda original: _copier(kernels, original))
     # torch asks for one element after the other.
     for kind, name in (
         (storage, "__iter__"), (storage, "tolist"), (storage, "__repr__"),
@@ -58,6 +59,19 @@ def _resizer(kernels: Kernels, original: Callable[..., object]) -> Callable[...,
         return self
 
     return resize_
+
+
+def _copier(kernels: Kernels, original: Callable[..., object]) -> Callable[..., object]:
+    """torch.load makes storages on the host, and copies them to where they are wanted."""
+
+    @functools.wraps(original)
+    def copy_(self: torch.UntypedStorage, source: torch.UntypedStorage, non_blocking: bool | None = None) -> object:
+        if not self.is_cuda or source.is_cuda:
+            return original(self, source, non_blocking)
+        with kernels.uploads.loading():
+            return original(self, source, non_blocking)
+
+    return copy_
 
 
 def _resizable(original: Callable[[torch.UntypedStorage], bool]) -> Callable[[torch.UntypedStorage], bool]:

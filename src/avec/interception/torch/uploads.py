@@ -6,8 +6,12 @@ So is any large tensor that was sent from the same memory before. Data that is n
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +48,7 @@ class Uploads:
         self._recording = recording
         self._provider: Provider | None = None
         self._providing = threading.Lock()  # held while the provider, which is for one thread at a time, is used
+        self._loading = threading.local()
         self._sent: OrderedDict[tuple[int, int], int] = OrderedDict()  # memory → what it looked like then
 
     def upload(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> None:
@@ -58,7 +63,7 @@ class Uploads:
         contiguous = source.detach().resolve_conj().resolve_neg().contiguous()
         borrowed = not non_blocking and contiguous.data_ptr() == source.data_ptr()
         data = host_bytes(contiguous)
-        if data.nbytes >= OFFER_NBYTES and (_is_weight(target, source) or self._comes_again(data)):
+        if data.nbytes >= OFFER_NBYTES and (self._is_weight(target, source) or self._comes_again(data)):
             self._by_digest(target, contiguous, data)
         elif data.nbytes > PART_NBYTES and contiguous.dim():
             for part, rows in zip(target.expand(target.shape).unbind(0), contiguous.expand(target.shape), strict=True):
@@ -66,6 +71,15 @@ class Uploads:
         else:
             template = self._template("avec::upload", target, meta_of(contiguous), 1)
             self._recording.upload(template, (target.data_ptr(),), data, borrowed)
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Take all that this thread uploads meanwhile for weights: it comes from a file that programs load again."""
+        before, self._loading.now = self._loading.__dict__.get("now", False), True
+        try:
+            yield
+        finally:
+            self._loading.now = before
 
     def to_host_memory(self, source: torch.Tensor) -> torch.Tensor:
         """Send a tensor to the destination's own host memory, for an operator that wants it there; of any size.
@@ -102,6 +116,11 @@ class Uploads:
         arguments = (argument,) if numbers == 1 else (argument, IntArg(1))
         return self._recording.template(Template(operator, arguments, {}, numbers, 0, (source,)))
 
+    def _is_weight(self, target: torch.Tensor, source: torch.Tensor) -> bool:
+        if self._loading.__dict__.get("now", False):
+            return True
+        return any(isinstance(each, torch.nn.Parameter) for each in (target, source)) or _is_from_safetensors(source)
+
     def _comes_again(self, data: Array) -> bool:
         """Whether a large tensor was sent from this memory before and looks as it did."""
         place = data.ctypes.data, data.nbytes
@@ -114,5 +133,25 @@ class Uploads:
         return same
 
 
-def _is_weight(target: torch.Tensor, source: torch.Tensor) -> bool:
-    return isinstance(target, torch.nn.Parameter) or isinstance(source, torch.nn.Parameter)
+def _is_from_safetensors(tensor: torch.Tensor) -> bool:
+    """Whether safetensors is loading a tensor, or gave it: its memory is then a file's."""
+    library = sys.modules.get("safetensors.torch")
+    if library is None:
+        return False
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == library.__file__:
+            return True
+        frame = frame.f_back
+    return not tensor.untyped_storage().resizable() and _is_mapped(tensor.data_ptr())  # torch's own can be resized
+
+
+def _is_mapped(address: int) -> bool:
+    """Whether a file is mapped into memory at an address; False where nobody can tell."""
+    with contextlib.suppress(FileNotFoundError), open("/proc/self/maps", "rb") as mappings:  # Linux has it
+        for line in mappings:
+            first, last = (int(each, 16) for each in line[: line.index(b" ")].split(b"-"))
+            if first <= address < last:
+                path = line.partition(b"/")[2]
+                return bool(path) and not path.startswith((b"dev/", b"memfd:"))
+    return False

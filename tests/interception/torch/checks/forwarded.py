@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -136,3 +137,25 @@ def check_copies_that_do_not_block_wait_for_nothing() -> None:
     many = [(x + index).to("cpu", non_blocking=True) for index in range(200)]
     assert x.sum().item() == 6  # what is read later is waited for, too
     assert [each[0].item() for each in many] == list(range(200))
+
+
+def check_files_are_offered_before_they_are_sent() -> None:
+    from safetensors.torch import load_file, save_file
+
+    session = active.opened()
+    assert session is not None
+    with tempfile.TemporaryDirectory() as folder:
+        torch.seed()  # numbers that the destination has not seen in another run
+        torch.save({"a": torch.rand(200_000)}, f"{folder}/a.pt")
+        save_file({"a": torch.rand(200_000)}, f"{folder}/a.safetensors")
+        save_file({"a": torch.rand(200_000)}, f"{folder}/b.safetensors")
+        for load in (
+            lambda: torch.load(f"{folder}/a.pt", map_location="cuda"),
+            lambda: load_file(f"{folder}/a.safetensors", device="cuda"),
+            lambda: {"a": load_file(f"{folder}/b.safetensors")["a"].cuda()},
+        ):
+            sent = []
+            for _ in range(2):
+                load()["a"].sum().item()
+                sent.append(session.recorder.transfers[-1].uploaded_nbytes)
+            assert sent == [800_000, 0]
