@@ -130,6 +130,12 @@ def compare(result: torch.Tensor, wanted: np.ndarray, case: object) -> None:
     np.testing.assert_allclose(result.numpy(), wanted, rtol=tolerance, atol=case.atol)  # type: ignore[attr-defined]
 
 
+def test_the_page_names_the_operators() -> None:
+    page = Path(__file__).parents[3] / "docs" / "onnxruntime.md"
+    named = page.read_text("utf-8").split("<!-- operators -->")[1].split("<!-- operators end -->")[0]
+    assert set(named.strip().rstrip(".").replace("\n", " ").split(", ")) == set(OPERATORS)
+
+
 def test_operators_of_older_sets() -> None:
     made = model(
         [
