@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import threading
 import weakref
 from collections import Counter
@@ -238,6 +239,10 @@ class Generators:
             self._states[generator.avec_handle] = state
         return int(state[:_WORD].view(np.uint64)[0])
 
+    def after_fork(self) -> None:
+        """In a forked child: a thread that is not there may have held the lock."""
+        self._lock = threading.RLock()
+
     def on_open(self) -> None:
         """A session was opened: its default generators become what the host's program has made of them."""
         for index in range(len(self._recording.destination.devices)):
@@ -336,6 +341,7 @@ def _place_on(generator: torch.Generator, index: int) -> None:
 def patch(patches: Patches, recording: Recording, generators: Generators) -> None:
     """Put the destination's generators under torch.Generator and torch.cuda."""
     recording.on_open.append(generators.on_open)
+    os.register_at_fork(after_in_child=generators.after_fork)
     namespace = {"avec_generators": generators, "__module__": "torch", "__doc__": Native.__doc__}
     patches.replace(torch, "Generator", lambda original: _GeneratorType("Generator", (Native,), namespace))
     defaults = _DefaultGenerators(generators, lambda: len(recording.destination.devices))
