@@ -16,8 +16,8 @@ from launching import AVEC, SELF, environ, execute, serving
 
 FLAGS = {
     "run": "--cache-dir --connect-timeout --local --no-check --numerics --on --report --trace --verbose -v",
-    "serve": "--cache-dir --cache-limit --cudnn-workspace --drain-timeout --idle-host-timeout --lifeline --listen"
-    " --log-level --max-sessions --onnx-engine",
+    "serve": "--allow-triton --cache-dir --cache-limit --cudnn-workspace --drain-timeout --idle-host-timeout --lifeline"
+    " --listen --log-level --max-sessions --onnx-engine",
     "doctor": "--connect-timeout --on",
 }
 
