@@ -50,6 +50,20 @@ def registered_operators(key: str) -> tuple[str, ...]:
     return _registrations().get(key, ())
 
 
+def registered_together(first: str, second: str) -> tuple[str, ...]:
+    """Return the operators whose kernels on two dispatch keys are one function, in the file's order."""
+    names = []
+    text = _text()
+    starts = [*_ENTRY.finditer(text)]
+    for entry, following in zip(starts, [*starts[1:], None], strict=True):
+        body = text[entry.end() : following.start() if following else len(text)]
+        dispatch = _DISPATCH.search(body)
+        lines = _DISPATCH_KEYS.finditer(dispatch[1]) if dispatch else ()
+        if any({first, second} <= {key.strip() for key in line[1].split(",")} for line in lines):
+            names.append(entry[1])
+    return tuple(names)
+
+
 def conjugate_aware(name: str) -> bool:
     """Whether an operator's kernels get tensors that are conjugated lazily; others get them resolved."""
     return _falls_through(name, "Conjugate")
@@ -69,12 +83,14 @@ def _falls_through(name: str, key: str) -> bool:
 
 @functools.cache
 def _registrations() -> dict[str, tuple[str, ...]]:
-    path = _yaml_path()
+    return parse(_text())
+
+
+def _text() -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return _yaml_path().read_text(encoding="utf-8")
     except OSError as exc:
         raise UnsupportedOperation(f"torch {torch.__version__}: its list of operators cannot be read: {exc}") from exc
-    return parse(text)
 
 
 def parse(text: str) -> dict[str, tuple[str, ...]]:

@@ -46,7 +46,7 @@ class Predictor:
         if predicted is NotImplemented:
             native = self._native.get(operator.qualified_name)
             if native is not None:
-                predicted = native(_META_KEYS, *_without_numbers(operator, metas), **named)
+                predicted = native(_META_KEYS, *without_numbers(operator, metas), **named)
             else:
                 predicted = operator.overload(*metas, **named)
         written = []
@@ -62,7 +62,7 @@ def _several(value: object) -> Sequence[object]:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _without_numbers(operator: Operator, args: Sequence[object]) -> list[object]:
+def without_numbers(operator: Operator, args: Sequence[object]) -> list[object]:
     """Arguments for a kernel that takes tensors where an operator takes numbers as well."""
     like = next((each for each in args if isinstance(each, torch.Tensor)), None)
     return [
