@@ -27,7 +27,7 @@ test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and withou
 	$(OLD_ORT)/bin/python scripts/compare_onnx_backend.py
 	$(OLD_ORT)/bin/python -m pytest tests/interception/onnxruntime tests/destination/onnx
 
-test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination; OPTIONS="--samples 0" for all samples
+test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, six minutes; OPTIONS="--help" for more
 	$(BIN)/python tests/torch_ops $(OPTIONS)
 
 test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either

@@ -30,8 +30,7 @@ from launching import AVEC, environ  # noqa: E402
 
 DIFFERENCES = FOLDER / "differences.toml"
 START_TIMEOUT_S = 120.0
-OPERATOR_TIMEOUT_S = 120.0
-SAMPLES = 4  # of each operator and dtype
+OPERATOR_TIMEOUT_S = 400.0  # some have thousands of samples
 LOG_END = 1000  # bytes
 ATTEMPTS = 2  # before a crash counts: it may have been left by the operator before
 
@@ -203,7 +202,7 @@ def summary(found: Sequence[Outcome]) -> str:
 def main() -> int:
     """Run the suite; 0 when what fails is what is listed."""
     parser = argparse.ArgumentParser(prog="make test-torch-ops", description=__doc__)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="of each operator and dtype; 0: all")
+    parser.add_argument("--samples", type=int, default=0, help="of each operator and dtype; 0: all")
     parser.add_argument("--only", default=".*", metavar="REGEX", help="operators whose whole names match")
     parser.add_argument("--hosts", type=int, default=os.cpu_count() or 1, help="processes that share the operators")
     parser.add_argument("--on", metavar="URL", help="a destination that is there already")

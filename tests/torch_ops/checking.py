@@ -33,6 +33,8 @@ TOLERANCES = {
     torch.float32: (2e-5, 2e-5), torch.complex64: (2e-5, 2e-5),
     torch.float16: (4e-3, 4e-3), torch.complex32: (4e-3, 4e-3), torch.bfloat16: (2e-2, 2e-2),
 }  # fmt: skip
+# By how much more: products of narrow numbers are wider on CUDA than on a CPU.
+LOOSE = {"nn.functional.linear_cross_entropy": 8}
 # Which of CUDA's results mean the same on a CPU, where that is not so for all: the CPU saves other statistics.
 FIRST_ONLY = frozenset(
     {"native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "native_layer_norm"}
@@ -119,10 +121,14 @@ def _check_one(
         return  # not for a CPU
     outcome.checks += 1
     try:
-        given, given_gradients = _computed(function, _placed(sample, "cuda"), gradients is not None)
-        _compare(op, expected, given)
+        placed = _placed(sample, "cuda")
+        given, given_gradients = _computed(function, placed, gradients is not None)
+        device = (
+            "cuda" if any(map(_is_placed, pytree.tree_leaves((placed.input, placed.args, placed.kwargs)))) else "cpu"
+        )
+        _compare(op, expected, given, device)
         if gradients is not None:
-            _compare(op, gradients, given_gradients)
+            _compare(op, gradients, given_gradients, device)
         outcome.passed += 1
     except Exception as exc:
         outcome.failed(what, exc)
@@ -140,6 +146,10 @@ def _placed(sample: SampleInput, device: str) -> SampleInput:
 
     moved = pytree.tree_map(move, (sample.input, sample.args, sample.kwargs))
     return SampleInput(moved[0], args=moved[1], kwargs=moved[2], output_process_fn_grad=sample.output_process_fn_grad)
+
+
+def _is_placed(value: Any) -> bool:
+    return isinstance(value, torch.device) or isinstance(value, torch.Tensor) and value.is_cuda
 
 
 def _copy(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -181,7 +191,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     return [each for each in pytree.tree_leaves(value) if isinstance(each, torch.Tensor)]
 
 
-def _compare(op: OpInfo, expected: Any, given: Any) -> None:
+def _compare(op: OpInfo, expected: Any, given: Any, device: str) -> None:
     expected_leaves, given_leaves = pytree.tree_leaves(expected), pytree.tree_leaves(given)
     if len(expected_leaves) != len(given_leaves):
         raise Different(f"{len(given_leaves)} results, not {len(expected_leaves)}")
@@ -189,7 +199,7 @@ def _compare(op: OpInfo, expected: Any, given: Any) -> None:
         expected_leaves, given_leaves = expected_leaves[:1], given_leaves[:1]
     for one, other in zip(expected_leaves, given_leaves, strict=True):
         if isinstance(one, torch.Tensor):
-            _compare_tensors(op, one.detach(), other)
+            _compare_tensors(op, one.detach(), other, device)
         elif isinstance(one, float | complex):
             if not (one == other or math.isclose(abs(one - other), 0, abs_tol=1e-5) or one != one and other != other):
                 raise Different(f"{other!r}, not {one!r}")
@@ -200,10 +210,10 @@ def _compare(op: OpInfo, expected: Any, given: Any) -> None:
             raise Different(f"{other!r}, not {one!r}")
 
 
-def _compare_tensors(op: OpInfo, expected: torch.Tensor, given: Any) -> None:
+def _compare_tensors(op: OpInfo, expected: torch.Tensor, given: Any, device: str) -> None:
     if not isinstance(given, torch.Tensor):
         raise Different(f"{type(given).__name__}, not a tensor")
-    if not given.is_cuda:
+    if given.device.type != device:
         raise Different(f"a result on {given.device}")
     if (given.shape, given.dtype, given.layout) != (expected.shape, expected.dtype, expected.layout):
         raise Different(
@@ -213,7 +223,7 @@ def _compare_tensors(op: OpInfo, expected: torch.Tensor, given: Any) -> None:
     fetched = given.detach().cpu()
     if op.name in UNDEFINED:
         return
-    rtol, atol = TOLERANCES.get(expected.dtype, (0.0, 0.0))
+    rtol, atol = (LOOSE.get(op.name, 1) * each for each in TOLERANCES.get(expected.dtype, (0.0, 0.0)))
     if expected.dtype.itemsize == 1 and expected.dtype.is_floating_point:
         fetched, expected = fetched.to(torch.float32), expected.to(torch.float32)
     torch.testing.assert_close(fetched, expected, rtol=rtol, atol=atol, equal_nan=True, check_stride=False)

@@ -127,6 +127,15 @@ def _in_dtype(product: Callable[..., Tensor], tensors: int) -> Callable[..., Ten
     return widened
 
 
+def _into(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An operator that writes into what is given as `out`."""
+
+    def into(*args: Any, out: Tensor, **named: Any) -> Tensor:
+        return out.copy_(operator(*args, **named))
+
+    return into
+
+
 def _no_cudnn(*args: object, **named: object) -> bool:
     return False
 
@@ -141,6 +150,10 @@ EMULATIONS: dict[str, Callable[..., object]] = {
     "aten::_fused_rms_norm_backward": _rms_norm_backward,
     "aten::native_batch_norm.out": _batch_norm_into,
     "aten::mm.dtype": _in_dtype(torch.mm, 2),
+    "aten::mm.dtype_out": _into(_in_dtype(torch.mm, 2)),
+    "aten::bmm.dtype_out": _into(_in_dtype(torch.bmm, 2)),
+    "aten::addmm.dtype_out": _into(_in_dtype(torch.addmm, 3)),
+    "aten::baddbmm.dtype_out": _into(_in_dtype(torch.baddbmm, 3)),
     "aten::bmm.dtype": _in_dtype(torch.bmm, 2),
     "aten::addmm.dtype": _in_dtype(torch.addmm, 3),
     "aten::baddbmm.dtype": _in_dtype(torch.baddbmm, 3),
