@@ -320,6 +320,28 @@ def test_wrong_inputs_are_refused_in_onnxruntime_s_words(doubled: Path) -> None:
     np.testing.assert_array_equal(arrays[0], SIX * 2)
 
 
+def test_a_run_that_torch_lacks_is_computed_by_onnxruntime_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "model"
+    made = model(
+        [node("ReduceMax", ["x"], ["y"], axes=[0], keepdims=1)],
+        [tensor("x", FLOAT, ["n", 3])],
+        [tensor("y", FLOAT, [1, 3])],
+    )
+    path.write_bytes(made.SerializeToString())
+    host = Host("torch")
+    session, described = host.load(path)
+    assert described.engine.name == "torch"
+    request = RunSession(outputs=("y",), feeds={"x": Tensor(0)})
+    for rows, said in ((SIX, 0), (SIX[:0], 1), (SIX[:0], 1), (SIX, 1)):
+        _, arrays = ask(session, request, rows)
+        np.testing.assert_array_equal(arrays[0], rows.max(0, keepdims=True, initial=-np.inf))
+        assert len([each for each in caplog.records if "the extreme of no elements" in each.getMessage()]) == said
+    ask(session, RunToValues(outputs=("y",), feeds={"x": Tensor(0)}, results=(1,)), SIX[:0])
+    np.testing.assert_array_equal(ask(host.space, Fetch(value=1))[1][0], [[-np.inf] * 3])
+
+
 def test_a_damaged_file_is_the_other_engine_s_to_refuse(tmp_path: Path) -> None:
     path = tmp_path / "damaged"
     path.write_bytes(b"rubbish" * 20)

@@ -5,6 +5,7 @@ What the caller did wrong is said by that native session, in ONNX Runtime's own 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,14 @@ from torch import Tensor
 from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime
 from avec.destination.executors.onnx.torch_engine.operators import DTYPES
 from avec.destination.executors.onnx.torch_engine.values import TensorValue, as_array, as_tensor
+from avec.errors import UnsupportedOperation
 from avec.tensor import Array
 
 if TYPE_CHECKING:
     from avec.destination.executors.onnx.torch_engine.program import Program
+
+
+log = logging.getLogger("avec.destination")
 
 
 class TorchSession:
@@ -28,6 +33,7 @@ class TorchSession:
         self._program = program
         self._reference = reference
         self._engine = engine
+        self._warned = False
         self._shapes = {each.name: tuple(each.shape) for each in reference.inputs_meta}
 
     def __getattr__(self, name: str) -> Any:
@@ -39,20 +45,26 @@ class TorchSession:
         if tensors is None or not self._fits(outputs, options):
             results: list[Array] = self._reference.run(list(outputs), self._native_feeds(feeds), options)
             return results
-        return [as_array(each) for each in self._program.run(tensors, outputs)]
+        computed = self._compute(tensors, outputs)
+        if computed is None:
+            on_cpu: list[Array] = self._reference.run(list(outputs), self._native_feeds(feeds), options)
+            return on_cpu
+        return [as_array(each) for each in computed]
 
     def run_with_ort_values(
         self, feeds: Mapping[str, Any], outputs: Sequence[str], options: Any = None
     ) -> list[TensorValue]:
         """Compute outputs, which stay on the accelerator. Source: InferenceSession.run_with_ort_values."""
         tensors = self._tensors(feeds)
-        if tensors is None or not self._fits(outputs, options):
+        fits = tensors is not None and self._fits(outputs, options)
+        computed = self._compute(tensors, outputs) if tensors is not None and fits else None
+        if computed is None:  # onnxruntime says what is wrong, or computes it
             kept = {name: native_value(value) for name, value in feeds.items()}
-            self._reference.run_with_ort_values(
-                {name: value for name, (value, _) in kept.items()}, list(outputs), options
-            )
-            raise EngineRaised("RuntimeError", "the torch engine cannot take these inputs, though onnxruntime can")
-        return [self._value(each) for each in self._program.run(tensors, outputs)]
+            native = {name: value for name, (value, _) in kept.items()}
+            computed = [
+                as_tensor(each.numpy()) for each in self._reference.run_with_ort_values(native, list(outputs), options)
+            ]
+        return [self._value(each) for each in computed]
 
     def run_with_iobinding(self, binding: TorchBinding, options: Any = None) -> None:
         """Compute what a binding says. Source: InferenceSession.run_with_iobinding."""
@@ -61,6 +73,16 @@ class TorchSession:
     def io_binding(self) -> TorchBinding:
         """A binding for this session."""
         return TorchBinding(self, self._engine)
+
+    def _compute(self, tensors: Mapping[str, Tensor], outputs: Sequence[str]) -> list[Tensor] | None:
+        """Run the program; None where it meets a form of an operator that it does not have, which inputs decide."""
+        try:
+            return self._program.run(tensors, outputs)
+        except UnsupportedOperation as exc:
+            if not self._warned:
+                self._warned = True
+                log.warning("runs of a model are computed by onnxruntime on the CPU: %s", exc)
+            return None
 
     def _value(self, tensor: Tensor) -> TensorValue:
         device = self._engine.torch_device
