@@ -90,7 +90,7 @@ class CaffeNet:
         """Do what a method of cv2.dnn.Net does; blocks for its result. Raises as Remote.invoke."""
         if method in _IGNORED:
             return None
-        answer = getattr(type(self), f"_{method}", None)
+        answer = getattr(type(self), f"_{method.replace('().', '_')}", None)
         if answer is None:
             return self._ask_opencv(method, args, kwargs or {})
         bound = _bound(answer, self, args, kwargs or {})
@@ -164,9 +164,18 @@ class CaffeNet:
 
     def _getLayer(self, layer: int | str) -> dict[str, object]:
         if layer in (0, INPUT_NAME):
-            return {"name": INPUT_NAME, "type": "", "preferableTarget": 0, "blobs": 0}
+            return {"name": INPUT_NAME, "type": "", "preferableTarget": 0}
         found = self.layers.find(layer).described
-        return {"name": found.name, "type": found.type, "preferableTarget": 0, "blobs": len(found.parameters)}
+        return {"name": found.name, "type": found.type, "preferableTarget": 0}
+
+    def _getLayer_blobs(self, layer: int | str) -> tuple[Array, ...]:
+        found = () if layer == INPUT_NAME else self.layers.find(layer).described.parameters
+        return tuple(self._getParam(layer, index) for index in range(len(found)))
+
+    def _getLayer_outputNameToIndex(self, layer: str, outputName: str) -> int:
+        tops = self.layers.find(layer).described.tops
+        names = [self._description.blobs[top].name for top in tops]
+        return names.index(outputName) if outputName in names else -1
 
     def _getLayerTypes(self) -> tuple[str, ...]:
         return tuple(types_of(self.layers.all))

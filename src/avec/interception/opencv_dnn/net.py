@@ -126,7 +126,6 @@ class Layer:
 
     def __init__(self, net: Net, described: Mapping[str, Any]) -> None:
         self._net = net
-        self._count: int = described["blobs"]
         self.name: str = described["name"]
         self.type: str = described["type"]
         self.preferableTarget: int = described["preferableTarget"]
@@ -134,8 +133,11 @@ class Layer:
     @property
     def blobs(self) -> tuple[Array, ...]:
         """The learned parameters, fetched each time."""
-        parameters = (self._net.remote.invoke("getParam", (self.name, index)) for index in range(self._count))
-        return tuple(cast(Array, each) for each in parameters)
+        return cast("tuple[Array, ...]", self._net.remote.invoke("getLayer().blobs", (self.name,)))
+
+    def outputNameToIndex(self, outputName: str) -> int:
+        """The place of an output among the layer's. Source: Layer::outputNameToIndex."""
+        return cast(int, self._net.remote.invoke("getLayer().outputNameToIndex", (self.name, outputName)))
 
 
 class AsyncArray:

@@ -206,8 +206,7 @@ def _other(others: Sequence[Model], index: int) -> Any:
 
 def _described(value: object) -> Value:
     if isinstance(value, cv2.dnn.Layer):
-        fields: dict[str, Value] = {name: getattr(value, name) for name in _LAYER_FIELDS}
-        return Record("Layer", {**fields, "blobs": len(value.blobs)})  # their contents are asked for by getParam
+        return Record("Layer", {name: getattr(value, name) for name in _LAYER_FIELDS})  # blobs are asked for apart
     raise UnsupportedOperation(f"OpenCV gave a {type(value).__name__}, which cannot leave the destination")
 
 

@@ -17,6 +17,10 @@ from avec.protocol.opencv_dnn import Invocation, Value
 # Names of frameworks are the only strings that may stand where OpenCV would take a path.
 FRAMEWORKS = frozenset({"", "caffe", "tensorflow", "torch", "darknet", "dldt", "openvino", "onnx", "tflite"})
 
+# Of a layer; the first argument says which.
+LAYER_BLOBS = "getLayer().blobs"
+LAYER_OUTPUT = "getLayer().outputNameToIndex"
+
 _NET = frozenset(
     """
     addLayer addLayerToPrev connect disableKVCache dump empty enableFusion enableKVCache enableWinograd finalizeNet
@@ -26,7 +30,7 @@ _NET = frozenset(
     setInput setInputShape setInputsNames setParam setPreferableBackend setPreferableTarget setProfilingMode
     setTracingMode
     """.split()
-)
+) | {LAYER_BLOBS, LAYER_OUTPUT}
 _MODEL = frozenset(
     """
     enableWinograd predict setInputCrop setInputMean setInputParams setInputScale setInputSize setInputSwapRB
@@ -132,7 +136,7 @@ def _check_string(method: str, value: Value) -> None:
         raise InvalidArgument(f"cv2.{method} at a destination takes files as such, not the path {value!r}")
 
 
-def method(instance: object, kind: str, name: str) -> Callable[..., Any]:
+def method(instance: Any, kind: str, name: str) -> Callable[..., Any]:
     """Find a method of an object.
 
     Raises:
@@ -141,6 +145,10 @@ def method(instance: object, kind: str, name: str) -> Callable[..., Any]:
     """
     if name not in METHODS[kind]:
         raise InvalidArgument(f"no host may call {kind}.{name} at a destination")
+    if name == LAYER_BLOBS:
+        return lambda layer: tuple(instance.getLayer(layer).blobs)
+    if name == LAYER_OUTPUT:
+        return lambda layer, output: instance.getLayer(layer).outputNameToIndex(output)
     found: Callable[..., Any] | None = getattr(instance, name, None)
     if found is None:
         raise UnsupportedOperation(
