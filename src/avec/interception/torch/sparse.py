@@ -142,6 +142,8 @@ def _product(sparse: Tensor, dense: Tensor) -> Tensor:
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied: {tuple(sparse.shape)} by {tuple(dense.shape)}")
     rows, columns, values = _entries(sparse)
     result = torch.zeros((sparse.size(0), dense.size(1)), dtype=dense.dtype, device=dense.device)
+    if not values.numel():
+        return result
     return result.index_add_(0, rows, values[:, None] * dense.index_select(0, columns))
 
 
