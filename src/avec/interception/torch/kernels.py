@@ -78,24 +78,25 @@ class Kernels:
         self.generators = Generators(recording)
         self.uploads = Uploads(recording)
 
-    def kernel(self, name: str) -> Kernel:
+    def kernel(self, name: str, namespace: str = "aten") -> Kernel:
         """The kernel of an operator, "add.Tensor"; its code is written at the first call."""
         environment: dict[str, object] = {}
         function = FunctionType(_first.__code__, environment, name)
 
         def write() -> None:
-            kernel = self._write(Operator.named(name), environment)
+            kernel = self._write(Operator.named(name, namespace), environment)
             function.__defaults__, function.__kwdefaults__ = kernel.__defaults__, kernel.__kwdefaults__
             function.__code__ = kernel.__code__
 
         environment.update(_write=write, _self=function)
         return function
 
-    def generated(self, name: str) -> Kernel:
+    def generated(self, name: str, namespace: str = "aten") -> Kernel:
         """The one generated kernel of an operator, for special ones that leave the usual case to it."""
-        kernel = self._generated.get(name)
+        qualified = f"{namespace}::{name}"
+        kernel = self._generated.get(qualified)
         if kernel is None:
-            kernel = self._generated[name] = self.kernel(name)
+            kernel = self._generated[qualified] = self.kernel(name, namespace)
         return kernel
 
     def _write(self, operator: Operator, environment: dict[str, object]) -> FunctionType:
@@ -122,7 +123,9 @@ class Kernels:
             _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
             _current=torch.cuda.current_device, _mark=self.recording.mark, _handle=self.generators.handle,
         )  # fmt: skip
-        lazy_bits = conjugate_aware(operator.name) or negative_aware(operator.name)
+        lazy_bits = operator.overload.namespace == "aten" and (
+            conjugate_aware(operator.name) or negative_aware(operator.name)
+        )
         source, defaults = generate(operator, lazy_bits, len(self.recording.destination.devices) > 1)
         environment.update(defaults)
         exec(compile(source, f"{_FOLDER}<kernel {operator.name}>", "exec"), environment)

@@ -19,7 +19,7 @@ DYNAMIC = frozenset(
     {
         "nonzero", "masked_select", "_unique2", "_unique", "unique_dim", "unique_consecutive",
         "unique_dim_consecutive", "bincount", "_ctc_loss", "repeat_interleave", "nonzero_static", "equal",
-        "_local_scalar_dense", "histogram", "_histogramdd_from_bin_cts", "_histogramdd_bin_edges",
+        "_local_scalar_dense", "nms", "histogram", "_histogramdd_from_bin_cts", "_histogramdd_bin_edges",
     }
 )  # fmt: skip
 # Operators that torch lets be called with a plain number in a tensor's place; others want a tensor of no dimension.
