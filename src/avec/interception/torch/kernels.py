@@ -331,6 +331,10 @@ class Kernels:
                 self.recording.record(template, (tensor.data_ptr(),))  # type: ignore[arg-type]
             if layout.nbytes > LARGE_NBYTES:
                 self.recording.flush()
+    def empty_bytes(self, nbytes: int, device: int) -> torch.Tensor:
+        """Make a tensor of so many bytes, which are not defined."""
+        return self.empty(torch.uint8, (nbytes,), (1,), device)
+
         return tensor
 
     def resize(self, tensor: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> None:
@@ -339,7 +343,7 @@ class Kernels:
         storage, offset = tensor.untyped_storage(), tensor.storage_offset()
         needed_nbytes = layout.nbytes + offset * tensor.dtype.itemsize
         if layout.nbytes and storage.nbytes() < needed_nbytes:
-            resizing.resize(self, storage, needed_nbytes)
+            resizing.resize(storage, int(needed_nbytes), self.empty_bytes)
         _set.redispatch(CPU, tensor, storage, offset, tuple(shape), tuple(stride))
 
 

@@ -7,14 +7,11 @@ the two C++ objects hold is exchanged; the old memory dies with the new object.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 
 from avec.errors import UnsupportedOperation
-
-if TYPE_CHECKING:
-    from .kernels import Kernels
 
 _WORD = 8
 # What is exchanged of a c10::StorageImpl: its DataPtr (the data, who owns them in two words, the device), its size.
@@ -22,10 +19,14 @@ _CONTENTS_WORDS = 5
 _PLACES = range(1, 6)  # words behind the vtable and the counts of references, which differ between versions
 
 
-def resize(kernels: Kernels, storage: torch.UntypedStorage, nbytes: int) -> None:
-    """Make a storage on an accelerator larger or smaller; what it holds is kept as far as it fits."""
+def resize(storage: torch.UntypedStorage, nbytes: int, new: Callable[[int, int], torch.Tensor]) -> None:
+    """Make a storage on an accelerator larger or smaller; what it holds is kept as far as it fits.
+
+    Args:
+        new: makes a tensor of so many bytes on the accelerator of that index.
+    """
     kept = min(storage.nbytes(), nbytes)
-    memory = kernels.empty(torch.uint8, (nbytes,), (1,), storage.device.index)
+    memory = new(nbytes, storage.device.index)
     if kept:
         memory[:kept].copy_(memory.new_empty(0).set_(storage)[:kept])
     exchange(storage, memory.untyped_storage())

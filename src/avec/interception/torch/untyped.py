@@ -45,7 +45,7 @@ def _maker(kernels: Kernels, original: Callable[..., torch.UntypedStorage]) -> C
         if isinstance(nbytes, Sequence):
             on_host = original(cls, *args)
             return new(cls, on_host.nbytes(), device=device).copy_(on_host)
-        return kernels.empty(torch.uint8, (int(nbytes),), (1,), device_index(device)).untyped_storage()
+        return kernels.empty_bytes(int(nbytes), device_index(device)).untyped_storage()
 
     return new
 
@@ -55,7 +55,7 @@ def _resizer(kernels: Kernels, original: Callable[..., object]) -> Callable[...,
     def resize_(self: torch.UntypedStorage, size: int) -> object:
         if not self.is_cuda:
             return original(self, size)
-        resizing.resize(kernels, self, size)
+        resizing.resize(self, size, kernels.empty_bytes)
         return self
 
     return resize_
