@@ -49,3 +49,9 @@ def test_torch_is_given_back_as_it_was(url: str) -> None:
     status, stdout, stderr = execute(*PLAIN, str(PROGRAMS / "releasing.py"), url)
     assert (status, stderr) == (0, "")
     assert stdout.splitlines() == ["[2.0, 2.0] True True 2", "[]", "False False 0"] * 2
+
+
+def test_processes_meet_over_their_hosts(url: str) -> None:
+    plainly, under_avec = both_ways(str(PROGRAMS / "processes.py"), options=("--on", url))
+    assert plainly[0] == 0, plainly[2]
+    assert under_avec[:2] == plainly[:2], under_avec[2]

@@ -12,7 +12,7 @@ import torch
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
-from . import compiling, cuda, extensions, printing, random, refusals, sparse, untyped
+from . import collectives, compiling, cuda, extensions, printing, random, refusals, sparse, untyped
 from .attention import Attention
 from .grafting import Graft, graft
 from .kernels import Kernels
@@ -40,7 +40,7 @@ class Activation:
         self._graft: Graft = graft(
             lambda: len(self.recording.destination.devices), lambda: self.recording.destination.cudnn
         )
-        self._libraries = [self._register(), extensions.register(self.kernels)]
+        self._libraries = [self._register(), extensions.register(self.kernels), *collectives.register()]
         cuda.patch(self._patches, self.recording, self._graft)
         compiling.patch(self._patches, self.recording)
         random.patch(self._patches, self.recording, self.kernels.generators)

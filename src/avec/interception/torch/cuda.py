@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import devices, flags, graphs, memory, peers, ranges, runtime, streams, tensor_types, unavailable
+from . import collectives, devices, flags, graphs, memory, peers, ranges, runtime, streams, tensor_types, unavailable
 
 if TYPE_CHECKING:
     from avec.interception.patching import Patches
@@ -33,6 +33,7 @@ def patch(patches: Patches, recording: Recording, graft: Graft) -> None:
     graphs.patch(patches, recording)
     flags.patch(patches, recording)
     peers.patch(patches)
+    collectives.patch(patches)
     ranges.patch(patches)
     unavailable.patch(patches)
     _patch_cudnn(patches, accelerators)

@@ -23,6 +23,7 @@ OWNERS = {
 }
 # torch makes these when it is used.
 OWN = {
+    ("torch.ops", "c10d"),
     ("torch._opaque_base", "_FakeScriptObject_cls"),
     ("torch._meta_registrations", "_meta_lib_dont_use_me_use_register_meta"),
 }
