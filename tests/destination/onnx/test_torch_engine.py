@@ -205,6 +205,13 @@ class Reference:
         self._off = off
         self.inputs_meta = self._session.inputs_meta
 
+    def failure(self, x: np.ndarray) -> Exception | None:
+        try:
+            self._session.run(["y"], {"x": x}, None)
+        except Exception as exc:
+            return exc
+        return None
+
     def run(self, *arguments: object) -> list[np.ndarray]:
         return [each * (1 + self._off) for each in self._session.run(*arguments)]
 
@@ -330,6 +337,8 @@ def test_a_run_that_torch_lacks_is_computed_by_onnxruntime_and_the_log_says_so(
         [tensor("y", FLOAT, [1, 3])],
     )
     path.write_bytes(made.SerializeToString())
+    if isinstance(Reference(made, 0.0).failure(SIX[:0]), Exception):
+        pytest.skip("this onnxruntime does not have that form of the operator either")
     host = Host("torch")
     session, described = host.load(path)
     assert described.engine.name == "torch"

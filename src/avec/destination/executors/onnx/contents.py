@@ -14,7 +14,7 @@ import torch
 from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime, engine_raises
 from avec.destination.executors.onnx.torch_engine.operators import DTYPES
 from avec.destination.executors.onnx.torch_engine.values import TensorValue
-from avec.errors import InvalidArgument
+from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.protocol.onnx import Device, Held, Info, Sparse, Typed, Value
 from avec.protocol.onnx_values import Packer, bytes_of, unpack, unpack_array
 from avec.tensor import Array
@@ -142,7 +142,7 @@ class Contents:
         value = stored.ort_value
         if raw and value.is_tensor() and (element_type := value.element_type()) in ELEMENT_BITS:
             shape = tuple(value.shape())
-            return Typed(packer.add(_raw_bytes(value, storage_nbytes(element_type, shape))), element_type, shape)
+            return Typed(packer.add(self._raw_bytes(value, element_type, shape)), element_type, shape)
         with engine_raises():
             if raw and value.is_sparse_tensor():
                 return self.pack_foreign(value.as_sparse_tensor(), packer)
@@ -173,6 +173,20 @@ class Contents:
             return Sparse("csr", shape, values, (packer.pack(view.inner()), packer.pack(view.outer())))
         return Sparse("block", shape, values, (packer.pack(value.get_blocksparse_data().indices()),))
 
+    def _raw_bytes(self, value: Any, element_type: int, shape: tuple[int, ...]) -> Array:
+        if isinstance(value, TensorValue):
+            return value.raw_bytes()
+        if value.device_name().lower() != "cpu":  # its address is none of this process's memory
+            if not hasattr(self._engine.native, "copy_tensors"):
+                raise UnsupportedOperation(
+                    f"a value of type {value.data_type()} on cuda cannot be read with onnxruntime"
+                    f" {self._engine.description.version}, which this destination has"
+                )
+            here = self.allocate(Info("", element_type, shape), "cpu").ort_value
+            self._engine.native.copy_tensors([value], [here], None)
+            value = here
+        return np.frombuffer(ctypes.string_at(value.data_ptr(), storage_nbytes(element_type, shape)), np.uint8)
+
     def _wrapped(self, value: Typed | Sparse | Held, parts: Sequence[Array]) -> object:
         """An OrtValue as `InferenceSession.run` takes it."""
         return self._engine.module.OrtValue(self.stored(value, parts, "cpu").ort_value)
@@ -199,12 +213,6 @@ class Contents:
         with engine_raises():
             sparse = make(list(value.dense_shape), values, *indices, cpu)
             return Stored(native.OrtValue.ort_value_from_sparse_tensor(sparse), (values, indices))
-
-
-def _raw_bytes(value: Any, nbytes: int) -> Array:
-    if isinstance(value, TensorValue):
-        return value.raw_bytes()
-    return np.frombuffer(ctypes.string_at(value.data_ptr(), nbytes), np.uint8)
 
 
 def _shares_memory(array: Array, parts: Sequence[Array]) -> bool:

@@ -37,6 +37,7 @@ RUN_ATTRIBUTES = frozenset(
 FORMAT_ENTRY = "session.load_model_format"
 FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 OPTIMIZED_FILE_ENTRY = "session.optimized_model_external_initializers_file_name"
+UNSYNCHRONIZED_ENTRY = "disable_synchronize_execution_providers"
 _FOREIGN_ENTRIES = re.compile(r"file|folder|path|library|^ep\.", re.IGNORECASE)  # about this machine's files and code
 THREADS_LIMIT = 4 * (os.cpu_count() or 1)  # more would only take the others' time
 
@@ -116,6 +117,8 @@ def run_options(engine: OnnxRuntime, settings: RunSettings | None, adapters: Map
                 raise UnsupportedOperation(f"the run option {name!r} is not known at this destination")
             setattr(made, name, value)
         for key, entry in settings.entries.items():
+            if key == UNSYNCHRONIZED_ENTRY:
+                continue  # what is sent back, and the memory that was received into, need a run that has ended
             made.add_run_config_entry(key, entry)
         for number in settings.adapters:
             if number not in adapters:

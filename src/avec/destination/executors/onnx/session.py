@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,8 @@ class InferenceSession:
         options = run_options(self._space.engine, request.settings, self._space.adapters)
         with engine_raises():
             results = self._native.run(list(request.outputs), self._fitting(feeds), options)
-        return self._space.values(results, parts)
+        answer = self._space.values(results, parts)
+        return replace(answer, kernels=self._native.operators) if isinstance(self._native, TorchSession) else answer
 
     def _run_to_values(self, request: RunToValues, parts: Sequence[Array]) -> Answer:
         feeds = {name: self._space.contents.transient(value, parts) for name, value in request.feeds.items()}

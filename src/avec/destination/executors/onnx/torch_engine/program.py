@@ -104,7 +104,7 @@ class Program:
     def _on_device(self, tensor: Tensor) -> Tensor:
         if tensor.dtype in (torch.int64, torch.int32) and tensor.ndim <= 1 and tensor.numel() <= HOST_ELEMENTS:
             return tensor
-        return tensor.to(self._device, non_blocking=True)
+        return tensor.to(self._device)  # waits: a received part's memory is given back after the call
 
     def _place(self, name: str) -> int:
         return self._places.setdefault(name, len(self._places))

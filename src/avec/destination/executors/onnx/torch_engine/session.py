@@ -16,7 +16,7 @@ from torch import Tensor
 from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime
 from avec.destination.executors.onnx.torch_engine.operators import DTYPES
 from avec.destination.executors.onnx.torch_engine.values import TensorValue, as_array, as_tensor
-from avec.errors import UnsupportedOperation
+from avec.errors import AcceleratorOutOfMemory, UnsupportedOperation
 from avec.tensor import Array
 
 if TYPE_CHECKING:
@@ -75,14 +75,22 @@ class TorchSession:
         return TorchBinding(self, self._engine)
 
     def _compute(self, tensors: Mapping[str, Tensor], outputs: Sequence[str]) -> list[Tensor] | None:
-        """Run the program; None where it meets a form of an operator that it does not have, which inputs decide."""
+        """Run the program; None where it fails on these inputs, and onnxruntime has to say why, or to compute."""
         try:
             return self._program.run(tensors, outputs)
-        except UnsupportedOperation as exc:
+        except torch.cuda.OutOfMemoryError as exc:
+            reason = str(exc).split("\n", 1)[0]
+            raise AcceleratorOutOfMemory(f"running an ONNX model: {reason}") from exc
+        except (UnsupportedOperation, RuntimeError, ValueError, IndexError, TypeError) as exc:
             if not self._warned:
                 self._warned = True
-                log.warning("runs of a model are computed by onnxruntime on the CPU: %s", exc)
+                log.warning("a run is left to onnxruntime on the CPU: %s", exc)
             return None
+
+    @property
+    def operators(self) -> int:
+        """How many operators a run launches."""
+        return self._program.operators
 
     def _value(self, tensor: Tensor) -> TensorValue:
         device = self._engine.torch_device
