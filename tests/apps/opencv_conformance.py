@@ -584,6 +584,17 @@ def tracker_nano() -> object:
     return tracked(cv2.TrackerNano_create(parameters))
 
 
+if MAJOR < 5:
+
+    @case
+    def tracker_goturn() -> object:
+        parameters = cv2.TrackerGOTURN.Params()
+        parameters.modelTxt, parameters.modelBin = model("goturn.prototxt"), model("goturn.caffemodel")
+        tracker = cv2.TrackerGOTURN.create(parameters)
+        tracker.init(IMAGE, (40, 30, 40, 40))
+        return [tracker.update(np.roll(IMAGE, shift, axis=1)) for shift in (2, 4)]
+
+
 @case
 def tracker_of_nets() -> object:
     return tracked(cv2.TrackerVit.create(cv2.dnn.readNet(model("vit_tracker.onnx"))))
@@ -716,6 +727,11 @@ def caffe_two_inputs() -> object:
     net.setInput(left, "left")
     net.setInput(right, "right")
     return net.forward()
+
+
+@case
+def caffe_with_a_layer_of_opencvs() -> object:
+    return outputs_of(cv2.dnn.readNetFromCaffe(model("opencvs_layer.prototxt")))
 
 
 CAFFE_READINGS: dict[str, Callable[[], object]] = {

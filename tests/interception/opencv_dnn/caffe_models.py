@@ -68,6 +68,25 @@ layer { name: "found" type: "DetectionOutput" bottom: "loc_flat" bottom: "conf_f
                                  confidence_threshold: 0.4 } }
 """
 
+# What GOTURN is to OpenCV: a patch of the last frame and one of this → the corners of a box.
+GOTURN = """
+input: "data1"
+input_dim: 1 input_dim: 3 input_dim: 227 input_dim: 227
+input: "data2"
+input_dim: 1 input_dim: 3 input_dim: 227 input_dim: 227
+layer { name: "both" type: "Concat" bottom: "data1" bottom: "data2" top: "both" }
+layer { name: "pool" type: "Pooling" bottom: "both" top: "pool"
+        pooling_param { pool: AVE kernel_size: 57 stride: 57 } }
+layer { name: "scale" type: "InnerProduct" bottom: "pool" top: "scale" inner_product_param { num_output: 4 } }
+"""
+
+# Mish is a layer of OpenCV's, not of Caffe's.
+OPENCVS_LAYER = """
+input: "data"
+input_dim: 1 input_dim: 3 input_dim: 16 input_dim: 16
+layer { name: "mish" type: "Mish" bottom: "data" top: "mish" }
+"""
+
 UNKNOWN_LAYER = """
 input: "data"
 input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8
@@ -94,8 +113,11 @@ def write_all(folder: Path) -> None:
         "caffe_maps": {"maps": layer(6, 3, 5, 5)},
         "detector": {"features": layer(8, 3, 4, 4), "loc": layer(12, 8, 1, 1), "conf": layer(9, 8, 1, 1)},
     }
+    corners = np.array([57, 57, 170, 170], np.float32)
+    weights["goturn"] = {"scale": [(random.normal(size=(4, 4 * 4 * 6)) * 0.01).astype(np.float32), corners]}
     texts = {
         "branches": BRANCHES, "caffe_two_inputs": TWO_INPUTS, "caffe_maps": MAPS, "detector": DETECTOR,
+        "goturn": GOTURN, "opencvs_layer": OPENCVS_LAYER,
         "unknown_layer": UNKNOWN_LAYER, "python_layer": PYTHON_LAYER,
     }  # fmt: skip
     for name, text in texts.items():

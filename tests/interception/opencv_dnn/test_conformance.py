@@ -46,6 +46,7 @@ OTHER_VERSION: dict[int, dict[str, str]] = {
         **dict.fromkeys(("ask_flops", "ask_flops_of_shapes", "ask_memory"), "OpenCV 5 wants types beside the shapes"),
         "ask_shapes": "OpenCV 5 has no getLayersShapes",
         "change_input_shape": "OpenCV 5 wants a MatShape",
+        "tracker_goturn": "OpenCV 5 has no such tracker",
         "quantized": "OpenCV 5 cannot quantize",
         "face_recognizer": "pictures are warped with other roundings",
         "tracker_nano": "OpenCV 5 gives no number for this net",
@@ -76,8 +77,11 @@ OTHER_VERSION: dict[int, dict[str, str]] = {
         **{
             f"ask_{kind}": _NEW_ENGINE for kind in ("layer_names", "layer_types", "layers_count", "layer_id", "outputs")
         },
-        **{f"ask_{kind}": _NEW_ENGINE for kind in ("layer", "layer_by_name", "parameter", "parameter_by_name", "dump")},
-        **{f"ask_{kind}": _NEW_ENGINE for kind in ("flops", "flops_of_shapes", "memory", "format")},
+        **{
+            f"ask_{kind}": _NEW_ENGINE
+            for kind in ("layer", "layer_by_name", "layer_blobs", "parameter", "parameter_by_name")
+        },
+        **{f"ask_{kind}": _NEW_ENGINE for kind in ("flops", "flops_of_shapes", "memory", "format", "dump")},
         **{f"change_{kind}": _NEW_ENGINE for kind in ("fusion", "input_shape", "parameter", "output")},
         **{f"{name}_grey": _GREY for name in _FRAMES},
         **{f"{name}_umat": "OpenCV 4 takes it" for name in _FRAMES},
@@ -92,7 +96,10 @@ def _version_of(python: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environ()).stdout)
 
 
-SAME_VERSION = _version_of(DESTINATION_PYTHON) == HERE
+THERE = _version_of(DESTINATION_PYTHON)
+SAME_VERSION = HERE == THERE
+if THERE == 5:
+    EXCEPTIONS["caffe_with_a_layer_of_opencvs"] = "neither the Caffe executor nor OpenCV 5 has it"
 UNEQUAL = EXCEPTIONS if SAME_VERSION else EXCEPTIONS | OTHER_VERSION[HERE]
 
 
