@@ -326,12 +326,13 @@ def _place_on(generator: torch.Generator, index: int) -> None:
     """
     address = _address(generator)
     memory = ctypes.string_at(address, _SEARCHED_NBYTES)
-    places = [place for place in range(_WORD, _SEARCHED_NBYTES, 2) if memory[place : place + 2] == _CPU_BYTES]
-    if len(places) == 1:
-        ctypes.memmove(address + places[0], bytes((_CUDA, index)), 2)
+    places = (place for place in range(_WORD, _SEARCHED_NBYTES, 2) if memory[place : place + 2] == _CPU_BYTES)
+    for place in places:  # the first: before it are counts and a mutex, behind it the state
+        ctypes.memmove(address + place, bytes((_CUDA, index)), 2)
         if generator.device == torch.device("cuda", index):
             return
-        ctypes.memmove(address + places[0], _CPU_BYTES, 2)
+        ctypes.memmove(address + place, _CPU_BYTES, 2)
+        break
     raise UnsupportedOperation(
         f"torch {torch.__version__} lays its random number generators out in a way that AVEC does not know; AVEC was"
         " tested with torch 2.11 to 2.15"

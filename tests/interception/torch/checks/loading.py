@@ -142,7 +142,7 @@ def check_a_spawned_child_works_by_itself() -> None:
 
 
 def check_threads() -> None:
-    results: dict[int, tuple[float, list[float]]] = {}
+    results: dict[int, tuple[float, list[float], float]] = {}
 
     def work(number: int) -> None:
         y = torch.zeros(4, 4, device="cuda") + number
@@ -150,16 +150,20 @@ def check_threads() -> None:
             y = y + 1
             if step % 20 == 7:
                 y.sum().item()
+                row = torch.arange(6.0, device="cuda") + number
+                assert row[row > number + 2].tolist() == [number + 3.0, number + 4.0, number + 5.0]
         z = torch.ones(3, device="cuda", requires_grad=True)
         (z * number).sum().backward()
-        results[number] = (y[0, 0].item(), z.grad.tolist())
+        drawn = torch.rand(1, device="cuda", generator=torch.Generator("cuda").manual_seed(5))
+        results[number] = (y[0, 0].item(), z.grad.tolist(), drawn.item())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
-    assert results == {number: (100.0 + number, [float(number)] * 3) for number in range(6)}
+    drawn = torch.rand(1, device="cuda", generator=torch.Generator("cuda").manual_seed(5)).item()
+    assert results == {number: (100.0 + number, [float(number)] * 3, drawn) for number in range(6)}
 
 
 def check_threads_that_share_a_tensor() -> None:
