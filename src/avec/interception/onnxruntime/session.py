@@ -93,7 +93,7 @@ class RemoteSession:
             side_folder=provided.side_folder,
         )
         self.handle = self.space.session.new_handle()
-        weakref.finalize(self, self.space.session.release, self.handle).atexit = False
+        weakref.finalize(self, self.space.release, self.handle).atexit = False
         reply = self.space.load(self.handle, request, packer.parts, {MODEL: provided.digest}).wait()
         if reply.body:
             raised = _RAISED.decode(reply.body)
@@ -293,7 +293,10 @@ class RemoteSession:
     def _describe(self, parts: Sequence[Array], asked: Sequence[tuple[str, Mapping[str, str]]]) -> None:
         if not parts:
             raise ProtocolError("the destination described no session")
-        described = _DESCRIPTIONS.decode(parts[0].data)
+        try:
+            described = _DESCRIPTIONS.decode(parts[0].data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            raise ProtocolError(f"the destination's description of a session cannot be understood: {exc}") from exc
         if len(parts) > 1:
             parts[1].tofile(optimized_model(self.session_options))
         self.inputs_meta: list[NodeArg] = node_args(described.inputs)

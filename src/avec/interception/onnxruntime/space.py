@@ -58,7 +58,10 @@ class Pending:
         reply = self._call.wait()
         if not reply.body:
             return None, reply.arrays
-        answered = _ANSWERS.decode(reply.body)
+        try:
+            answered = _ANSWERS.decode(reply.body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            raise ProtocolError(f"the destination's answer to {self._call.name} cannot be understood: {exc}") from exc
         if isinstance(answered, Raised):
             raise library().raised(answered.exception, answered.text)
         return (answered if isinstance(answered, Values | Infos) else None), reply.arrays
@@ -113,6 +116,11 @@ class Space:
     def unbind(self, handle: int, binding: int) -> None:
         """Say that a binding of a session is no longer used. May be called from a destructor."""
         self._unbound.setdefault(handle, deque()).append(binding)
+
+    def release(self, handle: int) -> None:
+        """Say that a session is no longer used, and its bindings with it. May be called from a destructor."""
+        self._unbound.pop(handle, None)
+        self.session.release(handle)
 
     def load(self, handle: int, request: LoadSession, parts: Sequence[Array], files: Mapping[str, str]) -> Call:
         """Have a session made."""
