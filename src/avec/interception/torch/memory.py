@@ -1,13 +1,13 @@
 """The memory of the destination's accelerators, as torch.cuda.memory and torch.accelerator.memory tell of it.
 
-Every question is asked of the destination, after all that was issued: its figures are real, and a tensor that has
-died counts no more. Not here: cudaMemGetInfo (`runtime`), and allocators of the program's own (`unavailable`).
+Every figure is asked of the destination, after all that was issued: it is real, and a tensor that has died counts no
+more. What only resets or frees does not wait. Not here: cudaMemGetInfo (`runtime`), and allocators of the program's own
+(`unavailable`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,8 @@ from avec.protocol.torch import Memory, MemoryStatistics, Template
 from .storages import DTYPES
 
 if TYPE_CHECKING:
+    from avec.host.calls import Call
+
     from .devices import Devices
     from .recording import Recording
 
@@ -31,23 +33,32 @@ _COUNTS = (
     "num_alloc_retries", "num_ooms", "num_sync_all_streams", "num_device_alloc", "num_device_free", "max_split_size",
 )  # fmt: skip
 _FIGURES = ("current", "peak", "allocated", "freed")
-_ACCUMULATED = ("allocated", "freed")
 _POOLS = ("all", "small_pool", "large_pool")
 
 
+def _is_accumulated(name: str) -> bool:
+    return name.rpartition(".")[2] in ("allocated", "freed") or name.startswith("num_")
+
+
 class MemoryAccounts:
-    """The accelerators' statistics; what was accumulated before a reset is subtracted here."""
+    """The accelerators' statistics. Thread-safe."""
 
     def __init__(self, recording: Recording, devices: Devices) -> None:
         self._recording = recording
         self._devices = devices
-        self._before: dict[int, Mapping[str, int]] = {}
+        self._resets: dict[int, Call] = {}  # answered by what had accumulated until then
         self.fractions: dict[int, float] = {}
 
-    def ask(self, device: int, reset_peak: bool = False, empty_cache: bool = False) -> Memory:
+    def ask(self, device: int) -> Memory:
         """Ask the destination for an accelerator's memory."""
+        return self._answer(self._request(device))
+
+    def _request(self, device: int, reset_peak: bool = False, empty_cache: bool = False) -> Call:
         self._devices.check(device)
-        memory = self._recording.ask(MemoryStatistics(0, device, reset_peak, empty_cache))
+        return self._recording.request(MemoryStatistics(0, device, reset_peak, empty_cache))
+
+    def _answer(self, call: Call) -> Memory:
+        memory = self._recording.decode(self._recording.wait(call))
         assert isinstance(memory, Memory)
         return memory
 
@@ -56,8 +67,12 @@ class MemoryAccounts:
         names = [".".join(parts) for parts in itertools.product(_POOLED, _POOLS, _FIGURES)]
         names += [".".join(parts) for parts in itertools.product(_UNPOOLED, _FIGURES)]
         figures = dict.fromkeys((*names, *_COUNTS), 0) | self.ask(device).statistics
-        before = self._before.get(device, {})
-        return {name: figure - before.get(name, 0) for name, figure in figures.items()}
+        if device not in self._resets:
+            return figures
+        before = self._answer(self._resets[device]).statistics
+        return {
+            name: figure - before.get(name, 0) if _is_accumulated(name) else figure for name, figure in figures.items()
+        }
 
     def nested(self, device: int) -> dict[str, Any]:
         """The same as torch._C nests it: {"allocation": {"all": {"current": 1, …}, …}, …}."""
@@ -71,22 +86,22 @@ class MemoryAccounts:
         return nested
 
     def reset_peak(self, device: int) -> None:
-        """Look for the peaks anew."""
-        self.ask(device, reset_peak=True)
+        """Look for the peaks anew; does not wait."""
+        self._request(device, reset_peak=True)
 
     def reset_accumulated(self, device: int) -> None:
-        """Count anew what is allocated and freed."""
-        figures = self.ask(device).statistics
-        self._before[device] = {
-            name: figure
-            for name, figure in figures.items()
-            if name.rpartition(".")[2] in _ACCUMULATED or name.startswith("num_")
-        }
+        """Count anew what is allocated and freed; does not wait."""
+        self._resets[device] = self._request(device)
 
     def empty_cache(self) -> None:
-        """Have the destination give memory back that it only keeps."""
+        """Have the destination give memory back that it only keeps; does not wait."""
         for device in range(self._devices.count()):
-            self.ask(device, empty_cache=True)
+            self._request(device, empty_cache=True)
+
+    def free_and_total(self, device: int) -> tuple[int, int]:
+        """An accelerator's memory in bytes, whoever uses it."""
+        memory = self.ask(device)
+        return memory.free, memory.total
 
     def set_fraction(self, fraction: float, device: int) -> None:
         """Bound what the session may use of an accelerator's memory."""
@@ -165,7 +180,7 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
         "_accelerator_getDeviceStats": lambda device: accounts.nested(device),
         "_accelerator_resetAccumulatedStats": lambda device: accounts.reset_accumulated(device),
         "_accelerator_resetPeakStats": lambda device: accounts.reset_peak(device),
-        "_accelerator_getMemoryInfo": lambda device: (accounts.ask(device).free, accounts.ask(device).total),
+        "_accelerator_getMemoryInfo": lambda device: accounts.free_and_total(device),
         "_accelerator_getDeviceCapability": lambda device: {"supported_dtypes": set(DTYPES)},
         "_accelerator_synchronizeDevice": lambda device: devices.synchronize(device),
     })  # fmt: skip
