@@ -173,9 +173,7 @@ class Kernels:
             result = operator.written_arguments(args, kwargs)
         else:
             result = _like(entry.predicted, iter(tensors))
-        if not description.cacheable or any(layout is not None and not layout.numel for layout in entry.layouts):
-            return result, None
-        return result, entry
+        return result, entry if description.cacheable else None
 
     def _predict(
         self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
@@ -331,11 +329,11 @@ class Kernels:
                 self.recording.record(template, (tensor.data_ptr(),))  # type: ignore[arg-type]
             if layout.nbytes > LARGE_NBYTES:
                 self.recording.flush()
+        return tensor
+
     def empty_bytes(self, nbytes: int, device: int) -> torch.Tensor:
         """Make a tensor of so many bytes, which are not defined."""
         return self.empty(torch.uint8, (nbytes,), (1,), device)
-
-        return tensor
 
     def resize(self, tensor: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> None:
         """Give a tensor other sizes; its storage grows where it is too small, and keeps what it holds."""

@@ -53,7 +53,7 @@ WHOLE = (
 # gave, the others will give.
 LEARNED = frozenset(
     {
-        "_logcumsumexp", "lu_unpack", "multi_margin_loss_backward", "multilabel_margin_loss_backward",
+        "_logcumsumexp", "multilabel_margin_loss_forward", "lu_unpack", "multi_margin_loss_backward", "multilabel_margin_loss_backward",
         "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "_pdist_forward", "cudnn_batch_norm",
         "_transformer_encoder_layer_fwd", "_native_multi_head_attention", "_cudnn_rnn",
         "_cudnn_init_dropout_state", "_cudnn_ctc_loss",
@@ -402,6 +402,20 @@ def _recorded(operator: Operator, parts: _Source) -> list[str]:
             "except IndexError: _result = _layout.new()",  # another thread was faster
         ]
         outputs, result = "_result.data_ptr(), ", "_result"
+    elif all(str(each.type) == "Tensor" for each in returns):
+        made = ["".join(f"_l{place}, " for place in range(len(returns))) + "= _entry.layouts"]
+        for place in range(len(returns)):
+            made += [
+                f"if _l{place} is None: _r{place} = _entry.plain[{place}]; _a{place} = 0",
+                "else:",
+                f" _free = _l{place}.free",
+                f" try: _p = _free.pop() if _free else _take(_l{place})",
+                f" except IndexError: _p = _take(_l{place})",  # another thread was faster
+                f" _r{place} = _from_dlpack(_new_capsule(_p, b'dltensor', None))",
+                f" _a{place} = _r{place}.data_ptr()",
+            ]
+        outputs = "".join(f"_a{place}, " for place in range(len(returns)))
+        result = "(" + "".join(f"_r{place}, " for place in range(len(returns))) + ")"
     else:
         made = ["_results = [None if _each is None else _each.new() for _each in _entry.layouts]"]
         outputs = "*[0 if _each is None else _each.data_ptr() for _each in _results], "

@@ -43,6 +43,14 @@ new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 from_dlpack = torch._C._from_dlpack
 
 
+class _Endless(list[int]):
+    """The unused structs of a layout without elements: one, which serves any number of tensors at a time."""
+
+    def pop(self, index: object = -1) -> int:
+        """Give it."""
+        return self[0]
+
+
 class Layout:
     """A dtype with sizes, strides and device: what a new tensor is like. `new` makes one.
 
@@ -82,11 +90,11 @@ class Layout:
             self.numel *= size
         span = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if self.numel else 0
         self.nbytes = span * dtype.itemsize
+        if not self.numel:
+            self.free = _Endless([arena.empty_struct(self)])
 
     def new(self) -> torch.Tensor:
         """Make a tensor on a storage of its own; the destination does not know of it yet."""
-        if not self.numel:
-            return self._arena.new_empty(self)
         pointer = self.free.pop() if self.free else self._arena.take(self)
         tensor: torch.Tensor = from_dlpack(new_capsule(pointer, b"dltensor", None))
         return tensor
@@ -118,7 +126,7 @@ class Arena:
     def __init__(self) -> None:
         # Private: what dies in a forked child is alive in its parent.
         self._memory = mmap.mmap(-1, _LIMIT * _STRUCT_NBYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._empty = ctypes.create_string_buffer(_STRUCT_NBYTES)
+        self._empties: list[ctypes.Array[ctypes.c_char]] = []
         words = np.frombuffer(self._memory, np.uint32).reshape(_LIMIT, _STRUCT_NBYTES // 4)
         self._base = words.ctypes.data
         self._marks = words[:, 0]  # the lower half of the address: ORIGIN, or what the deleter has written over it
@@ -139,7 +147,7 @@ class Arena:
         # a deleter that needs no interpreter lock, and cannot fail. A ctypes callback breaks when an exception is set.
         deleter = ctypes.CDLL(None).pthread_spin_unlock
         self._deleter = ctypes.cast(deleter, ctypes.c_void_p).value or 0
-        for immortal in (self._memory, self._empty):
+        for immortal in (self._memory, self._empties):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(immortal))
 
     def layout(self, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], device: int = 0) -> Layout:
@@ -191,12 +199,12 @@ class Arena:
         for layout in self._layouts.values():
             layout.free.clear()
 
-    def new_empty(self, layout: Layout) -> torch.Tensor:
-        """Make a tensor without elements; it has no address."""
-        with self._lock:
-            _STRUCT.pack_into(self._empty, 0, 0, *layout.head, 0)
-            tensor: torch.Tensor = from_dlpack(new_capsule(ctypes.addressof(self._empty), b"dltensor", None))
-        return tensor
+    def empty_struct(self, layout: Layout) -> int:
+        """Make the struct of a layout without elements: it has no address, and nobody is told when a tensor dies."""
+        struct_ = ctypes.create_string_buffer(_STRUCT_NBYTES)
+        _STRUCT.pack_into(struct_, 0, 0, *layout.head, 0)
+        self._empties.append(struct_)  # for as long as torch may look at it
+        return ctypes.addressof(struct_)
 
     def sweep(self, numbers: list[int]) -> None:
         """Take back the structs of storages that have died, and record that, the lowest address first."""
@@ -283,8 +291,9 @@ class Arena:
         """
         with self._lock:
             for layout in self._layouts.values():
-                self._spare.extend((pointer - self._base) // _STRUCT_NBYTES for pointer in layout.free)
-                layout.free.clear()
+                if layout.numel:
+                    self._spare.extend((pointer - self._base) // _STRUCT_NBYTES for pointer in layout.free)
+                    layout.free.clear()
                 layout.forgotten = True
             self._spare.sort(reverse=True)
             self._layouts.clear()
