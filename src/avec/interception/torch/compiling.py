@@ -18,10 +18,11 @@ from torch import fx
 from avec import config
 from avec.protocol.torch_graph import COMPILER_OPTIONS
 
-from . import dynamo, triton_kernels
+from . import dynamo, inductor, triton_kernels
 from .fx_calls import GraphCall
-from .fx_graphs import NotCaptured, capture
+from .fx_graphs import NotCaptured, capture, is_on_accelerator
 from .fx_pieces import split
+from .imports import Awaited
 
 if TYPE_CHECKING:
     from avec.interception.patching import Patches
@@ -34,30 +35,53 @@ Function: TypeAlias = Callable[..., Any]
 log = logging.getLogger("avec.interception")
 
 
+_AWAITED = Awaited(
+    {
+        "torch._dynamo": dynamo.__name__,
+        "torch._inductor.compile_fx": inductor.__name__,
+        "triton": triton_kernels.__name__,
+    }
+)
+
+
 def patch(patches: Patches, recording: Recording) -> None:
     """Stand in for Inductor where it would compile for an accelerator."""
 
-    def make(original: Any) -> Function:
-        def compile_graph(self: Any, model_: fx.GraphModule, inputs_: Sequence[Any], **kwargs: Any) -> Function:
-            if not _is_on_accelerator(model_, inputs_):
-                function: Function = original(self, model_, inputs_, **kwargs)
-                return function
-            patches: Mapping[str, Any] = kwargs.get("config_patches") or {}
-            return compiled(recording, model_, inputs_, _chosen({**self.config, **patches}))
+    def compile_graph(module: fx.GraphModule, inputs: Sequence[Any], options: Mapping[str, Any]) -> Function:
+        return compiled(recording, module, inputs, _chosen(options))
 
-        return compile_graph
-
-    patches.replace(torch._TorchCompileInductorWrapper, "__call__", make)
-    dynamo.attend(functools.partial(compiled, recording, options=None))
-    triton_kernels.attend(recording)
+    dynamo.by_name.update(inductor=_inductor, cudagraphs=functools.partial(compiled, recording, options=None))
+    inductor.compilers[:] = [compile_graph]
+    triton_kernels.recordings[:] = [recording]
+    patches.replace(torch._TorchCompileInductorWrapper, "__call__", functools.partial(_calling, compile_graph))
     # Inductor's module of CUDA graphs, which Dynamo imports to reset it, wants this name where torch.cuda is built.
     patches.replace(torch._C, "_cuda_CUDAAllocator_AllocatorState", lambda original: original or _AllocatorState)
+    _AWAITED.attend()
 
 
 def leave() -> None:
     """Undo what `patch` has done beside its patches."""
-    dynamo.leave()
-    triton_kernels.leave()
+    _AWAITED.leave()
+    dynamo.by_name.clear()
+    inductor.compilers.clear()
+    triton_kernels.recordings.clear()
+
+
+def _calling(compile_graph: Function, original: Any) -> Function:
+    @functools.wraps(original)
+    def call(self: Any, model_: fx.GraphModule, inputs_: Sequence[Any], **kwargs: Any) -> Any:
+        if is_on_accelerator(model_, inputs_):
+            return compile_graph(model_, inputs_, {**self.config, **(kwargs.get("config_patches") or {})})
+        return original(self, model_, inputs_, **kwargs)
+
+    return call
+
+
+def _inductor(module: fx.GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Function:
+    """What "inductor" stands for as a name, with torch.compile's mode and options."""
+    wrapper: Any = torch._TorchCompileInductorWrapper
+    function: Function = wrapper(kwargs.get("mode"), kwargs.get("options"), None)(module, inputs)
+    return function
 
 
 class _AllocatorState:
@@ -106,16 +130,10 @@ def _sent(recording: Recording, options: Options | None, module: fx.GraphModule,
 
 def _chosen(options: Mapping[str, Any]) -> Options:
     """Of Inductor's settings those that a destination takes: this call's, and what the application has set for all."""
-    from torch._inductor import config
+    from torch._inductor import config as inductor_config
 
-    inductor: Any = config
-    changed = {name for name in COMPILER_OPTIONS if hasattr(inductor, name) and not inductor._is_default(name)}
-    chosen: dict[str, Any] = {name: getattr(inductor, name) for name in changed}
+    settings: Any = inductor_config
+    changed = [name for name in COMPILER_OPTIONS if hasattr(settings, name) and not settings._is_default(name)]
+    chosen: dict[str, Any] = {name: getattr(settings, name) for name in changed}
     chosen.update((name, value) for name, value in options.items() if name in COMPILER_OPTIONS)
     return dict(sorted(chosen.items()))
-
-
-def _is_on_accelerator(module: fx.GraphModule, inputs: Sequence[Any]) -> bool:
-    values = [*inputs, *(node.meta.get("example_value") for node in module.graph.nodes)]
-    flat = [one for each in values for one in (each if isinstance(each, list | tuple) else (each,))]
-    return any(isinstance(each, torch.Tensor) and each.is_cuda for each in flat)

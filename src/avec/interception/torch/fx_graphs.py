@@ -277,6 +277,15 @@ def _check_plain(tensor: torch.Tensor) -> None:
         raise NotCaptured("a lazily conjugated or negated tensor")
 
 
+def is_on_accelerator(module: fx.GraphModule, inputs: Sequence[Any]) -> bool:
+    """Whether a graph has to do with tensors on an accelerator."""
+    values = [*inputs]
+    for node in module.graph.nodes:
+        values += (node.meta.get("example_value"), node.meta.get("val"))
+    flat = [one for each in values for one in (each if isinstance(each, list | tuple) else (each,))]
+    return any(isinstance(each, torch.Tensor) and each.is_cuda for each in flat)
+
+
 def is_symbolic(tensor: torch.Tensor) -> bool:
     """Whether a fake tensor's sizes or strides vary."""
     return any(isinstance(each, torch.SymInt) for each in (*tensor.shape, *tensor.stride()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import torch
 
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.host.calls import pass_over
-from avec.interception.patching import Finder, FrontEnd, Patches
+from avec.interception.patching import Patches
 from avec.protocol.torch import Arg, FloatArg, IntArg, ListArg, LoadKernel, Template, TensorArg
 from avec.protocol.torch_triton import ELEMENT_TYPE, TUPLE
 
@@ -29,35 +28,14 @@ from .triton_sources import kernel_of
 if TYPE_CHECKING:
     from .recording import Recording
 
-_NAME = "triton"
-_ROW = FrontEnd(module=_NAME, how="patched", home=__name__, tested="", not_covered="")
 _NUMBER_MASK = (1 << 64) - 1
 _IGNORED = frozenset({"grid", "warmup", "debug", "stream", "device", "device_type"})
 _WARP = 32  # threads
 
-_finder = Finder((_ROW,))
 _patches = Patches()
-_recordings: list[Recording] = []  # none or one
+recordings: list[Recording] = []  # none or one
 _numbers = itertools.count(1)
 _sent: dict[int, tuple[object, object, int]] = {}  # by a function's id: itself, the session that has it, its number
-
-
-def attend(recording: Recording) -> None:
-    """Patch Triton now if it is imported, else as soon as it is."""
-    _recordings[:] = [recording]
-    if _NAME in sys.modules:
-        patch(sys.modules[_NAME])
-    elif _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
-
-
-def leave() -> None:
-    """Undo `attend`."""
-    sys.meta_path[:] = [each for each in sys.meta_path if each is not _finder]
-    if _NAME in sys.modules:
-        unpatch(sys.modules[_NAME])
-    _recordings.clear()
-    _sent.clear()
 
 
 def patch(module: ModuleType) -> None:
@@ -74,6 +52,7 @@ def patch(module: ModuleType) -> None:
 def unpatch(module: ModuleType) -> None:
     """Undo `patch`."""
     _patches.restore()
+    _sent.clear()
 
 
 def _running(original: object) -> Callable[..., None]:
@@ -84,7 +63,7 @@ def _running(original: object) -> Callable[..., None]:
             )
         for hook in self.pre_run_hooks:
             hook(*args, **kwargs)
-        _launch(_recordings[0], self, grid, args, kwargs)
+        _launch(recordings[0], self, grid, args, kwargs)
 
     return run
 
