@@ -88,7 +88,7 @@ def main():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(SHAPES)),
     ).to(device)  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=options.epochs * len(training))
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp)
     first = 0
     if options.resume:
@@ -113,8 +113,8 @@ def main():
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             scaler.step(optimizer)
             scaler.update()
-            schedule.step()
             total += loss.detach()
+        schedule.step()
         accuracy = evaluate(model, held_out, device)
         print(
             f"epoch {epoch} loss {total.item() / len(training):.4f} accuracy {accuracy:.3f}"

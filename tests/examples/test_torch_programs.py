@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from launching import AVEC, PLAIN, environ
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TRAIN = (str(EXAMPLES / "torch_train" / "train.py"), "--pictures", "128", "--batch", "32")
+TRAIN = (str(EXAMPLES / "torch_train" / "train.py"), "--pictures", "64", "--batch", "32")
 GENERATE = (str(EXAMPLES / "torch_generate" / "generate.py"), "--length", "8")
 LOCALLY = (*AVEC, "run", "--local")
 TIMEOUT_S = 110.0
@@ -39,10 +37,9 @@ def test_training_goes_on_plainly_from_a_checkpoint_written_under_avec(tmp_path:
     assert [line.split()[:2] for line in under_avec[1:] + plainly[1:]] == [["epoch", "0"], ["epoch", "1"]]
 
 
-@pytest.mark.parametrize("way", [PLAIN, LOCALLY], ids=["plainly", "under avec"])
-def test_a_model_is_trained_and_writes_and_writes_the_same_the_next_time(way: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_model_that_was_trained_under_avec_writes_the_same_plainly(tmp_path: Path) -> None:
     weights = str(tmp_path / "weights.pt")
-    trained, poem, speed = printed_by(start(*way, *GENERATE, "--steps", "2", "--weights", weights))
+    trained, poem, speed = printed_by(start(*LOCALLY, *GENERATE, "--steps", "2", "--weights", weights))
     assert trained.startswith("step 2 loss ")
     assert (len(poem), speed.endswith(" letters per second")) == (len("Shall I compare ") + 8, True)
     again, _ = printed_by(start(*PLAIN, *GENERATE, "--weights", weights))
