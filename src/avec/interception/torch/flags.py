@@ -33,6 +33,7 @@ class Flags:
         self._recording = recording
         self._waiting: dict[str, Value] = {}
         self._initial: tuple[object, ...] = ()
+        self._precisions: dict[str, object] = {}
         self._workspace = ""
 
     def set(self, name: str, value: Value) -> None:
@@ -54,12 +55,20 @@ class Flags:
     def settle(self) -> None:
         """What is set now is what AVEC found."""
         self._initial = () if self._waiting else state()
+        self._precisions = {_PRECISIONS[where]: _asked("_get_fp32_precision_getter", *where) for where in _STATED}
 
     def begin(self) -> None:
-        """A session was opened: its stream begins with what was set before."""
+        """A session was opened: its stream begins with what was set before.
+
+        How float32 is computed is said in any case: a PyTorch program decides that itself, and a destination's worker
+        has begun with what the session's `numerics` say.
+        """
         waiting, self._waiting = self._waiting, {}
-        if state() != self._initial:  # else all was set and taken back, as contexts do
-            self._recording.begin_with([self._template(name, value) for name, value in waiting.items()])
+        if state() == self._initial:  # all was set and taken back, as contexts do
+            waiting = {}
+        stated = {name: value for name, value in self._precisions.items() if isinstance(value, str)}
+        settings = [*stated.items(), *waiting.items()]
+        self._recording.begin_with([self._template(name, value) for name, value in settings])
 
     def _template(self, name: str, value: Value) -> int:
         return self._recording.template(Template("avec::flag", (name, value), {}, 0, 0))
@@ -87,6 +96,7 @@ _PRECISIONS = {
     ("cuda", "rnn"): "cudnn.rnn.fp32_precision",
     ("generic", "all"): "fp32_precision",
 }
+_STATED = (("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"))
 _SWITCHES = {
     "_set_cudnn_enabled": "cudnn.enabled",
     "_set_cudnn_benchmark": "cudnn.benchmark",
