@@ -30,7 +30,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(AVEC_CACHE_DIR=folder, OMP_WAIT_POLICY="passive")
         with destination() as url:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the host has no GPU
             avec = summarised(run(["-m", "avec", "run", "--on", url, *loop]))
     results["avec"] = avec
     name = torch.cuda.get_device_name() if gpu else "CPU of this machine"

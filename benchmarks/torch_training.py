@@ -40,7 +40,6 @@ def main() -> None:
         os.environ["AVEC_CACHE_DIR"] = folder
         native = run(loop)
         with destination() as url:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the host has no GPU
             remote = run(["-m", "avec", "run", "--on", url, *loop])
     results = {name: compared(native["work"][name], remote["work"][name]) for name in native["work"]}
     kind = "cuda" if gpu else "cpu"
