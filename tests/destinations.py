@@ -82,6 +82,7 @@ def start(folder: Path, *options: str, prefix: tuple[str, ...] = (), **variables
     folder.mkdir(parents=True, exist_ok=True)
     log, cache_dir = folder / "serve.log", folder / "cache"
     command = [*prefix, *AVEC, "serve", "--listen", "tcp://127.0.0.1:0", "--cache-dir", str(cache_dir), *options]
+    variables = {"AVEC_SECRETS_DIR": str(folder / "secrets"), **variables}
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environ(**variables)

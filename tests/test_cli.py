@@ -15,9 +15,11 @@ from avec import cli
 from launching import AVEC, SELF, environ, execute, serving
 
 FLAGS = {
+    "login": "--fingerprint --token",
+    "user": "",
     "run": "--cache-dir --connect-timeout --local --no-check --numerics --on --report --trace --verbose -v",
-    "serve": "--allow-triton --cache-dir --cache-limit --cudnn-workspace --drain-timeout --idle-host-timeout --lifeline"
-    " --listen --log-level --max-sessions --onnx-engine",
+    "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
+    " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine --require-token",
     "doctor": "--connect-timeout --on",
 }
 

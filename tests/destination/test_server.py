@@ -107,7 +107,7 @@ def refusal(destination: Destination, data: bytes) -> Exception:
 
 
 def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path) -> None:
-    with running(tmp_path, "--listen", "tcp://0.0.0.0:0") as destination:
+    with running(tmp_path, "--listen", "tcp://0.0.0.0:0", "--insecure") as destination:
         assert "is open to everybody who can reach it" in destination.log_text()
 
 
@@ -158,7 +158,7 @@ def test_a_host_of_another_version_is_told_both_versions(destination: Destinatio
 
 
 def test_a_hello_that_has_grown_is_welcome(destination: Destination) -> None:
-    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", {"new": True}]
+    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", {"new": True}]
     assert isinstance(answer_to(destination, raw_frame(messages.Hello, meta)), messages.Status)
 
 

@@ -186,7 +186,7 @@ def test_a_welcome_of_a_version_that_was_not_offered_is_a_mismatch(version: int)
 def test_a_newer_peers_hello_may_have_grown() -> None:
     (frame,) = feed(
         new("destination"),
-        raw_frame(messages.Hello, [1, 2, "session", "avec 9", "app.py", "strict", {"new": [1]}, None]),
+        raw_frame(messages.Hello, [1, 2, "session", "avec 9", "app.py", "strict", "", {"new": [1]}, None]),
     )
     assert frame.message == messages.Hello(1, 2, "session", "avec 9", "app.py", "strict")
 
