@@ -1,4 +1,4 @@
-"""Runs PyTorch's OpInfo suite against a destination: `make test-torch-ops`.
+"""Runs PyTorch's OpInfo suite against a destination: `make test-torch-ops`. Its modules and optimizers too.
 
 Several host processes under `avec run` share the operators (`checking`). One that crashes, or takes longer than an
 operator may, costs that operator alone. What fails has to be exactly what `differences.toml` lists.
@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,13 +191,16 @@ def report(found: Sequence[Outcome], known: dict[str, str]) -> int:
 
 
 def summary(found: Sequence[Outcome]) -> str:
-    """One line of figures."""
-    passing = sum(each.passes for each in found)
+    """Figures for operators, modules and optimizers."""
+    kinds = Counter(_kind(each) for each in found)
+    passing = Counter(_kind(each) for each in found if each.passes)
+    parts = [f"{passing[kind]} of {count} {kind}s ({passing[kind] / count:.1%})" for kind, count in kinds.items()]
     checks, passed = sum(each.checks for each in found), sum(each.passed for each in found)
-    return (
-        f"{passing} of {len(found)} operators pass every check ({passing / max(1, len(found)):.1%}); "
-        f"{passed} of {checks} checks pass"
-    )
+    return f"{', '.join(parts)} pass every check; {passed} of {checks} checks pass"
+
+
+def _kind(outcome: Outcome) -> str:
+    return outcome.operator.partition(" ")[0] if " " in outcome.operator else "operator"
 
 
 def main() -> int:

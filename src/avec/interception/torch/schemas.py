@@ -53,7 +53,8 @@ WHOLE = (
 # gave, the others will give.
 LEARNED = frozenset(
     {
-        "_logcumsumexp", "multilabel_margin_loss_forward", "lu_unpack", "multi_margin_loss_backward", "multilabel_margin_loss_backward",
+        "_logcumsumexp", "lu_unpack", "multi_margin_loss_backward", "multilabel_margin_loss_forward",
+        "multilabel_margin_loss_backward",
         "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "_pdist_forward", "cudnn_batch_norm",
         "_transformer_encoder_layer_fwd", "_native_multi_head_attention", "_cudnn_rnn",
         "_cudnn_init_dropout_state", "_cudnn_ctc_loss",
