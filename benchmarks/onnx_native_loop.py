@@ -43,8 +43,8 @@ request = msgspec.msgpack.encode(RunSession(outputs=("logits",), feeds={"image":
 
 run_s = []
 for index in range(arguments.warm + arguments.runs):
-    buffer[...] = images[index % 2]
     began = time.perf_counter()
+    buffer[...] = images[index % 2]
     logits = session.run(request, [buffer], {}).arrays[0]
     ended = time.perf_counter()
     if index >= arguments.warm:

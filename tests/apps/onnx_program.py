@@ -326,6 +326,25 @@ def files(folder: Path) -> None:
     say("a later opset", lambda: session(later))
 
 
+def adapters(folder: Path) -> None:
+    overridable = linear(np.eye(3, dtype=np.float32))
+    overridable.graph.input.append(tensor("w", FLOAT, [3, 3]))
+    adapter = ort.AdapterFormat()
+    adapter.set_adapter_version(1)
+    adapter.set_model_version(1)
+    adapter.set_parameters({"w": ort.OrtValue.ortvalue_from_numpy(np.full((3, 3), 2, np.float32))})
+    adapter.export_adapter(str(folder / "lora.onnx_adapter"))
+    loaded = ort.LoraAdapter()
+    loaded.Load(str(folder / "lora.onnx_adapter"))
+    chosen = ort.RunOptions()
+    chosen.add_active_adapter(loaded)
+    adapted = session(overridable)
+    print([each.name for each in adapted.get_overridable_initializers()])
+    say("plainly", lambda: adapted.run(None, {"x": SIX}))
+    say("with an adapter", lambda: adapted.run(None, {"x": SIX}, chosen))
+    say("with an initializer", lambda: adapted.run(None, {"x": SIX, "w": np.ones((3, 3), np.float32)}))
+
+
 class Counting(ort.InferenceSession):
     """An application's own subclass."""
 
@@ -354,6 +373,7 @@ def main() -> None:
     asynchronous()
     options(folder)
     files(folder)
+    adapters(folder)
     subclass()
 
 
