@@ -38,7 +38,7 @@ class Activation:
         self.kernels = Kernels(self.recording, arena)
         self._patches = Patches()
         self._graft: Graft = graft(
-            lambda: len(self.recording.destination.devices), lambda: self.recording.destination.cudnn
+            lambda: len(self.recording.described.devices), lambda: self.recording.described.cudnn
         )
         self._libraries = [self._register(), extensions.register(self.kernels), *collectives.register()]
         cuda.patch(self._patches, self.recording, self._graft)

@@ -28,15 +28,12 @@ class Devices:
     def __init__(self, recording: Recording, graft: Graft) -> None:
         self._recording = recording
         self._graft = graft
-        self._opened: Opened | None = None
         self._visible = len(torch.cuda._parse_visible_devices())
 
     @property
     def opened(self) -> Opened:
-        """What the destination is; opens the session, but for a forked child, which knows what its parent did."""
-        if self._opened is None or not self._recording.inherited:
-            self._opened = self._recording.destination
-        return self._opened
+        """What the destination is; opens the session if need be."""
+        return self._recording.described
 
     @property
     def visible(self) -> int:

@@ -82,6 +82,7 @@ class Recording:
         self.lock = threading.RLock()
         self._session: Session | None = None
         self._destination: Opened | None = None
+        self._described_to_parent: Opened | None = None
         self._handle = 0
         self._pid = os.getpid()
         self.capturing = False  # a CUDA graph: what is recorded is kept
@@ -125,6 +126,14 @@ class Recording:
                     self._open()
         assert self._destination is not None  # for mypy
         return self._destination
+
+    @property
+    def described(self) -> Opened:
+        """The same for those who only ask: a forked child, which cannot compute there, knows what its parent did."""
+        if self._described_to_parent is not None and self.inherited:
+            return self._described_to_parent
+        self._described_to_parent = self.destination
+        return self._described_to_parent
 
     @property
     def session(self) -> Session:

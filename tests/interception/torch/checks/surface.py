@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -34,6 +35,20 @@ def check_a_queued_call_is_made_with_the_first_use() -> None:
     assert called == [True]
     torch.cuda._lazy_call(lambda: called.append(False))
     assert called == [True, False]
+
+
+def check_a_fork_may_compute_on_the_cpu() -> None:
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writes, sys.stderr.fileno())
+        x = torch.ones(2, requires_grad=True)
+        (x * 2).sum().backward()  # autograd asks for all devices
+        os.write(writes, repr(x.grad.tolist()).encode())
+        os._exit(0)
+    os.close(writes)
+    os.waitpid(child, 0)
+    assert os.read(reads, 4096).decode() == "[2.0, 2.0]"
 
 
 def check_properties() -> None:
