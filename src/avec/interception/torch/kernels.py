@@ -121,7 +121,7 @@ class Kernels:
             _find=cache.get, _slow=slow, _miss=miss, _from_dlpack=from_dlpack, _new_capsule=new_capsule,
             _take=self.arena.take, _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
             _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
-            _current=torch.cuda.current_device, _mark=self.recording.mark, _handle=self.generators.handle,
+            _current=torch.cuda.current_device, _mark=self.recording.mark, _like=_like, _handle=self.generators.handle,
         )  # fmt: skip
         lazy_bits = operator.overload.namespace == "aten" and (
             conjugate_aware(operator.name) or negative_aware(operator.name)

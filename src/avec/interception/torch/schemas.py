@@ -420,9 +420,11 @@ def _recorded(operator: Operator, parts: _Source) -> list[str]:
     else:
         made = ["_results = [None if _each is None else _each.new() for _each in _entry.layouts]"]
         outputs = "*[0 if _each is None else _each.data_ptr() for _each in _results], "
-        listed = len(returns) == 1 and str(returns[0].type) == "List[Tensor]"
+        lists = [str(each.type) == "List[Tensor]" for each in returns]
         filled = "[_plain if _each is None else _each for _each, _plain in zip(_results, _entry.plain)]"
-        result = "_results" if listed else f"tuple({filled})"
+        result = f"tuple({filled})"
+        if any(lists):
+            result = "_results" if len(lists) == 1 else "_like(_entry.predicted, iter(_results))"
     recorded = f"_extend((_entry.template, {inputs}{outputs}))"
     if parts.floats:
         made += [
