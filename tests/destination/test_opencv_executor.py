@@ -12,6 +12,7 @@ import pytest
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors.opencv_dnn import OpenCvExecutor
+from avec.destination.executors.opencv_dnn.choices import choose_for_maker, computing
 from avec.destination.executors.opencv_dnn.objects import OpenCvObject
 from avec.destination.executors.opencv_dnn.surface import MAKERS, METHODS
 from avec.errors import ExecutionError, InvalidArgument, UnsupportedOperation
@@ -106,6 +107,49 @@ def test_cuda_is_asked_of_the_accelerator_that_there_is(net: OpenCvObject) -> No
     invoke(net, "setPreferableTarget", cv2.dnn.DNN_TARGET_CUDA_FP16)
     invoke(net, "setInput", Part(0), parts=(INPUT,))
     assert invoke(net, "forward").shape == (1, 5)  # type: ignore[attr-defined]
+
+
+DNN = cv2.dnn
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "on_cpu", "on_cuda"),
+    [
+        ("setPreferableBackend", DNN.DNN_BACKEND_CUDA, DNN.DNN_BACKEND_DEFAULT, DNN.DNN_BACKEND_CUDA),
+        ("backend_id", DNN.DNN_BACKEND_OPENCV, DNN.DNN_BACKEND_OPENCV, DNN.DNN_BACKEND_CUDA),
+        ("backend", DNN.DNN_BACKEND_VKCOM, DNN.DNN_BACKEND_VKCOM, DNN.DNN_BACKEND_VKCOM),
+        ("setPreferableTarget", DNN.DNN_TARGET_CUDA, DNN.DNN_TARGET_CPU, DNN.DNN_TARGET_CUDA),
+        ("target_id", DNN.DNN_TARGET_CPU, DNN.DNN_TARGET_CPU, DNN.DNN_TARGET_CUDA),
+        ("target", DNN.DNN_TARGET_CUDA_FP16, DNN.DNN_TARGET_CPU, DNN.DNN_TARGET_CUDA_FP16),
+        ("top_k", DNN.DNN_TARGET_CUDA, DNN.DNN_TARGET_CUDA, DNN.DNN_TARGET_CUDA),
+        ("target", "cuda", "cuda", "cuda"),
+    ],
+)
+def test_the_accelerator_decides_what_computes(name: str, asked: object, on_cpu: object, on_cuda: object) -> None:
+    assert computing(name, asked, cuda=False) == on_cpu
+    assert computing(name, asked, cuda=True) == on_cuda
+
+
+@pytest.mark.parametrize(
+    ("given_args", "cuda", "args", "kwargs"),
+    [
+        ((File("0", "m.onnx"), "", 5, 6), False, [0, "", DNN.DNN_BACKEND_DEFAULT, DNN.DNN_TARGET_CPU], {}),
+        ((File("0", "m.onnx"), "", 0, 0), True, [0, "", DNN.DNN_BACKEND_CUDA, DNN.DNN_TARGET_CUDA], {}),
+        (("onnx", File("0", ""), "", 5, 6), False, [0, 0, "", DNN.DNN_BACKEND_DEFAULT, DNN.DNN_TARGET_CPU], {}),
+        (
+            (File("0", "m.onnx"), ""), True, [0, ""],
+            {"backend_id": DNN.DNN_BACKEND_CUDA, "target_id": DNN.DNN_TARGET_CUDA},
+        ),
+        ((File("0", "m.onnx"), ""), False, [0, ""], {}),
+    ],
+)  # fmt: skip
+def test_faces_are_found_by_the_accelerator(
+    given_args: tuple[Value, ...], cuda: bool, args: list[object], kwargs: dict[str, object]
+) -> None:
+    chosen = [0 if isinstance(each, File) or each == "onnx" else each for each in given_args]
+    named: dict[str, object] = {}
+    choose_for_maker(Invocation("FaceRecognizerSF.create", given_args), chosen, named, cuda)
+    assert (chosen, named) == (args, kwargs)
 
 
 def test_arrays_that_opencv_keeps_are_copied(executor: OpenCvExecutor, tmp_path: Path) -> None:

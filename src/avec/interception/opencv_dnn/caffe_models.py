@@ -13,7 +13,7 @@ import numpy as np
 
 from avec.tensor import Array
 
-from .caffe_net import CaffeNet
+from .caffe_net import CaffeNet, check_arguments, four_numbers
 from .raising import opencv_error, refuse
 
 _SETTERS = ("setInputSize", "setInputMean", "setInputScale", "setInputCrop", "setInputSwapRB", "setOutputNames")
@@ -46,10 +46,11 @@ class CaffeModel:
 
     def invoke(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> object:
         """Do what a method of the class does."""
-        answer = getattr(self, f"_{method}", None)
+        answer = getattr(type(self), f"_{method}", None)
         if answer is None:
             refuse(f"dnn.{self._kind}.{method}", "of a Caffe net")
-        return cast(object, answer(*args, **kwargs or {}))
+        check_arguments(answer, self, args, kwargs or {})
+        return cast(object, answer(self, *args, **kwargs or {}))
 
     def defer(self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         """Do what a method does that gives nothing."""
@@ -80,11 +81,11 @@ class CaffeModel:
         self._parameters.mean = mean
 
     def _setInputScale(self, scale: Any) -> None:
-        numbers = np.zeros(4)
-        given = np.atleast_1d(np.asarray(scale, np.float64))[:4]
-        numbers[: given.size] = given
+        numbers = four_numbers(scale)
         # One number is meant for all channels. Source: broadcastRealScalar.
-        self._parameters.scalefactor = tuple(numbers if numbers[1:].any() else numbers[:1].repeat(4))
+        self._parameters.scalefactor = tuple(
+            float(each) for each in (numbers if numbers[1:].any() else numbers[:1].repeat(4))
+        )
 
     def _setInputSwapRB(self, swapRB: bool) -> None:
         self._parameters.swapRB = swapRB

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from inspect import BoundArguments, signature
+from inspect import signature
 from typing import Any, NoReturn, cast
 
 import cv2
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from avec import config
-from avec.errors import SessionLost, UnsupportedOperation
+from avec.errors import ExecutionError, SessionLost, UnsupportedOperation
 from avec.host.calls import Call
 from avec.host.models import provide
 from avec.interception import session
@@ -46,6 +46,7 @@ FORMAT = "caffe"
 _ENCODER = msgspec.msgpack.Encoder()
 _DESCRIPTIONS = msgspec.msgpack.Decoder(NetDescription)
 _IGNORED = frozenset({"enableFusion", "enableWinograd", "setPreferableBackend", "setPreferableTarget"})
+_FORMS = frozenset({"outputName", "outputBlobs", "outBlobNames"})  # keywords of forward
 _WEIGHTED = frozenset({"getFLOPS", "getLayersShapes", "getMemoryConsumption"})  # what depends on layers' parameters
 
 
@@ -93,9 +94,9 @@ class CaffeNet:
         answer = getattr(type(self), f"_{method.replace('().', '_')}", None)
         if answer is None:
             return self._ask_opencv(method, args, kwargs or {})
-        bound = _bound(answer, self, args, kwargs or {})
+        check_arguments(answer, self, args, kwargs or {})
         try:
-            return cast(object, answer(*bound.args, **bound.kwargs))
+            return cast(object, answer(self, *args, **kwargs or {}))
         except NotFound as exc:
             self._complain(exc)
 
@@ -128,23 +129,24 @@ class CaffeNet:
         self._inputs[index] = values
         if values.nbytes > COPY_LIMIT:
             self._run("opencv.setInput", lambda writes, reshaped: Read(writes, reshaped)).wait_sent()
-        elif values is blob or np.may_share_memory(values, blob):
+        elif isinstance(blob, np.ndarray) and np.may_share_memory(values, blob):
             self._inputs[index] = values.copy()
 
-    def _forward(self, *args: Any, **kwargs: Any) -> object:
-        return self._issue_forward(*args, **kwargs).wait()
+    def _forward(self, first: Any = None, second: Any = None, **kwargs: Any) -> object:
+        return self._issue_forward(first, second, **kwargs).wait()
 
-    def _issue_forward(self, *args: Any, outputName: Any = None, outBlobNames: Any = None, **kwargs: Any) -> Pending:
+    def _issue_forward(self, first: Any = None, second: Any = None, **kwargs: Any) -> Pending:
         """All forms of Net::forward: a name or none gives one array; names, or room for arrays, a tuple of them."""
-        first = args[0] if args else None
+        if not kwargs.keys() <= _FORMS or not isinstance(first, str | list | tuple | None):
+            raise UnsendableArgument("cv2: forward takes the names of layers")
         several = "outputBlobs" in kwargs or isinstance(first, list | tuple)
-        names = outBlobNames if outBlobNames is not None else first if isinstance(first, list | tuple) else ()
+        names = kwargs.get("outBlobNames") or (first if isinstance(first, list | tuple) else ())
         if names:
             return self._outputs([(self.layers.find(name), (0,)) for name in names], tuple)
-        name = outputName or (args[1] if several and len(args) > 1 else first if isinstance(first, str) else "")
+        name = kwargs.get("outputName") or (second if several else first)
         layer = self.layers.find(name) if name else self.layers.all[-1]
         if several:
-            return self._outputs([(layer, range(len(layer.described.tops)))], lambda arrays: tuple(arrays))
+            return self._outputs([(layer, range(len(layer.described.tops)))], tuple)
         return self._outputs([(layer, (0,))], lambda arrays: arrays[0])
 
     def _forwardAndRetrieve(self, outBlobNames: Sequence[str]) -> object:
@@ -244,9 +246,15 @@ class CaffeNet:
 
         def finish() -> object:
             found: dict[tuple[int, int], Array] = {}
+            failures: list[ExecutionError] = []
             with as_opencv():
                 for call, keys in calls:
-                    found.update(zip(keys, call.wait().arrays, strict=True))
+                    try:
+                        found.update(zip(keys, call.wait().arrays, strict=True))
+                    except ExecutionError as exc:  # all are waited for, or the next pass would raise the rest of them
+                        failures.append(exc)
+                if failures:
+                    raise failures[0]
             return make([found[key] for key in order])
 
         self._last = calls[-1][0]
@@ -294,11 +302,12 @@ class CaffeNet:
 _signature = cache(signature)
 
 
-def _bound(
-    function: Callable[..., Any], net: CaffeNet, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> BoundArguments:
+def check_arguments(
+    function: Callable[..., Any], owner: object, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise UnsendableArgument unless a method has such parameters."""
     try:
-        return _signature(function).bind(net, *args, **kwargs)
+        _signature(function).bind(owner, *args, **kwargs)
     except TypeError as exc:
         raise UnsendableArgument(f"cv2: {function.__name__.lstrip('_')}: {exc}") from exc
 
@@ -314,9 +323,7 @@ def _normalised(blob: Any, scalefactor: float, mean: Any) -> Array:
     if not isinstance(given, np.ndarray) or given.dtype.kind not in "iuf" or not isinstance(scalefactor, int | float):
         raise UnsendableArgument("cv2: setInput takes an array of numbers")
     values = np.ascontiguousarray(given, np.float32)
-    means = np.zeros(4, np.float32)
-    numbers = np.atleast_1d(np.asarray(mean if mean is not None else (), np.float32))[:4]
-    means[: numbers.size] = numbers
+    means = four_numbers(mean)
     if scalefactor == 1.0 and not means.any():
         return values
     channels = values.shape[1] if values.ndim > 1 else 1
@@ -325,3 +332,18 @@ def _normalised(blob: Any, scalefactor: float, mean: Any) -> Array:
     shape = (1, channels) + (1,) * (values.ndim - 2) if values.ndim > 1 else (1,)
     offsets = means[:channels].reshape(shape) if channels <= len(means) else means[0]
     return (values - offsets) * np.float32(scalefactor)
+
+
+def four_numbers(given: Any) -> Array:
+    """A cv::Scalar of up to four numbers, as OpenCV takes it.
+
+    Raises:
+        UnsendableArgument: they are no numbers.
+    """
+    four = np.zeros(4, np.float32)
+    try:
+        numbers = np.atleast_1d(np.asarray(() if given is None else given, np.float32))
+        four[: numbers.size] = numbers[:4]
+    except (TypeError, ValueError) as exc:
+        raise UnsendableArgument(f"cv2: {given!r} stands where numbers should") from exc
+    return four

@@ -66,7 +66,8 @@ def _make(kind: type[Detector], name: str, args: Sequence[Any], kwargs: Mapping[
     from .remote import RemoteObject
 
     made = kind()
-    made.remote = RemoteObject(f"a {name}", [each for each in args if isinstance(each, RemoteObject)])
+    nets = [each for each in (*args, *kwargs.values()) if isinstance(each, RemoteObject)]
+    made.remote = RemoteObject(f"a {name}", nets)
     made.remote.make(f"{name}.create", args, kwargs)
     return made
 
@@ -84,18 +85,22 @@ def _creator(kind: type[Detector], name: str, native: Any) -> Callable[..., Dete
 
 def _tracker_creator(kind: type[Detector], name: str, native: Any) -> Callable[..., Detector]:
     def create(*args: Any, **kwargs: Any) -> Detector:
-        if any(isinstance(each, Net) for each in (*args, *kwargs.values())):
-            nets = {key: each.remote if isinstance(each, Net) else each for key, each in kwargs.items()}
-            return _make(kind, name, [each.remote if isinstance(each, Net) else each for each in args], nets)
-        parameters = args[0] if args else kwargs.get("parameters", native.Params())
-        if not isinstance(parameters, native.Params) or len(args) + len(kwargs) > 1:
-            complain(native.create, args, kwargs)
         try:
-            return _make(kind, name, [_fields(f"{name}_Params", parameters)], {})
+            if any(isinstance(each, Net) for each in (*args, *kwargs.values())):
+                nets = {key: _remote(each) for key, each in kwargs.items()}
+                return _make(kind, name, [_remote(each) for each in args], nets)
+            parameters = args[0] if args else kwargs.get("parameters", native.Params())
+            if isinstance(parameters, native.Params) and len(args) + len(kwargs) <= 1:
+                return _make(kind, name, [_fields(f"{name}_Params", parameters)], {})
         except (NoSuchFile, UnsendableArgument):
-            complain(native.create, args, kwargs)
+            pass  # OpenCV's own function says what is wrong
+        complain(native.create, args, kwargs)
 
     return create
+
+
+def _remote(value: object) -> object:
+    return value.remote if isinstance(value, Net) else value
 
 
 def _fields(kind: str, parameters: object) -> Fields:

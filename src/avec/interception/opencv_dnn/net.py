@@ -99,7 +99,7 @@ class Net:
 
     def getLayer(self, *args: Any, **kwargs: Any) -> Layer:
         """One layer by its number or name. Source: Net::getLayer."""
-        return Layer(self, cast("dict[str, Any]", forwarded(self, Native, "getLayer", args, kwargs)))
+        return Layer(self, cast("dict[str, Any]", _forwarded(self, "getLayer", args, kwargs)))
 
     def dumpToFile(self, path: str) -> None:
         """Write the structure of the net to a file in the format of Graphviz. Source: Net::dumpToFile."""
@@ -111,7 +111,7 @@ class Net:
 
         if not isinstance(self.remote, RemoteObject):
             refuse("dnn.Net.quantize", "of a Caffe net; convert the model to ONNX")
-        made = RemoteObject("a quantized net", (self.remote,))
+        made = RemoteObject("a quantized net")
         made.make("dnn.Net.quantize", (self.remote, *args), kwargs)
         return Net.of(made)
 
@@ -174,14 +174,6 @@ class AsyncArray:
         return self._pending
 
 
-def forwarded(owner: Any, native: type, name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-    """Call a method of what is at the destination, and wait for its result."""
-    try:
-        return owner.remote.invoke(name, args, kwargs)
-    except UnsendableArgument:
-        complain(getattr(native(), name), args, kwargs)
-
-
 def complain(method: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> NoReturn:
     """Let OpenCV itself say what is wrong with arguments that cannot even be sent: it does so before all else."""
     method(*args, **kwargs)
@@ -240,9 +232,16 @@ def method_like(native: object, name: str, call: Callable[..., Any]) -> Callable
     return wraps(getattr(native, name), assigned=("__name__", "__doc__"), updated=())(call)
 
 
+def _forwarded(net: Net, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:
+    try:
+        return net.remote.invoke(name, args, kwargs)
+    except UnsendableArgument:
+        complain(getattr(Native(), name), args, kwargs)
+
+
 def _forwarding(name: str) -> Callable[..., Any]:
     def call(self: Net, *args: Any, **kwargs: Any) -> Any:
-        return forwarded(self, Native, name, args, kwargs)
+        return _forwarded(self, name, args, kwargs)
 
     def defer(self: Net, *args: Any, **kwargs: Any) -> None:
         try:

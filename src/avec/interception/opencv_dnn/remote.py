@@ -108,6 +108,7 @@ class RemoteObject:
             args: they may hold ModelFiles and RemoteObjects.
 
         Raises:
+            UnsendableArgument: an argument is nothing that OpenCV would take.
             cv2.error: OpenCV cannot make it.
             DestinationError: the destination failed.
         """
@@ -182,10 +183,12 @@ class _Making:
         self.others: list[RemoteObject] = []
 
     def call(self, method: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Invocation:
-        packed = tuple(pack(each, self.parts, self._special) for each in args)
-        return Invocation(
-            method, packed, {name: pack(each, self.parts, self._special) for name, each in kwargs.items()}
-        )
+        try:
+            packed = tuple(pack(each, self.parts, self._special) for each in args)
+            named = {name: pack(each, self.parts, self._special) for name, each in kwargs.items()}
+        except ValueError as exc:
+            raise UnsendableArgument(f"cv2: {method}: {exc}") from exc
+        return Invocation(method, packed, named)
 
     def _special(self, value: object) -> Value:
         match value:
@@ -226,7 +229,7 @@ def _in_memory(value: object) -> object:
 
 
 def _unsendable(value: object) -> Value:
-    raise TypeError(f"a {type(value).__name__} cannot be sent to a destination")
+    raise UnsendableArgument(f"a {type(value).__name__} cannot be sent to a destination")
 
 
 def _session() -> Session:

@@ -12,8 +12,9 @@ import msgspec
 
 from avec.destination.executors import Answer, Model
 from avec.destination.executors.opencv_dnn import dialects
+from avec.destination.executors.opencv_dnn.choices import choose_for_maker, computing
 from avec.destination.executors.opencv_dnn.files import ModelFiles
-from avec.destination.executors.opencv_dnn.surface import BACKEND_PLACES, RECORDS, maker, method
+from avec.destination.executors.opencv_dnn.surface import RECORDS, maker, method
 from avec.errors import AcceleratorOutOfMemory, InvalidArgument, UnsupportedOperation
 from avec.protocol.opencv_dnn import (
     File,
@@ -35,7 +36,6 @@ from avec.protocol.opencv_dnn import (
 from avec.tensor import Array
 
 _REQUESTS: msgspec.msgpack.Decoder[RunRequest] = msgspec.msgpack.Decoder(RunRequest)
-_CUDA_TARGETS = (cv2.dnn.DNN_TARGET_CUDA, cv2.dnn.DNN_TARGET_CUDA_FP16)
 # Methods that are done with their arrays when they return. Others may keep them, but the memory is a call's only.
 _KEEP_NOTHING = frozenset(
     """
@@ -86,9 +86,9 @@ class OpenCvObject:
         host = request.version.partition(".")[0]
         self._host = int(host) if host.isdigit() else dialects.HERE
         with ModelFiles(files) as model_files, _converted(model_files.as_on_host):
-            given = _Given([part.copy() for part in parts], model_files, others, self._possible)
+            given = _Given(_Copies(parts), model_files, others, self._cuda)
             args, kwargs = given.arguments(request.call)
-            self._choose_possible(request.call, args, kwargs)
+            choose_for_maker(request.call, args, kwargs, self._cuda)
             adapted, kwargs = dialects.reading(made.name, self._host, args, kwargs)
             self._made, self._kind = made.call(*adapted, **kwargs), made.kind
             if self._cuda and self._kind == "Net":
@@ -116,13 +116,13 @@ class OpenCvObject:
 
     def _call(self, call: Invocation, parts: Sequence[Array]) -> object:
         if call.method not in _KEEP_NOTHING:
-            parts = [part.copy() for part in parts]
+            parts = _Copies(parts)
         args = [unpack(each, parts) for each in call.args]
         kwargs = unpack_all(call.kwargs, parts, None)
         function = method(self._made, self._kind, call.method)
         if call.method in ("setPreferableBackend", "setPreferableTarget"):
-            args = [self._possible(call.method, each) for each in args]
-            kwargs = {name: self._possible(name, each) for name, each in kwargs.items()}
+            args = [computing(call.method, each, self._cuda) for each in args]
+            kwargs = {name: computing(name, each, self._cuda) for name, each in kwargs.items()}
         elif call.method == "forward" and self._kind == "Net":
             function = dialects.forward(self._made, self._host)
         elif call.method == "setInput":
@@ -133,29 +133,18 @@ class OpenCvObject:
             return None
         return result
 
-    def _choose_possible(self, call: Invocation, args: list[object], kwargs: dict[str, Any]) -> None:
-        """Replace the backend and the target among a maker's arguments by what can be had."""
-        place = BACKEND_PLACES.get(call.method)
-        if place is None:
-            return
-        place += isinstance(call.args[0], str) if call.args else 0
-        for index, name in ((place, "backend_id"), (place + 1, "target_id")):
-            if index < len(args):
-                args[index] = self._possible(name, args[index])
-            if name in kwargs:
-                kwargs[name] = self._possible(name, kwargs[name])
 
-    def _possible(self, name: str, value: object) -> object:
-        """What is asked of CUDA is computed by the accelerator that there is: where that is a CPU, or OpenCV was built
-        without CUDA, OpenCV itself would refuse to compute."""
-        if self._cuda:
-            return value
-        name = name.lower()
-        if "backend" in name and value == cv2.dnn.DNN_BACKEND_CUDA:
-            return cv2.dnn.DNN_BACKEND_DEFAULT
-        if "target" in name and value in _CUDA_TARGETS:
-            return cv2.dnn.DNN_TARGET_CPU
-        return value
+class _Copies(Sequence[Array]):
+    """The parts of a message, each copied when it is taken: OpenCV may keep what the next message overwrites."""
+
+    def __init__(self, parts: Sequence[Array]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._parts[index].copy()
 
 
 class _Given:
@@ -166,12 +155,12 @@ class _Given:
         parts: Sequence[Array],
         files: ModelFiles,
         others: Sequence[Model],
-        possible: Callable[[str, object], object],
+        cuda: bool,
     ) -> None:
         self._parts = parts
         self._files = files
         self._others = others
-        self._possible = possible
+        self._cuda = cuda
 
     def arguments(self, call: Invocation) -> tuple[list[object], dict[str, Any]]:
         args = [unpack(each, self._parts, self._special) for each in call.args]
@@ -193,7 +182,7 @@ class _Given:
         for name, field in unpack_all(value.fields, self._parts, self._special).items():
             if name.startswith("_") or not hasattr(record, name):
                 raise InvalidArgument(f"cv2.{value.kind} has no field {name!r}")
-            setattr(record, name, self._possible(name, field))
+            setattr(record, name, computing(name, field, self._cuda))
         return record
 
 

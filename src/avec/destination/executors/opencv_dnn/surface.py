@@ -91,10 +91,6 @@ MAKERS: Mapping[str, str] = {
     **{f"{kind}.create": kind for kind in METHODS if kind.startswith(("Face", "Tracker"))},
 }
 
-# Makers that are told a backend and a target → the place of the backend among the arguments, the target's being the
-# next. Both are one further where a framework's name comes first and the model's contents after it.
-BACKEND_PLACES: Mapping[str, int] = {"FaceDetectorYN.create": 6, "FaceRecognizerSF.create": 2}
-
 # Objects that are nothing but their fields, which a maker takes.
 RECORDS = frozenset(f"{kind}_Params" for kind in METHODS if kind.startswith("Tracker"))
 
