@@ -19,7 +19,8 @@ FLAGS = {
     "user": "",
     "run": "--cache-dir --connect-timeout --local --no-check --numerics --on --report --trace --verbose -v",
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
-    " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine --require-token",
+    " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
+    " --require-token",
     "doctor": "--connect-timeout --on",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,15 +136,89 @@ def serve(lifeline: int | None, **flags: object) -> None:
     environment.stand_aside(os.environ)
     if find_spec("torch") is None:
         raise DestinationError("cannot serve: torch is not installed here; pip install 'avec[destination]'")
-    from avec.destination import LOG_FORMAT, server
+    from avec.destination import LOG_FORMAT, admission, server
 
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    sys.exit(server.serve(settings.listen, settings, _announce, lifeline))
+    access = admission.prepare(settings.listen, settings)
+
+    def announce(url: str, accelerator: AcceleratorInfo, formats: Sequence[str]) -> None:
+        _announce(url, accelerator, formats, access.invitation(url))
+
+    sys.exit(server.serve(settings.listen, settings, announce, access, lifeline))
 
 
-def _announce(url: str, accelerator: AcceleratorInfo, formats: Sequence[str]) -> None:
+def _announce(url: str, accelerator: AcceleratorInfo, formats: Sequence[str], invitation: str) -> None:
     memory = f"{accelerator.memory_nbytes / 2**30:.0f} GiB"
     print(f"avec: serving {url} · {accelerator.name} · {memory} · formats {', '.join(formats)}", flush=True)
+    if invitation:
+        print(f"avec: paste on a host: {invitation}", flush=True)
+
+
+@avec.command()
+@click.argument("url", metavar="URL")
+@click.option("--fingerprint", metavar="SHA256", help="of the destination's certificate, as `avec serve` printed it")
+@click.option("--token", metavar="TOKEN", help="as `avec serve` or `avec user add` printed it; - reads it from stdin")
+def login(url: str, fingerprint: str | None, token: str | None) -> None:
+    """Remember how to know a destination, and what to show it.
+
+    Paste the line that `avec serve` printed there. It is kept in a file that only you can read.
+    """
+    flags = {"destination": url, "fingerprint": fingerprint, "token": _read_token(token)}
+    settings = config.load(flags, {**os.environ, "AVEC_TOKEN": "", "AVEC_FINGERPRINT": ""})
+    from avec.host.credentials import Login, keep_login
+
+    assert settings.destination is not None
+    if settings.destination.startswith("tls:") and not settings.fingerprint:
+        raise click.UsageError("a tls destination is known by its certificate: add --fingerprint sha256:…")
+    path = keep_login(settings.destination, Login(settings.fingerprint or "", settings.token or ""), settings)
+    print(f"avec: {settings.destination} is remembered in {path}; avec run --on {settings.destination} app.py")
+
+
+def _read_token(text: str | None) -> str | None:
+    return sys.stdin.readline().strip() if text == "-" else text
+
+
+@avec.group()
+def user() -> None:
+    """Say who may use the destination on this machine. Changes hold from the next connection on."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--max-sessions", metavar="N", type=click.IntRange(1), help="sessions at the same time")
+@click.option("--cache-limit", metavar="SIZE", help="bytes of models, such as 20GB")
+def add_user(name: str, max_sessions: int | None, cache_limit: str | None) -> None:
+    """Add a user and print the token, once; for one that is there, the old token holds no longer."""
+    settings = config.load({})
+    limit = config.load({"cache_limit_nbytes": cache_limit}, {}).cache_limit_nbytes if cache_limit else None
+    from avec.destination.admission import described_users
+
+    users, words = described_users(settings)
+    token = users.add(name, max_sessions, limit)
+    print(f"avec: paste on a host of {name}: avec login {words} --token {token}")
+
+
+@user.command("list")
+def list_users() -> None:
+    """Print the users' names, when they were added, and their quotas."""
+    settings = config.load({})
+    from avec.destination.admission import described_users
+
+    for each in described_users(settings)[0].all():
+        sessions = each.max_sessions or settings.user_max_sessions
+        nbytes = each.cache_limit_nbytes or settings.cache_limit_nbytes
+        added = time.strftime("%Y-%m-%d", time.gmtime(each.created_s))
+        print(f"{each.name}  added {added}  sessions {sessions}  models {nbytes / 1e9:g} GB")
+
+
+@user.command("revoke")
+@click.argument("name")
+def revoke_user(name: str) -> None:
+    """Let a user in no longer. Sessions that are open stay until they end."""
+    from avec.destination.admission import described_users
+
+    described_users(config.load({}))[0].revoke(name)
+    print(f"avec: {name} is let in no longer")
 
 
 @_settings_options("doctor")

@@ -8,6 +8,7 @@ derive from the fields of `Settings`. Not here: what a setting does.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import os
 import re
@@ -26,7 +27,7 @@ FILE_NAME = "avec.toml"
 FILE_VARIABLE = "AVEC_CONFIG"  # names the one file to read in place of the search; an empty file means none
 LAUNCH_VARIABLE = "AVEC_LAUNCH_PID"  # `avec run` tells its program's process from that one's children by it
 PREFIX = "AVEC_"
-SCHEMES = ("tcp",)
+SCHEMES = ("tcp", "tls")
 
 Command = Literal["run", "serve", "doctor"]
 Value = str | int | float | bool | Path
@@ -43,14 +44,37 @@ class Kind:
 
 
 def _parse_url(text: str, lowest_port: int) -> str:
-    full = text if "://" in text else f"{SCHEMES[0]}://{text}"
-    parts = urlsplit(full)
+    parts = urlsplit(text if "://" in text else f"//{text}")
+    # Without a scheme a connection is plain where nobody else can listen to it, and encrypted anywhere else.
+    scheme = parts.scheme or ("tcp" if _is_this_machine(parts.hostname or "") else "tls")
     port = DEFAULT_PORT if parts.port is None else parts.port
     extras = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
-    if parts.scheme not in SCHEMES or not parts.hostname or extras or port < lowest_port:
+    if scheme not in SCHEMES or not parts.hostname or extras or port < lowest_port:
         raise ValueError(text)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port}"
+    return f"{scheme}://{host}:{port}"
+
+
+def _is_this_machine(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def _parse_token(text: str) -> str:
+    if not 16 <= len(text) <= 128 or not (text.isascii() and text.isprintable()):
+        raise ValueError(text)
+    return text
+
+
+_FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def _parse_fingerprint(text: str) -> str:
+    if not _FINGERPRINT.fullmatch(text.lower()):
+        raise ValueError(text)
+    return text.lower()
 
 
 def _parse_seconds(text: str) -> float:
@@ -108,13 +132,17 @@ def _choice(*names: str) -> Kind:
 
 
 _PORT_RULE = f"port {DEFAULT_PORT} if none is given"
-URL = Kind("URL", f"tcp://HOST:PORT, {_PORT_RULE}", lambda text, _: _parse_url(text, lowest_port=1))
+URL = Kind("URL", f"tcp://HOST:PORT or tls://HOST:PORT, {_PORT_RULE}", lambda text, _: _parse_url(text, lowest_port=1))
 LISTEN_URL = Kind(
-    "URL", f"tcp://ADDRESS:PORT, {_PORT_RULE}, 0 for any", lambda text, _: _parse_url(text, lowest_port=0)
+    "URL",
+    f"tcp://ADDRESS:PORT or tls://ADDRESS:PORT, {_PORT_RULE}, 0 for any",
+    lambda text, _: _parse_url(text, lowest_port=0),
 )
 SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_seconds(text))
 COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
 SIZE = Kind("SIZE", "a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
+TOKEN = Kind("TOKEN", "a token as `avec user add` prints it", lambda text, _: _parse_token(text))
+FINGERPRINT = Kind("SHA256", "sha256: and 64 hex digits", lambda text, _: _parse_fingerprint(text))
 SWITCH = Kind("", "1 or 0", lambda text, _: _parse_switch(text))
 PATH = Kind("PATH", "a path", lambda text, folder: Path(os.path.abspath(folder / Path(text).expanduser())))
 
@@ -239,6 +267,48 @@ class Settings:
         False, SWITCH, "run Triton kernels that hosts' programs contain: code of theirs, which nothing checks",
         ("serve",), "--allow-triton",
     )  # fmt: skip
+    token: str | None = _setting(
+        None, TOKEN, "shown to the destination; `avec login` keeps one for each destination, which is better than this",
+        ("run", "doctor"),
+    )  # fmt: skip
+    fingerprint: str | None = _setting(
+        None, FINGERPRINT, "of the certificate that a tls destination must have; `avec login` keeps it too",
+        ("run", "doctor"),
+    )  # fmt: skip
+    host_certificate: Path | None = _setting(
+        None, PATH, "this host's own certificate with its key (PEM), for destinations with --client-ca",
+        ("run", "doctor"),
+    )  # fmt: skip
+    certificate: Path | None = _setting(
+        None, PATH, "the destination's certificate with its key (PEM); one is made at the first start if none is named",
+        ("serve",), "--certificate", "certificate.pem in secrets_dir",
+    )  # fmt: skip
+    client_ca: Path | None = _setting(
+        None, PATH, "let in hosts with a certificate that this authority (PEM) has signed, in place of a token; "
+        "its common name is the user's", ("serve",), "--client-ca",
+    )  # fmt: skip
+    require_token: bool = _setting(
+        False, SWITCH, "ask for a token on loopback too; on other addresses one is always asked for", ("serve",),
+        "--require-token",
+    )  # fmt: skip
+    insecure: bool = _setting(
+        False, SWITCH, "serve plain tcp:// on an address that others can reach: no encryption, no token", ("serve",),
+        "--insecure",
+    )  # fmt: skip
+    user_max_sessions: int = _setting(
+        8, COUNT, "sessions of one user at the same time, unless `avec user add` said another number", ("serve",),
+    )  # fmt: skip
+    secrets_dir: Path = field(
+        default_factory=lambda: _user_folder("XDG_CONFIG_HOME", ".config"),
+        metadata=_columns(
+            PATH, "the folder of logins (on hosts), of the certificate and of users (at a destination)",
+            ("run", "serve"), "", "$XDG_CONFIG_HOME/avec, else ~/.config/avec",
+        ),
+    )  # fmt: skip
+    audit_log: Path | None = _setting(
+        None, PATH, "where a destination with users writes a JSON line for each connection", ("serve",), "--audit-log",
+        "audit.jsonl in cache_dir",
+    )  # fmt: skip
     drain_timeout_s: float = _setting(
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"
     )
@@ -358,7 +428,8 @@ def _parse(setting: Setting, text: str, folder: Path, source: str) -> Value:
     try:
         return setting.kind.parse(text.strip(), folder)
     except ValueError as exc:
-        raise ConfigurationError(f"{source} is {text!r}; allowed is {setting.kind.allowed}") from exc
+        shown = "not one" if setting.kind is TOKEN else repr(text)  # what was meant to be secret stays so
+        raise ConfigurationError(f"{source} is {shown}; allowed is {setting.kind.allowed}") from exc
 
 
 def _unknown(source: str, name: str, known: list[str]) -> ConfigurationError:

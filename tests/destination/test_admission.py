@@ -122,6 +122,16 @@ def test_after_some_wrong_tokens_an_address_waits_even_with_a_right_one_and_othe
     assert admission.admit("1.2.3.4", token, []) is not None
 
 
+def test_who_comes_in_after_some_mistakes_begins_anew(users: Users) -> None:
+    token = users.add("ann")
+    admission, _ = admitting(users)
+    for _ in range(3):
+        for _ in range(FAILURE_LIMIT - 1):
+            with pytest.raises(AuthenticationFailed, match="does not know this host"):
+                admission.admit("1.2.3.4", "wrong", [])
+        assert admission.admit("1.2.3.4", token, []) is not None
+
+
 def test_one_subscribers_many_ipv6_addresses_are_one() -> None:
     failures = Failures()
     for number in range(FAILURE_LIMIT):

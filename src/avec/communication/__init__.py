@@ -6,7 +6,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from avec.communication import tcp, tls
-from avec.communication.transport import Listener, Transport
+from avec.communication.transport import Transport
 from avec.errors import ConfigurationError
 
 
@@ -27,7 +27,7 @@ def connect(url: str, timeout_s: float, trust: tls.Trust | None = None) -> Trans
     return tls.connect(host, port, timeout_s, trust) if scheme == "tls" else tcp.connect(host, port, timeout_s)
 
 
-def listen(url: str) -> Listener:
+def listen(url: str) -> tcp.TcpListener:
     """Listen for hosts; port 0 takes any free port. Connections of the scheme `tls` are accepted before they are
     encrypted: who serves them puts `tls.TlsTransport` on top.
 

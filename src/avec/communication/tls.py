@@ -137,7 +137,7 @@ class TlsTransport:
         self._tcp = tcp
         self._state = state
         self._way: tuple[list[bytes], list[int]] = ([], [])  # encrypted bytes, and how many of them were sent
-        self._received = memoryview(bytearray(RECEIVE_NBYTES))
+        self._received = memoryview(b"")  # made when first needed: a stranger who is only answered costs less
         self._ahead_memory = memoryview(bytearray(JOIN_NBYTES))
         self._ahead = self._ahead_memory[:0]  # decrypted while somebody asked whether there is anything
 
@@ -196,6 +196,7 @@ class TlsTransport:
         self._tcp.close()
 
     def _feed(self) -> int:
+        self._received = self._received or memoryview(bytearray(RECEIVE_NBYTES))
         nbytes = self._tcp.receive_into(self._received)
         self._state.feed(self._received[:nbytes])
         return nbytes

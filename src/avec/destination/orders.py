@@ -26,6 +26,9 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     program: str
     numerics: Literal["strict", "fast"]
     sessions: int  # how many others there are
+    user: str = ""  # whose models it may use; empty where nobody is asked
+    peer: str = ""  # the host's address
+    cache_limit_nbytes: int | None = None  # the user's own
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):

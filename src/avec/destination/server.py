@@ -16,20 +16,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import msgspec
+from msgspec.structs import replace as replace_line
 
 from avec import __version__, config
 from avec.communication import is_loopback, listen
-from avec.communication.transport import Listener, Transport
+from avec.communication.tcp import TcpListener
 from avec.config import Settings
+from avec.destination.admission import Access, Admission
+from avec.destination.audit import AuditLog, Line, now
+from avec.destination.encryption import Encryption
+from avec.destination.encryption import start as start_encryption
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromZygote, Ready
-from avec.errors import AvecError, DestinationDraining, DestinationError, ProtocolError, pack
-from avec.modelcache import ModelCache
-from avec.protocol.codec import allocate_array
-from avec.protocol.connection import Connection
-from avec.protocol.messages import AcceleratorInfo, Hello, Message, Refused, Status
+from avec.destination.stranger import Stranger
+from avec.destination.tenants import model_cache
+from avec.destination.users import User
+from avec.errors import AvecError, DestinationDraining, DestinationError
+from avec.protocol.messages import AcceleratorInfo, Hello, Status
 
 STRANGER_COUNT_LIMIT = 64  # connections that have not said hello yet
 UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
@@ -39,48 +45,28 @@ ZYGOTE_TIMEOUT_S = 120.0  # importing torch from a cold disk
 log = logging.getLogger("avec.destination")
 
 
-class Stranger:
-    """A connection whose hello has not arrived."""
+@dataclass(slots=True)
+class Guest:
+    """A connection that was let in and has, or had, a worker."""
 
-    def __init__(self, transport: Transport, deadline_s: float) -> None:
-        self.transport = transport
-        self.connection = Connection("destination", allocate_array)
-        self.deadline_s = deadline_s
-
-    def receive(self) -> Hello | None:
-        """Take what has arrived; give the hello once it is complete.
-
-        Raises:
-            AvecError: what arrived is no acceptable hello.
-            OSError: the connection broke.
-        """
-        nbytes = self.transport.receive_into(self.connection.buffer())
-        if not nbytes:
-            raise ConnectionError("closed before its hello")
-        frame = self.connection.advance(nbytes)
-        if frame is None:
-            return None
-        if not isinstance(frame.message, Hello):
-            raise ProtocolError(f"{type(frame.message).__name__} in place of a hello")
-        return frame.message
-
-    def answer(self, message: Message) -> None:
-        """Send one last message; a stranger that does not take it is no loss."""
-        with contextlib.suppress(OSError):
-            self.transport.send(self.connection.send(message))
+    line: Line  # of the audit log, but for its end
+    began_s: float
+    encryption: Encryption | None = None
 
 
 def serve(
     url: str,
     settings: Settings,
     on_ready: Callable[[str, AcceleratorInfo, tuple[str, ...]], None],
+    access: Access,
     lifeline_pid: int | None = None,
 ) -> int:
     """Serve hosts until SIGTERM or SIGINT; blocks. To be called from the main thread.
 
     Args:
-        url: where to listen, `tcp://address:port`.
+        url: where to listen, `tcp://address:port` or `tls://address:port`.
         on_ready: called once with the bound URL, the accelerator and the formats, when hosts may come.
+        access: what is asked of hosts, as `admission.prepare` decided for this URL.
         lifeline_pid: a process; when it is gone and no session is left, the server ends.
 
     Returns:
@@ -91,17 +77,24 @@ def serve(
         CacheUnavailable: the cache folder cannot be used.
         DestinationError: the zygote did not start.
     """
-    cache = ModelCache(settings.cache_dir / "models", settings.cache_limit_nbytes)
-    with contextlib.closing(listen(url)) as listener, _started_zygote(settings) as zygote:
-        with Server(listener, zygote, cache, settings, lifeline_pid) as server:
-            return server.run(on_ready)
+    if access.users is None:
+        model_cache(settings, "")  # to find out now what is wrong with the folder
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(listen(url)))
+        audit = None
+        if access.users is not None:
+            path = settings.audit_log or settings.cache_dir / "audit.jsonl"
+            audit = stack.enter_context(contextlib.closing(AuditLog(path)))
+        zygote = stack.enter_context(_started_zygote(settings))
+        server = stack.enter_context(Server(listener, zygote, access, audit, settings, lifeline_pid))
+        return server.run(on_ready)
 
 
 @contextlib.contextmanager
 def _started_zygote(settings: Settings) -> Iterator[socket.socket]:
     """Start the zygote; give the socket that it is commanded over. It ends when that is closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environ = config.environment(settings, os.environ)
+    environ = config.environment(replace(settings, token=None), os.environ)  # nobody there has to show one
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would not survive the fork; torch has its own
     # Between two calls OpenMP's threads would spin on the cores that carry the results away; with several sessions on
     # one machine they spin against each other, and a call can take five times as long.
@@ -127,20 +120,25 @@ class Server:
 
     def __init__(
         self,
-        listener: Listener,
+        listener: TcpListener,
         zygote: socket.socket,
-        cache: ModelCache,
+        access: Access,
+        audit: AuditLog | None,
         settings: Settings,
         lifeline_pid: int | None,
     ) -> None:
         self._listener = listener
         self._zygote = zygote
-        self._cache = cache
+        self._access = access
+        self._admission = Admission(access)
+        self._audit = audit
         self._settings = settings
         self._lifeline_pid = lifeline_pid
         self._lifeline: int | None = None
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
         self._strangers: dict[int, Stranger] = {}
+        self._guests: dict[str, Guest] = {}
+        self._encryptions: dict[int, Encryption] = {}
         self._workers = {"session": 0, "upload": 0}
         self._sessions_so_far = 0
         self._ends_s: float | None = None  # draining: when patience ends
@@ -150,7 +148,7 @@ class Server:
     def __enter__(self) -> Self:
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._alarm, False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda number, frame: None)  # the wake-up descriptor carries the news
         signal.set_wakeup_fd(self._alarm, warn_on_full_buffer=False)
         return self
@@ -173,9 +171,9 @@ class Server:
             return 0
         self._watch(self._listener.fileno(), self._accept)
         self._watch_lifeline()
-        if not is_loopback(self._listener.url):
+        if not is_loopback(self._listener.url) and self._access.context is None:
             log.warning(
-                "%s is open to everybody who can reach it: there is no encryption and no authentication yet",
+                "%s is open to everybody who can reach it: --insecure means no encryption and no authentication",
                 self._listener.url,
             )
         on_ready(self._listener.url, self._ready.accelerator, self._ready.formats)
@@ -226,7 +224,11 @@ class Server:
 
     def _take_signal(self) -> None:
         numbers = os.read(self._wakeup, 64)
-        name = signal.Signals(numbers[-1]).name
+        if signal.SIGCHLD in numbers:
+            self._reap()
+        if not (ends := [number for number in numbers if number != signal.SIGCHLD]):
+            return
+        name = signal.Signals(ends[-1]).name
         if self._ends_s is not None and self._ends_s != float("inf"):
             log.info("%s again: ending at once", name)
             self._ends_s = 0.0
@@ -256,6 +258,26 @@ class Server:
                 self._workers[purpose] -= 1
                 how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
                 log.log(logging.WARNING if status else logging.INFO, "%s %s ended: %s", purpose, session, how)
+                self._note_end(self._guests.pop(session), how if status else "left")
+
+    def _note_end(self, guest: Guest, outcome: str) -> None:
+        received, sent = guest.encryption.counts() if guest.encryption is not None else (None, None)
+        seconds = round(time.monotonic() - guest.began_s, 3)
+        self._write_audit(replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent))
+
+    def _write_audit(self, line: Line) -> None:
+        if self._audit is None:
+            return
+        try:
+            self._audit.note(line)
+        except OSError as exc:  # hosts are served all the same; the log says that the audit has a gap
+            log.error("the audit log lacks a line: %s; %s", exc.strerror, line)
+
+    def _reap(self) -> None:
+        """Take leave of the processes that encrypted connections; the zygote's end shows elsewhere."""
+        for pid in list(self._encryptions):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del self._encryptions[pid]
 
     def _accept(self) -> None:
         try:
@@ -268,7 +290,8 @@ class Server:
             transport.close()
             return
         descriptor = transport.fileno()
-        self._strangers[descriptor] = Stranger(transport, time.monotonic() + self._settings.hello_timeout_s)
+        deadline_s = time.monotonic() + self._settings.hello_timeout_s
+        self._strangers[descriptor] = Stranger(transport, self._access.context, deadline_s)
         self._watch(descriptor, lambda: self._hear_stranger(descriptor))
 
     def _hear_stranger(self, descriptor: int) -> None:
@@ -280,26 +303,54 @@ class Server:
             self._greet(stranger, hello)
         except AvecError as exc:
             log.warning("%s refused: %s", stranger.transport.peer, exc)
-            stranger.answer(Refused(pack(exc)))
+            stranger.refuse(exc)
         except OSError as exc:
             log.debug("%s left: %s", stranger.transport.peer, exc)
         self._drop(descriptor)
 
     def _greet(self, stranger: Stranger, hello: Hello) -> None:
-        if hello.purpose == "status":
-            stranger.answer(self._status())
-            return
-        self._check_room(hello.purpose)
+        program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
+        line = Line(now(), 0.0, "", stranger.transport.peer, hello.purpose, program, "left")
+        try:
+            user = self._admission.admit(stranger.address, hello.token, stranger.names)
+            line = replace_line(line, user=user.name if user else "")
+            if hello.purpose == "status":
+                stranger.answer(self._status(user))
+                return
+            self._check_room(hello.purpose, user)
+        except AvecError as exc:
+            self._write_audit(replace_line(line, outcome=f"refused: {exc.code}"))
+            raise
         self._sessions_so_far += 1
         session = str(self._sessions_so_far)
-        others = self._workers["session"]
-        program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
-        assignment = Assignment(hello.purpose, session, program, hello.numerics, others)
-        socket.send_fds(self._zygote, [msgspec.json.encode(assignment)], [stranger.transport.fileno()])
+        assignment = Assignment(
+            hello.purpose,
+            session,
+            program,
+            hello.numerics,
+            self._workers["session"],
+            line.user,
+            stranger.transport.peer,
+            user.cache_limit_nbytes if user else None,
+        )
+        encryption = self._assign(stranger, msgspec.json.encode(assignment))
+        self._guests[session] = Guest(line, time.monotonic(), encryption)
         self._workers[hello.purpose] += 1
         log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
 
-    def _check_room(self, purpose: Literal["session", "upload"]) -> None:
+    def _assign(self, stranger: Stranger, assignment: bytes) -> Encryption | None:
+        """Have a worker forked for a connection, and before it a process that encrypts, where that is to be done."""
+        transport = stranger.open_transport()
+        if not stranger.encrypted:
+            socket.send_fds(self._zygote, [assignment], [transport.fileno()])
+            return None
+        encryption, plain = start_encryption(transport)
+        with plain:
+            self._encryptions[encryption.pid] = encryption
+            socket.send_fds(self._zygote, [assignment], [plain.fileno()])
+        return encryption
+
+    def _check_room(self, purpose: Literal["session", "upload"], user: User | None) -> None:
         if self._ends_s is not None:
             raise DestinationDraining(f"{self._listener.url} is shutting down and takes no more hosts")
         limit = self._settings.max_sessions if purpose == "session" else UPLOAD_COUNT_LIMIT
@@ -309,8 +360,21 @@ class Server:
                 f"(--max-sessions {self._settings.max_sessions}); try again later or elsewhere"
             )
 
-    def _status(self) -> Status:
-        usage = self._cache.usage()
+        if user is not None and purpose == "session":
+            self._check_quota(user)
+
+    def _check_quota(self, user: User) -> None:
+        limit = user.max_sessions or self._settings.user_max_sessions
+        count = sum(guest.line.user == user.name and guest.line.purpose == "session" for guest in self._guests.values())
+        if count >= limit:
+            raise DestinationError(
+                f"{user.name} has {count} sessions at {self._listener.url}, and {limit} are allowed; end one, or ask "
+                "the administrator for more (avec user add --max-sessions)"
+            )
+
+    def _status(self, user: User | None) -> Status:
+        name, limit_nbytes = (user.name, user.cache_limit_nbytes) if user else ("", None)
+        usage = model_cache(self._settings, name, limit_nbytes).usage()
         return Status(
             accelerators=(self._ready.accelerator,),
             formats=self._ready.formats,
@@ -318,7 +382,19 @@ class Server:
             sessions=self._workers["session"],
             models=usage.models,
             models_nbytes=usage.models_nbytes,
+            security=self._security(),
         )
+
+    def _security(self) -> dict[str, str]:
+        """What protects hosts from others here, as it is."""
+        asked = "off: loopback asks nobody" if is_loopback(self._listener.url) else "off: --insecure"
+        if self._access.users is not None:
+            asked = "certificates" if self._access.by_certificate else "tokens"
+        return {
+            "encryption": "TLS 1.3" if self._access.context is not None else "off: tcp://",
+            "authentication": asked,
+            "audit log": "on" if self._audit is not None else "off: there are no users",
+        }
 
     def _drop_silent_strangers(self) -> None:
         now_s = time.monotonic()

@@ -19,14 +19,15 @@ from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
 from avec.destination.orders import Assignment
 from avec.destination.session import CREDIT_CALLS, CREDIT_NBYTES, IDLE_BUFFERS_NBYTES, Session
+from avec.destination.tenants import model_cache
 from avec.destination.uploads import Uploads
 from avec.errors import AvecError, SessionLost, pack
-from avec.modelcache import ModelCache
 from avec.protocol.codec import Allocate
 from avec.protocol.messages import VERSION, Refused, Welcome
 
 if TYPE_CHECKING:
     from avec.config import Settings
+    from avec.modelcache import ModelCache
 
 ExecutorFactory = Callable[[Accelerator], Executor]
 
@@ -40,7 +41,7 @@ def work(descriptor: int, assignment: Assignment, factories: Mapping[str, Execut
         The process's exit status: 0 when the host left or was lost, 1 when it was refused or broke the protocol.
     """
     try:
-        cache = ModelCache(settings.cache_dir / "models", settings.cache_limit_nbytes)
+        cache = model_cache(settings, assignment.user, assignment.cache_limit_nbytes)
         if assignment.purpose == "upload":
             _serve_uploads(descriptor, assignment, cache, settings)
         else:
@@ -59,7 +60,7 @@ def _conclude(assignment: Assignment, exc: AvecError) -> int:
 
 def _serve_uploads(descriptor: int, assignment: Assignment, cache: ModelCache, settings: Settings) -> None:
     uploads = Uploads(cache)
-    channel = _open(descriptor, settings, uploads.allocate)
+    channel = _open(descriptor, assignment, settings, uploads.allocate)
     channel.send(Welcome(version=VERSION, session=assignment.session, software=f"avec {__version__}"))
     uploads.serve(channel)
 
@@ -73,7 +74,7 @@ def _serve_session(
 ) -> None:
     accelerator = Accelerator(assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators)
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
-    channel = _open(descriptor, settings, lambda number, message, index, spec: pool.take(spec))
+    channel = _open(descriptor, assignment, settings, lambda number, message, index, spec: pool.take(spec))
     try:
         accelerator.warm_up()
         executors = {name: factory(accelerator) for name, factory in factories.items()}
@@ -101,7 +102,7 @@ def _serve_session(
     )
 
 
-def _open(descriptor: int, settings: Settings, allocate: Allocate) -> Channel:
+def _open(descriptor: int, assignment: Assignment, settings: Settings, allocate: Allocate) -> Channel:
     # A host may hold its interpreter lock for long, so it gets far more patience than it has with us.
     misses = max(1, round(settings.idle_host_timeout_s / settings.heartbeat_s))
-    return Channel(adopt(descriptor), "destination", Heartbeat(settings.heartbeat_s, misses), allocate)
+    return Channel(adopt(descriptor, assignment.peer), "destination", Heartbeat(settings.heartbeat_s, misses), allocate)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from avec import __version__
 from avec.communication import connect
 from avec.communication.channel import Channel, Heartbeat
 from avec.errors import DestinationUnreachable, ProtocolError, SessionLost, unpack
+from avec.host.credentials import credentials_for
 from avec.protocol.codec import Allocate, allocate_array
 from avec.protocol.messages import OLDEST_VERSION, VERSION, Hello, Refused, Status, Welcome
 
@@ -33,13 +36,17 @@ def greet(
 
     Raises:
         DestinationUnreachable: nobody answered, or not in time.
+        DestinationUntrusted: it is not, or may not be, the destination that was meant.
+        AuthenticationFailed: it does not know this host.
         AvecError: the destination refused; the class and the text say why.
     """
-    transport = connect(url, settings.connect_timeout_s)
+    credentials = credentials_for(url, settings)
+    transport = connect(url, settings.connect_timeout_s, credentials.trust)
     patience_s = settings.connect_timeout_s if purpose == "status" else WELCOME_TIMEOUT_S
     channel = Channel(transport, "host", Heartbeat(patience_s, misses=1), allocate)
     try:
-        channel.send(Hello(OLDEST_VERSION, VERSION, purpose, f"avec {__version__}", program, settings.numerics))
+        hello = Hello(OLDEST_VERSION, VERSION, purpose, f"avec {__version__}", program, settings.numerics)
+        channel.send(msgspec.structs.replace(hello, token=credentials.token))
         answer = channel.receive().message
         match answer:
             case Welcome() | Status():

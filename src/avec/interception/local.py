@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -51,7 +52,7 @@ def start(settings: Settings, lifeline_pid: int) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=log_file,
-                env=environment.plain(settings, os.environ),
+                env=environment.plain(_for_this_program(settings), os.environ),
                 start_new_session=True,
             )
         except (OSError, subprocess.CalledProcessError) as exc:
@@ -62,6 +63,11 @@ def start(settings: Settings, lifeline_pid: int) -> str:
     if not line.startswith(ANNOUNCEMENT):
         raise DestinationUnreachable(f"cannot start a destination on this machine; {log} says:\n{_tail(log)}")
     return line.removeprefix(ANNOUNCEMENT).split(" ")[0]
+
+
+def _for_this_program(settings: Settings) -> Settings:
+    """Without what this machine may ask of other hosts: nothing but loopback reaches this destination."""
+    return replace(settings, require_token=False, client_ca=None)
 
 
 def _first_line(pipe: BinaryIO, deadline: float) -> str:

@@ -57,6 +57,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     software: str  # "avec 0.1.0"
     program: str = ""  # the application's name, for the destination's log
     numerics: Literal["strict", "fast"] = "strict"
+    token: str = ""  # who the user is, for a destination that asks
 
 
 class Welcome(Message, frozen=True):
@@ -179,7 +180,8 @@ class Status(Message, frozen=True):
     software: str = ""
     sessions: int = 0
     models: int = 0
-    models_nbytes: int = 0
+    models_nbytes: int = 0  # of this user, where the destination has users
+    security: dict[str, str] = {}  # measure → what is on: "on", "off: WHY"
 
 
 # The type number in a frame's header is the place in this list.

@@ -1,0 +1,201 @@
+"""Whom a destination lets in: what it needs for that, made at its first start, and the check of each host.
+
+Loopback needs nothing. On any other address connections are encrypted and every host shows a token, or a certificate
+of an authority that the administrator named. Not here: connections (`stranger`) and the users' file (`users`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from avec import private_files
+from avec.communication import is_loopback
+from avec.communication.tls import destination_context
+from avec.config import Settings
+from avec.destination.certificates import fingerprint_in, make_certificate
+from avec.destination.users import User, Users
+from avec.errors import AuthenticationFailed, ConfigurationError
+
+FIRST_USER = "owner"  # whose token is made at the first start
+FAILURE_LIMIT = 5  # wrong tokens from one address within the time below; then it waits
+FAILURE_WINDOW_S = 60.0
+ADDRESS_LIMIT = 4096  # addresses that failures are remembered of
+NEIGHBOURHOOD = 64  # bits of an IPv6 address that one subscriber has for himself
+
+
+class Failures:
+    """Counts wrong tokens by address. Pure: the caller reads the clock."""
+
+    def __init__(self) -> None:
+        self._times_s: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def note(self, address: str, now_s: float) -> None:
+        """Take note of a failed attempt."""
+        place = _place(address)
+        times_s = self._times_s.pop(place, None) or deque(maxlen=FAILURE_LIMIT)
+        times_s.append(now_s)
+        self._times_s[place] = times_s
+        if len(self._times_s) > ADDRESS_LIMIT:
+            self._times_s.popitem(last=False)
+
+    def forget(self, address: str) -> None:
+        """Take note that somebody came in from an address, which others who mistyped may share."""
+        self._times_s.pop(_place(address), None)
+
+    def wait_s(self, address: str, now_s: float) -> float:
+        """How many seconds an address must wait until it may try again; 0 when it may now."""
+        times_s = self._times_s.get(_place(address))
+        if times_s is None or len(times_s) < FAILURE_LIMIT:
+            return 0.0
+        return max(0.0, times_s[0] + FAILURE_WINDOW_S - now_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a destination asks of hosts, and what its administrator has to tell them."""
+
+    context: ssl.SSLContext | None  # None: connections are not encrypted
+    fingerprint: str
+    users: Users | None  # None: nobody is asked who he is
+    by_certificate: bool  # users are known by certificates in place of tokens
+    token: str  # of the user who was made just now
+
+    def invitation(self, url: str) -> str:
+        """The line to paste on a host; empty where nothing has to be told."""
+        if self.users is None and self.context is None:
+            return ""
+        words = ["avec login", _reachable(url)]
+        if self.context is not None:
+            words += ["--fingerprint", self.fingerprint]
+        if self.users is not None and not self.by_certificate:
+            words += ["--token", self.token or "TOKEN"]
+        return " ".join(words)
+
+
+def prepare(url: str, settings: Settings) -> Access:
+    """Decide what a destination at this URL asks of hosts; make its certificate and first token if there are none.
+
+    Raises:
+        ConfigurationError: the address needs encryption that the URL does not ask for, or a file cannot be used.
+    """
+    encrypted, local = url.startswith("tls:"), is_loopback(url)
+    if not encrypted and not local:
+        _refuse_plain(url, settings)
+    if settings.client_ca is not None and not encrypted:
+        raise ConfigurationError(f"--client-ca needs an encrypted address: --listen tls{url.removeprefix('tcp')}")
+    certificate = _certificate_path(settings)
+    if encrypted:
+        _provide_certificate(certificate, made=settings.certificate is None)
+    needed = settings.require_token or settings.client_ca is not None or (encrypted and not local)
+    users = _users(settings) if needed else None
+    token = users.add(FIRST_USER) if users is not None and settings.client_ca is None and not users.all() else ""
+    return Access(
+        destination_context(certificate, settings.client_ca) if encrypted else None,
+        fingerprint_in(certificate) if encrypted else "",
+        users,
+        settings.client_ca is not None,
+        token,
+    )
+
+
+def described_users(settings: Settings) -> tuple[Users, str]:
+    """The users of this machine's destination, and what a login line says before the token."""
+    certificate = _certificate_path(settings)
+    fingerprint = fingerprint_in(certificate) if certificate.exists() else "sha256:…"
+    return _users(settings), f"{_reachable(settings.listen)} --fingerprint {fingerprint}"
+
+
+def _users(settings: Settings) -> Users:
+    return Users(settings.secrets_dir / "users.json")
+
+
+def _certificate_path(settings: Settings) -> Path:
+    return settings.certificate or settings.secrets_dir / "certificate.pem"
+
+
+class Admission:
+    """Checks each host that says hello."""
+
+    def __init__(self, access: Access, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._access = access
+        self._clock_s = clock_s
+        self._failures = Failures()
+
+    def admit(self, address: str, token: str, names: Sequence[str]) -> User | None:
+        """Say who a host is; None where nobody is asked.
+
+        Args:
+            address: without a port.
+            names: in the host's certificate, if there is one.
+
+        Raises:
+            AuthenticationFailed: it is nobody's token or certificate, or too many came from that address.
+        """
+        users = self._access.users
+        if users is None:
+            return None
+        now_s = self._clock_s()
+        if (wait_s := self._failures.wait_s(address, now_s)) > 0:
+            raise AuthenticationFailed(
+                f"too many hosts at {address} were refused; nobody is let in from there for {wait_s:.0f} s"
+            )
+        if self._access.by_certificate:
+            user = next((found for name in names if (found := users.with_name(name)) is not None), None)
+        else:
+            user = users.with_token(token)
+        if user is None:
+            self._failures.note(address, now_s)
+            raise AuthenticationFailed(
+                "the destination does not know this host; ask its administrator for an `avec login` line "
+                "(`avec user add NAME` prints one there) and paste it here"
+            )
+        self._failures.forget(address)
+        return user
+
+
+def _refuse_plain(url: str, settings: Settings) -> None:
+    if not settings.insecure:
+        raise ConfigurationError(
+            f"{url} can be reached by others, who could read and change all that hosts send; serve encrypted with "
+            f"--listen tls{url.removeprefix('tcp')}, or say --insecure if every machine that can reach it is trusted"
+        )
+    if settings.require_token:
+        raise ConfigurationError(
+            f"a token sent to {url} could be read on its way; --require-token goes with --listen tls://… there"
+        )
+
+
+def _provide_certificate(path: Path, made: bool) -> None:
+    with private_files.changing(path):
+        if private_files.read(path) is not None:
+            return
+        if not made:
+            raise ConfigurationError(f"there is no file {path}, which --certificate names")
+        private_files.write(path, make_certificate(f"avec destination on {socket.gethostname()[:40]}"))
+
+
+def _reachable(url: str) -> str:
+    """The URL as a host may write it: a machine's name in the place of all its addresses."""
+    parts = urlsplit(url)
+    if is_loopback(url) and parts.scheme == "tcp":
+        return f"tls://{socket.gethostname()}:{parts.port}"
+    if parts.hostname is None or not ipaddress.ip_address(parts.hostname).is_unspecified:
+        return url
+    return f"{parts.scheme}://{socket.gethostname()}:{parts.port}"
+
+
+def _place(address: str) -> str:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, NEIGHBOURHOOD), strict=False))
