@@ -13,7 +13,18 @@ from launching import AVEC, both_ways, environ
 
 CHECKS = Path(__file__).parent / "checks"
 PROGRAMS = Path(__file__).parent / "programs"
-MODULES = ("unopened", "tensors", "modules", "storages", "randomness", "loading", "devices", "forwarded", "faults")
+MODULES = (
+    "unopened",
+    "tensors",
+    "modules",
+    "storages",
+    "randomness",
+    "loading",
+    "devices",
+    "forwarded",
+    "operators",
+    "faults",
+)
 TIMEOUT_S = 110.0
 
 
