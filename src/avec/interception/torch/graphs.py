@@ -72,10 +72,12 @@ class Captured:
 
     def _number_templates(self) -> None:
         """Templates were forgotten since: they have other numbers now."""
-        with self._recording.lock:
-            for entry in self._entries:
-                self._numbers[entry.place] = self._recording.template(entry.template)
-            self._generation = self._recording.generation
+        recording = self._recording
+        with recording.lock:
+            while self._generation != recording.generation:  # they may be forgotten again on the way
+                self._generation = recording.generation
+                for entry in self._entries:
+                    self._numbers[entry.place] = recording.template(entry.template)
 
     def _shift(self, strays: Sequence[int]) -> None:
         """Move entries' places by what was taken away before them."""

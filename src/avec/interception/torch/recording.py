@@ -13,7 +13,7 @@ import warnings
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -55,6 +55,7 @@ PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
 FINISH_TIMEOUT_S = 2.0  # a program must not hang at its end because a destination is busy
 TEMPLATE_LIMIT = 1 << 15  # 90 MB on the host; then both ends forget them, for shapes that always change
 
+_CLEAR: Callable[[Any], None] = list.clear
 _OUT_OF_MEMORY = "CUDA out of memory"
 
 _BAD_FORK = (
@@ -72,7 +73,8 @@ class Recording:
     """This process's stream. Its lists are public to the generated kernels, which append to them inline.
 
     `numbers` alone may be extended by one call without `lock`, which CPython makes atomic; whoever adds to a second
-    list as well takes the lock.
+    list as well takes the lock, and does that in a `finally`: an interrupt (Ctrl-C) can be raised after each call of a
+    function, and would leave a stream in which everything later takes the wrong floats.
     """
 
     def __init__(self, arena: Arena) -> None:
@@ -178,8 +180,11 @@ class Recording:
             if number is None:
                 if len(self._templates) >= TEMPLATE_LIMIT and not self.capturing:
                     self._forget_templates()
-                number = self._templates[encoded] = FIRST_TEMPLATE + len(self._templates)
-                self._described.append(msgspec.Raw(encoded))
+                number, described = FIRST_TEMPLATE + len(self._templates), msgspec.Raw(encoded)
+                try:
+                    self._described.append(described)
+                finally:
+                    self._templates[encoded] = number
         return number
 
     def cache(self) -> dict[object, object]:
@@ -197,6 +202,7 @@ class Recording:
         self.flush()
         self.forget_calls()
         self._templates.clear()
+        self._described.clear()  # those that nothing was recorded with
         self.arena.forget_layouts()
         self._forget = True
         self.generation += 1
@@ -234,8 +240,10 @@ class Recording:
         """Record what was captured once more."""
         with self.lock:
             self.refuse_in_capture("replaying a graph")
-            self.numbers.extend(numbers)
-            self.floats.extend(floats)
+            try:
+                self.numbers.extend(numbers)
+            finally:
+                self.floats.extend(floats)
             self.flush()
 
     def refuse_in_capture(self, what: str) -> None:
@@ -263,8 +271,10 @@ class Recording:
     def record(self, template: int, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Append one operator; send a batch if it is time."""
         with self.lock:
-            self.numbers.extend((template, *numbers))
-            self.floats.extend(floats)
+            try:
+                self.numbers.extend((template, *numbers))
+            finally:
+                self.floats.extend(floats)
             if len(self.numbers) > BATCH_NUMBERS:
                 self.flush()
 
@@ -278,9 +288,12 @@ class Recording:
         with self.lock:
             self.refuse_in_capture("copying from the host's memory")
             large = payload.nbytes >= PAYLOAD_NBYTES
-            self._payloads.append(payload if large or not borrowed else payload.copy())
+            kept = payload if large or not borrowed else payload.copy()
+            try:
+                self.numbers.extend((template, *numbers))
+            finally:
+                self._payloads.append(kept)
             self._payloads_nbytes += payload.nbytes
-            self.numbers.extend((template, *numbers))
             full = self._payloads_nbytes >= PAYLOAD_NBYTES
             call = self.flush() if full or len(self.numbers) > BATCH_NUMBERS else None
         if call is not None and large and borrowed:
@@ -321,6 +334,9 @@ class Recording:
             count = len(self.numbers)
             numbers = self.numbers[:count]
             issued = session.issued
+            # Emptied in one call, between whose parts no interrupt can come.
+            emptied: list[None] = []
+            emptying = map(_CLEAR, (self.floats, self._described, self._payloads))
             parts: list[Array] = [
                 np.frombuffer(array("Q", numbers), np.uint64),
                 np.array(self.floats, np.float64),
@@ -338,21 +354,14 @@ class Recording:
             finally:
                 if session.issued != issued:  # else an interrupt or an error came before it was sent
                     del self.numbers[:count]
-                    self._sent()
+                    self._payloads_nbytes, self._files, self._forget = 0, {}, False
+                    emptied.extend(emptying)
             self._last = call
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
                 self._marked.popitem(last=False)
         return call
-
-    def _sent(self) -> None:
-        self.floats.clear()
-        self._described.clear()
-        self._payloads.clear()
-        self._payloads_nbytes = 0
-        self._files = {}
-        self._forget = False
 
     def read(self, read: Read, into: Array) -> None:
         """Send what is recorded, wait for a tensor's elements, and put them `into` uint8 memory.
@@ -390,8 +399,10 @@ class Recording:
         with self.lock:
             self._about_to_wait("an operator whose result's shape depends on data")
             self.arena.sweep(self.numbers)
-            self.numbers.extend((template, *numbers))
-            self.floats.extend(floats)
+            try:
+                self.numbers.extend((template, *numbers))
+            finally:
+                self.floats.extend(floats)
             call = self._send()
         return self.decode(self.wait(call))
 

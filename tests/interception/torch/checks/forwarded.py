@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from avec.interception import active
+from avec.interception.torch import recording
 
 x = torch.arange(4.0).cuda()
 
@@ -159,3 +160,20 @@ def check_files_are_offered_before_they_are_sent() -> None:
                 load()["a"].sum().item()
                 sent.append(session.recorder.transfers[-1].uploaded_nbytes)
             assert sent == [800_000, 0]
+
+
+def check_a_graph_outlives_the_numbers_of_its_templates() -> None:
+    inputs, graph = torch.ones(3, device="cuda"), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = (inputs * 2 + 1).relu()
+    limit, recording.TEMPLATE_LIMIT = recording.TEMPLATE_LIMIT, 10
+    try:
+        shaped = [torch.ones(size, device="cuda") * size for size in range(1, 20)]
+        inputs.fill_(4)
+        graph.replay()
+        assert outputs.tolist() == [9] * 3
+    finally:
+        recording.TEMPLATE_LIMIT = limit
+    graph.replay()
+    assert outputs.tolist() == [9] * 3
+    assert shaped[4].tolist() == [5] * 5
