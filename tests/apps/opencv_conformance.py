@@ -653,6 +653,11 @@ CAFFE_CALLS: dict[str, Callable[[cv2.dnn.Net], object]] = {
     "arrays_none": lambda net: net.forward(outputBlobs=None),
     "retrieve": lambda net: net.forwardAndRetrieve(["thirds", "pool"]),
     "unknown": lambda net: net.forward("nothing"),
+    "number": lambda net: net.forward(7),
+    "too_many": lambda net: net.forward("conv", 1, 2, 3),
+    "unknown_keyword": lambda net: net.forward(output="conv"),
+    "unknown_parameter": lambda net: net.getParam("conv", 9),
+    "wrong_argument": lambda net: net.getLayerId(),
     "names_of_layers": lambda net: net.getLayerNames(),
     "types": lambda net: net.getLayerTypes(),
     "counts": lambda net: [net.getLayersCount(kind) for kind in ("Convolution", "Nothing", "__NetInputLayer__")],
@@ -686,6 +691,9 @@ CAFFE_INPUTS: dict[str, Callable[[], object]] = {
     "batch": lambda: caffe_fed_with(np.concatenate([BLOB, BLOB[:, ::-1]])),
     "of_an_image": lambda: caffe_fed_with(cv2.dnn.blobFromImage(IMAGE, 1 / 255, (16, 16), (1, 2, 3), True, True)),
     "string": lambda: caffe_fed_with("no array"),
+    "mean_of_a_wrong_type": lambda: caffe_fed_with(BLOB, "", 1.0, "mean"),
+    "scale_of_a_wrong_type": lambda: caffe_fed_with(BLOB, "", "scale"),
+    "no_argument": lambda: caffe_fed_with(),
     "unknown_name": lambda: caffe_fed_with(BLOB, "nothing"),
 }
 for _kind, _call in CAFFE_INPUTS.items():

@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "input_big_endian": "OpenCV takes the bytes in the wrong order; AVEC refuses the array",
     "caffe_unknown": "the message is that of another function of OpenCV's",
     "caffe_failure_wrong_channels": "the message is the Caffe executor's",
+    "caffe_unknown_parameter": "the message is the Caffe executor's",
 }
 if HERE == 5:
     EXCEPTIONS |= {f"{name}_umat": "OpenCV 5.0 fails on a UMat; under AVEC it works" for name in _FRAMES}
