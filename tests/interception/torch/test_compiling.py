@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from destinations import Destination, running
-from launching import AVEC, environ
+from launching import AVEC, environ, execute
 
 FOLDER = Path(__file__).parent
 CHECKS = FOLDER / "checks"
 STEPS = FOLDER / "programs" / "compiled_steps.py"
-TIMEOUT_S = 170.0
+UNDONE = FOLDER / "programs" / "compilers_undone.py"
+TIMEOUT_S = 110.0
 NO_COMPILER = "no-such-compiler"
 
 
@@ -93,3 +94,7 @@ def test_with_a_compiler_graphs_are_compiled_at_the_destination(tmp_path: Path) 
         assert "is not compiled" not in destination.log_text()
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
     assert len(list(destination.cache_dir.glob("inductor/**/*.cpp"))) >= _graphs(tmp_path / "report") == 2
+
+
+def test_what_stands_in_for_compilers_does_so_until_the_interception_ends(plain: Destination) -> None:
+    assert execute(*AVEC, "run", "--on", plain.url, str(UNDONE)) == (0, "", "")

@@ -103,7 +103,7 @@ class GraphCall:
         recording = self._recording
         encoded = np.frombuffer(msgspec.msgpack.encode(self._captured.graph), np.uint8)
         with recording.lock:
-            while _forgotten:
+            while _forgotten and not recording.capturing:  # a CUDA graph would repeat it
                 forget = Template("avec::forget_graph", (IntArg(0),), {}, 1, 0)
                 recording.record(recording.template(forget), (_forgotten.pop(),))
             self._number = next(_numbers)

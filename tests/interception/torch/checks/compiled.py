@@ -6,6 +6,7 @@ import copy
 import functools
 import unittest.mock
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ def same(actual: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
     if isinstance(expected, list | tuple):
         for one, other in zip(actual, expected, strict=True):
             same(one, other, tolerance)
+    elif isinstance(expected, float):
+        assert abs(actual - expected) <= tolerance
     elif isinstance(expected, torch.Tensor):
         assert actual.dtype == expected.dtype
         assert actual.shape == expected.shape
@@ -303,6 +306,67 @@ def check_autograd_functions() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: Square.apply(x).sin().sum())
     same(torch.autograd.grad(compiled(x), x)[0], 2 * x * (x * x).cos())
+
+
+@torch.library.custom_op("avec_checks::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+twice.register_fake(torch.empty_like)
+twice.register_autograd(lambda context, gradient: gradient * 2)
+
+
+def check_operators_of_the_programs_own() -> None:
+    nets = [nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 8)).to(CUDA) for _ in range(2)]
+    x = torch.randn(4, 8, device=CUDA, requires_grad=True)
+    torch._dynamo.reset()
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return nets[1](twice(nets[0](x)))
+
+    gradients = [torch.autograd.grad(each(x).square().sum(), x) for each in (torch.compile(function), function)]
+    same(*gradients)
+
+    def writing(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x.add_(1)
+        z = twice(x)
+        x.mul_(2)
+        y[0] = z.sum()
+        return (x.sin() + z.cos()).relu().sum(), z, x.t()
+
+    as_eager(writing, torch.randn(4, 4, device=CUDA), torch.zeros(3, device=CUDA))
+
+
+def check_graphs_that_are_captured_by_hand() -> None:
+    from torch._inductor import compile as compile_graph
+
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).to(CUDA)
+    x = torch.randn(2, 4, device=CUDA)
+    same(compile_graph(torch.fx.symbolic_trace(net), [x])(x), net(x))
+
+
+def check_a_cuda_graph_of_a_compiled_function() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: (x @ x).relu() + 1)
+    x = torch.randn(4, 4, device=CUDA)
+    compiled(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = compiled(x)
+    x.copy_(torch.eye(4))
+    graph.replay()
+    same(y, torch.eye(4) + 1)
+
+
+def check_threads() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: (x * 2).sin().sum())
+    inputs = [torch.full((8, 8), float(place), device=CUDA) for place in range(4)]
+    compiled(inputs[0])
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda x: [compiled(x).item() for _ in range(10)], inputs))
+    same(results, [[x.mul(2).sin().sum().item()] * 10 for x in inputs], 1e-5)
 
 
 def check_control_flow_and_flexible_attention() -> None:
