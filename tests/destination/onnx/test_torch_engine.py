@@ -63,6 +63,7 @@ REFUSED = (
     "with reduction min",
     "with reduction mul",
     "the extreme of no elements",
+    "by blocks",
 )
 
 
@@ -112,7 +113,7 @@ def test_every_case_of_onnx_s_that_loads_is_right_or_refused_by_name() -> None:
         passed += 1
         right |= {each.op_type for each in case.model.graph.node}
     assert wrong == []
-    assert passed > 1000
+    assert passed > 1100
     assert right >= set(OPERATORS)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from avec.destination.executors.onnx.torch_engine.operators import (
     convolution,
+    detection,
     elementwise,
     indexing,
     matrices,
     normalization,
+    quantization,
     reductions,
     resizing,
     shaping,
@@ -16,10 +18,12 @@ from avec.destination.executors.onnx.torch_engine.operators.operator import DTYP
 
 OPERATORS: dict[str, Operator] = {
     **convolution.OPERATORS,
+    **detection.OPERATORS,
     **elementwise.OPERATORS,
     **indexing.OPERATORS,
     **matrices.OPERATORS,
     **normalization.OPERATORS,
+    **quantization.OPERATORS,
     **reductions.OPERATORS,
     **resizing.OPERATORS,
     **shaping.OPERATORS,
