@@ -25,7 +25,9 @@ MODULES = (
     "operators",
     "faults",
 )
-TIMEOUT_S = 110.0
+TIMEOUT_S = 220.0
+
+pytestmark = pytest.mark.timeout(240)  # the first test waits for the whole program
 
 
 def _names() -> list[str]:

@@ -319,7 +319,7 @@ class Recording:
             return None
         with self.lock:
             if then is not None:
-                self._about_to_wait("reading a value")
+                self.refuse_in_capture("reading a value")
             self.arena.sweep(self.numbers)
             if self.capturing or not self.numbers and then is None:
                 return None
@@ -369,6 +369,7 @@ class Recording:
         Raises:
             AvecError, or torch's own class for it: an operator has failed; nothing after it took effect.
         """
+        self._about_to_wait("reading a value")
         call = self.flush(read, (into,))
         assert call is not None
         _put(self.wait(call), into)

@@ -129,8 +129,13 @@ def check_copies_that_do_not_block_wait_for_nothing() -> None:
     targets = [torch.zeros(100_000).pin_memory() for _ in range(5)]
     torch.cuda.synchronize()
     began = [each.clone() for each in targets]
-    for index, each in enumerate(targets):
-        each.copy_(large * index, non_blocking=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for index, each in enumerate(targets):
+            each.copy_(large * index, non_blocking=True)
+        assert text_of(RuntimeError, large.cpu) == "called a synchronizing CUDA operation"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
     assert began[0].sum() == 0
     for index, each in enumerate(targets):
