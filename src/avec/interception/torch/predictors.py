@@ -177,6 +177,12 @@ def _batch_norm_backward(
     )
 
 
+def _cudnn_batch_norm_backward(input: Tensor, grad_output: Tensor, weight: Tensor, *others: Any) -> Any:
+    """Source: ATen/native/cudnn/BatchNorm.cpp, cudnn_batch_norm_backward."""
+    parameter = made(weight.shape, weight.dtype)
+    return made(input.shape, input.dtype, memory_format(input)), parameter, like(parameter)
+
+
 def _group_norm(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int, eps: float
 ) -> Any:
@@ -339,6 +345,7 @@ PREDICTORS: dict[str, Callable[..., Any]] = {
     "native_layer_norm_backward": _layer_norm_backward,
     "native_batch_norm": _batch_norm,
     "native_batch_norm_backward": _batch_norm_backward,
+    "cudnn_batch_norm_backward": _cudnn_batch_norm_backward,
     "native_group_norm": _group_norm,
     "native_group_norm_backward": _group_norm_backward,
     "convolution": _convolution,

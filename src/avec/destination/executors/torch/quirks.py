@@ -80,6 +80,7 @@ _MAX = 2  # torch.nn.functional.embedding_bag(mode="max")
 STAND_INS: dict[str, Callable[..., Any]] = {
     **EMULATIONS,
     "aten::_embedding_bag": _embedding_bag,
+    "aten::_embedding_bag_forward_only": _embedding_bag,
     "aten::native_layer_norm_backward": _with_own_statistics(torch.ops.aten.native_layer_norm_backward, (5, 6), (3, 4)),
     "aten::native_batch_norm_backward": _with_own_statistics(
         torch.ops.aten.native_batch_norm_backward, (2, 3, 4), (5, 6)
