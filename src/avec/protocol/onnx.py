@@ -18,7 +18,6 @@ MODEL = "model"  # the role of the model among Load.files
 STAGED_FILES_LIMIT = 128  # side files in one Stage, so that their names and digests fit a message
 
 Device = Literal["cpu", "cuda"]
-DEVICES: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True, tag="tensor"):

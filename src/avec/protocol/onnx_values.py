@@ -5,6 +5,7 @@ Both ends use it; what only ONNX Runtime knows (OrtValue, SparseTensor) they tra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
@@ -26,6 +27,9 @@ _ML_DTYPES = frozenset({
     "uint4",
 })  # fmt: skip
 _NUMPY_DTYPES = re.compile(r"[<>](?:b1|[iu][1248]|f(?:2|4|8|12|16)|c(?:8|16|24|32)|[mM]8(?:\[\d*[a-zA-Z]{1,2}\])?)")
+
+# Bits of one element of a type that numpy lacks, by TensorProto.DataType. Smaller ones than a byte are packed.
+ELEMENT_BITS = {16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder()
@@ -155,6 +159,18 @@ def reshaped(data: Array, dtype: np.dtype[np.generic], shape: Sequence[int]) -> 
     if data.nbytes != spec.nbytes:
         raise InvalidArgument(f"an array of shape {tuple(shape)} and dtype {dtype} in {data.nbytes} bytes")
     return np.frombuffer(data.data, dtype).reshape(shape)
+
+
+def storage_nbytes(element_type: int, shape: Sequence[int]) -> int:
+    """The size of a tensor of a type that numpy lacks.
+
+    Raises:
+        InvalidArgument: no such type, or no such shape.
+    """
+    bits = ELEMENT_BITS.get(element_type)
+    if bits is None or any(dimension < 0 for dimension in shape):
+        raise InvalidArgument(f"a tensor of element type {element_type} and shape {tuple(shape)}")
+    return (math.prod(shape) * bits + 7) // 8
 
 
 def bytes_of(parts: Sequence[Array], index: int) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from avec.errors import ProtocolError, UnsupportedOperation
 from avec.protocol.onnx import Held, Info, Sparse, Typed, Value
-from avec.protocol.onnx_values import Packer, bytes_of, unpack, unpack_array
+from avec.protocol.onnx_values import ELEMENT_BITS, Packer, bytes_of, storage_nbytes, unpack, unpack_array
 from avec.tensor import Array
 
 from .library import library
@@ -27,10 +26,6 @@ class Elsewhere(ABC):
     @abstractmethod
     def pack(self, packer: Packer, at: Space) -> Value:
         """Say what this is to a destination: its number, or what is here."""
-
-
-# Bits of one element of a type that numpy lacks, by TensorProto.DataType. Smaller ones than a byte are packed.
-ELEMENT_BITS = {16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 
 
 def packer(at: Space) -> Packer:
@@ -53,7 +48,7 @@ def pack_native(value: Any, into: Packer) -> Value:
     element_type = value.element_type()
     if element_type in ELEMENT_BITS:
         shape = tuple(value.shape())
-        data = ctypes.string_at(value.data_ptr(), _storage_nbytes(element_type, shape))
+        data = ctypes.string_at(value.data_ptr(), storage_nbytes(element_type, shape))
         return Typed(into.add(np.frombuffer(data, np.uint8)), element_type, shape)
     return into.pack_array(value.numpy())
 
@@ -70,7 +65,7 @@ def native_object(value: Typed | Sparse | Held, parts: Sequence[Array]) -> Any:
         raise ProtocolError("the destination sent the number of a value in the place of its contents")
     if isinstance(value, Typed):
         data = bytes_of(parts, value.part)
-        if data.nbytes != _storage_nbytes(value.element_type, value.shape):
+        if data.nbytes != storage_nbytes(value.element_type, value.shape):
             raise ProtocolError(f"a tensor of type {value.element_type}, {value.shape} came in {data.nbytes} bytes")
         made = library().from_shape_and_onnx_type(list(value.shape), value.element_type, library().cpu)
         ctypes.memmove(made.data_ptr(), data.ctypes.data, data.nbytes)
@@ -112,7 +107,3 @@ def _pack_sparse(value: Any, into: Packer) -> Sparse:
         view = value.get_csrc_data()
         return Sparse("csr", shape, values, (into.pack_array(view.inner()), into.pack_array(view.outer())))
     return Sparse("block", shape, values, (into.pack_array(value.get_blocksparse_data().indices()),))
-
-
-def _storage_nbytes(element_type: int, shape: Sequence[int]) -> int:
-    return (math.prod(shape) * ELEMENT_BITS[element_type] + 7) // 8

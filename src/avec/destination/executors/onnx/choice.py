@@ -10,7 +10,7 @@ import torch
 
 from avec.destination.executors.onnx.engine import OnnxRuntime
 from avec.destination.executors.onnx.torch_engine.session import TorchSession
-from avec.errors import InvalidModel, UnsupportedOperation
+from avec.errors import AcceleratorOutOfMemory, AvecError, InvalidModel, UnsupportedOperation
 from avec.protocol.onnx import LoadSession
 
 log = logging.getLogger("avec.destination")
@@ -49,5 +49,13 @@ def _torch_session(
         from avec.destination.executors.onnx.torch_engine.verification import verify
     except ImportError as exc:
         raise UnsupportedOperation(f"the torch engine needs the package onnx: {exc}") from exc
-    program = load(model, folder, device)
-    return TorchSession(program, native, engine), verify(program, native, engine.fast)
+    try:
+        program = load(model, folder, device)
+        return TorchSession(program, native, engine), verify(program, native, engine.fast)
+    except AvecError:
+        raise
+    except torch.cuda.OutOfMemoryError as exc:
+        reason = str(exc).split("\n", 1)[0]
+        raise AcceleratorOutOfMemory(f"loading {request.source or 'an ONNX model'}: {reason}") from exc
+    except Exception as exc:  # a form of a graph that nobody has thought of: onnxruntime has it, for it has loaded it
+        raise UnsupportedOperation(f"the torch engine failed: {exc!r}") from exc

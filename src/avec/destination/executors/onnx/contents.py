@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,8 @@ from avec.destination.executors.onnx.torch_engine.operators import DTYPES
 from avec.destination.executors.onnx.torch_engine.values import TensorValue
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.protocol.onnx import Device, Held, Info, Sparse, Typed, Value
-from avec.protocol.onnx_values import Packer, bytes_of, unpack, unpack_array
+from avec.protocol.onnx_values import ELEMENT_BITS, Packer, bytes_of, storage_nbytes, unpack, unpack_array
 from avec.tensor import Array
-
-# Bits of one element of a type that numpy lacks, by TensorProto.DataType. Smaller ones than a byte are packed.
-ELEMENT_BITS = {16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +25,6 @@ class Stored:
 
     ort_value: Any
     memory: object = None
-
-
-def storage_nbytes(element_type: int, shape: Sequence[int]) -> int:
-    """The size of a tensor of a type that numpy lacks.
-
-    Raises:
-        InvalidArgument: no such type.
-    """
-    bits = ELEMENT_BITS.get(element_type)
-    if bits is None or any(dimension < 0 for dimension in shape):
-        raise InvalidArgument(f"a tensor of element type {element_type} and shape {tuple(shape)}")
-    return (math.prod(shape) * bits + 7) // 8
 
 
 class Contents:
