@@ -41,6 +41,7 @@ def _attribute(path: str, allowed: type | tuple[str, ...]) -> tuple[str, Flag]:
 
 _PRECISIONS = ("none", "ieee", "tf32")
 
+
 def _of_gpus(apply: Callable[[Value], object]) -> Callable[[Value], object]:
     """A setting that means nothing where the accelerator is a CPU."""
     return lambda value: apply(value) if torch.cuda.is_available() else None
