@@ -149,9 +149,10 @@ def serve(lifeline: int | None, **flags: object) -> None:
 
 def _announce(url: str, accelerator: AcceleratorInfo, formats: Sequence[str], invitation: str) -> None:
     memory = f"{accelerator.memory_nbytes / 2**30:.0f} GiB"
-    print(f"avec: serving {url} · {accelerator.name} · {memory} · formats {', '.join(formats)}", flush=True)
+    text = f"avec: serving {url} · {accelerator.name} · {memory} · formats {', '.join(formats)}"
     if invitation:
-        print(f"avec: paste on a host: {invitation}", flush=True)
+        text += f"\navec: paste on a host: {invitation}"
+    print(text, flush=True)  # in one piece: who started it may read one line and close
 
 
 @avec.command()
