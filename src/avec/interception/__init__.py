@@ -41,7 +41,7 @@ FRONT_ENDS = (
         how="patched",
         home="avec.interception.torch",
         tested="PyTorch 2.13 (CPU build)",
-        not_covered="custom CUDA extensions, raw pointers, IPC handles, NCCL",
+        not_covered="custom CUDA extensions, raw pointers, IPC handles, memory snapshots",
     ),
 )
 
