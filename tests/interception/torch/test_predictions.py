@@ -78,7 +78,6 @@ def test_an_own_prediction_is_what_torch_gives(name: str) -> None:
     ("operator", "args"),
     [
         ("where.self", (torch.ones(3, dtype=torch.bool), torch.ones(3), torch.ones(3, dtype=torch.int64))),
-        ("convolution", (x, w[:, :2], None, *CONVOLUTION)),
         ("native_layer_norm", (x, (6,), b, None, 1e-5)),
         ("_foreach_sqrt", ([torch.ones(2, dtype=torch.int64)],)),
         ("arange.start_step", (0, 5, -1)),

@@ -247,6 +247,11 @@ class Kernels:
             return tensor
         if operator.moves_indices or tensor.numel() == 0:
             return tensor.to(torch.device("cuda", torch.cuda.current_device()))
+        if operator.base == "convolution":
+            kinds = [tensor.type(), tensor.type().replace("torch.", "torch.cuda.")]
+            if argument.name == "input":
+                raise RuntimeError(f"Input type ({kinds[0]}) and weight type ({kinds[1]}) should be the same")
+            raise RuntimeError(f"Input type ({kinds[1]}) and {argument.name} type ({kinds[0]}) should be the same")
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and"
             f" {tensor.device}! (when checking argument for argument {argument.name} in method"

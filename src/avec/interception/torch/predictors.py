@@ -228,10 +228,9 @@ def _convolution(
     groups: int,
 ) -> Any:
     spatial = input.dim() - 2
-    if spatial < 1 or weight.dim() != input.dim() or input.dtype is not weight.dtype:
+    if spatial < 1 or weight.dim() != input.dim() or groups < 1:
         return NotImplemented
-    if groups < 1 or input.size(1) != (weight.size(0) if transposed else weight.size(1) * groups):
-        return NotImplemented
+    _check_convolution(input, weight, bias, transposed, groups)
     stride, padding, dilation, output_padding = (
         tuple(each) * spatial if len(each) == 1 else tuple(each) for each in (stride, padding, dilation, output_padding)
     )
@@ -247,6 +246,23 @@ def _convolution(
         return NotImplemented
     channels = weight.size(1) * groups if transposed else weight.size(0)
     return made((input.size(0), channels, *sizes), input.dtype, _convolution_format(input, weight))
+
+
+def _check_convolution(input: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, groups: int) -> None:
+    """Raise what torch raises. Source: ATen/native/Convolution.cpp, check_input_same_type_as_parameters."""
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.dtype is not input.dtype:
+            kinds = [
+                torch.empty(0, dtype=each.dtype).type().replace("torch.", "torch.cuda.") for each in (input, parameter)
+            ]
+            raise RuntimeError(f"Input type ({kinds[0]}) and {name} type ({kinds[1]}) should be the same")
+    expected = weight.size(0) if transposed else weight.size(1) * groups
+    if input.size(1) != expected:
+        raise RuntimeError(
+            f"Given {f'transposed={int(transposed)}' if transposed else f'groups={groups}'}, weight of size"
+            f" {list(weight.shape)}, expected input{list(input.shape)} to have {expected} channels, but got"
+            f" {input.size(1)} channels instead"
+        )
 
 
 def _convolution_format(input: Tensor, weight: Tensor) -> torch.memory_format:

@@ -130,6 +130,23 @@ def check_attention_of_different_dtypes_raises_at_once() -> None:
     raise AssertionError("nothing was raised")
 
 
+def check_a_convolution_of_what_does_not_fit_raises_at_once() -> None:
+    picture, weight = torch.zeros(1, 3, 8, 8, device="cuda"), torch.zeros(4, 2, 3, 3, device="cuda")
+    expected = {
+        "expected input[1, 3, 8, 8] to have 2 channels, but got 3 channels instead": (picture, weight),
+        "Input type (torch.cuda.HalfTensor) and weight type (torch.cuda.FloatTensor)": (picture.half(), weight),
+        "Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor)": (picture, weight.cpu()),
+        "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor)": (picture.cpu(), weight),
+    }
+    for text, given in expected.items():
+        try:
+            F.conv2d(*given)
+        except RuntimeError as exc:
+            assert text in str(exc), str(exc)
+            continue
+        raise AssertionError(f"nothing was raised; {text} was expected")
+
+
 def check_an_encoder_with_padding_in_evaluation() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
