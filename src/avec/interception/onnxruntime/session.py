@@ -40,7 +40,7 @@ from .space import Pending, space
 from .values import NativeValue, RemoteVector, device_of
 
 NO_CUDA = "computed on the destination's CPU: onnxruntime has no CUDA there"
-WARNED_LEVEL = 6  # frames from here to the application's call of InferenceSession
+WARNED_LEVEL = 5  # frames from here to the application's call of InferenceSession
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")  # what an exception has before its status's text
 _ENCODER = msgspec.msgpack.Encoder()
 _DESCRIPTIONS = msgspec.msgpack.Decoder(SessionDescription)
