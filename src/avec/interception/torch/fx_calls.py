@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import torch
 
-from avec.protocol.torch import Arg, HostScalarArg, IntArg, LoadGraph, Template, TensorArg
+from avec.protocol.torch import Arg, HostScalarArg, IntArg, LoadGraph, Template, TensorArg, TensorMeta
 
 from .fx_graphs import Captured, Given, Made, NotCaptured, Plain, Result, Seen, Size, is_symbolic
 from .recording import Recording
@@ -121,7 +121,11 @@ class GraphCall:
             for each in captured.made
         ]
         inputs = (*(args[place] for place in captured.used), *captured.attributes)
-        described: list[Arg] = [self._number, *(_arg(place, each) for place, each in enumerate(inputs))]
+        metas = captured.graph.inputs
+        described: list[Arg] = [
+            self._number,
+            *(_arg(place, each, meta) for place, (each, meta) in enumerate(zip(inputs, metas, strict=True))),
+        ]
         outputs = tuple(meta_of_layout(layout) for layout in layouts)
         template = Template("avec::call_graph", tuple(described), {}, len(inputs), 0, outputs)
         results = [_concrete_result(each, symbols) for each in captured.results]
@@ -138,18 +142,25 @@ def _number(value: Any) -> int:
     return int(value) & _NUMBER_MASK
 
 
-def _arg(place: int, value: Any) -> Arg:
+def _arg(place: int, value: Any, meta: TensorMeta | None) -> Arg:
     if not isinstance(value, torch.Tensor):
         return IntArg(place)
-    return TensorArg(place, meta_of(value)) if value.is_cuda else HostScalarArg(place, name_of(value.dtype))
+    if not value.is_cuda:
+        return HostScalarArg(place, name_of(value.dtype))
+    return TensorArg(place, meta_of(value) if meta is None else meta)
 
 
 def _check_layout(tensor: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> None:
-    if tensor.shape != shape or tensor.stride() != stride:
-        raise RuntimeError(
-            f"a compiled graph was called with a tensor of shape {tuple(tensor.shape)} and stride {tensor.stride()},"
-            f" but was captured for {tuple(shape)} and {tuple(stride)}"
-        )
+    if tensor.shape == shape:
+        # As in Inductor, strides count where there are several elements.
+        if tensor.stride() == stride or not tensor.numel():
+            return
+        if all(size == 1 or one == other for size, one, other in zip(shape, tensor.stride(), stride, strict=True)):
+            return
+    raise RuntimeError(
+        f"a compiled graph was called with a tensor of shape {tuple(tensor.shape)} and stride {tensor.stride()},"
+        f" but was captured for {tuple(shape)} and {tuple(stride)}"
+    )
 
 
 def _result(result: Result, args: Sequence[Any], made: Sequence[torch.Tensor]) -> object:

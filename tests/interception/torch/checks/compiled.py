@@ -158,6 +158,17 @@ def check_inputs_that_are_written() -> None:
     as_eager(function, torch.randn(4, 5, device=CUDA), torch.zeros(4, 5, device=CUDA))
 
 
+def check_strides_of_single_elements_do_not_matter() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: (x * 2).relu().sum(1))
+    for x in (torch.ones(1, 5, device=CUDA), torch.ones(5, device=CUDA).as_strided((1, 5), (1, 1))):
+        same(compiled(x), torch.full((1,), 10.0))
+    weights = torch.ones(4, 1, 3, device=CUDA, requires_grad=True)
+    y = torch.compile(lambda x: x.transpose(0, 1) * 2)(weights)
+    y.backward(torch.ones(1, 4, 3, device=CUDA).as_strided((1, 4, 3), (1, 3, 1)))
+    same(weights.grad, torch.full((4, 1, 3), 2.0))
+
+
 def check_sizes_that_vary_make_few_graphs() -> None:
     def function(x: torch.Tensor, factor: float) -> torch.Tensor:
         return (x.reshape(-1, 2) * factor).relu().sum(0) + x.shape[0]
