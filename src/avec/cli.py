@@ -152,7 +152,9 @@ def _announce(url: str, accelerator: AcceleratorInfo, formats: Sequence[str], in
     text = f"avec: serving {url} · {accelerator.name} · {memory} · formats {', '.join(formats)}"
     if invitation:
         text += f"\navec: paste on a host: {invitation}"
-    print(text, flush=True)  # in one piece: who started it may read one line and close
+    # In one piece, which print() is not where PYTHONUNBUFFERED is set: who started it may read one line and close.
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 @avec.command()
