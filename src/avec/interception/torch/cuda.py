@@ -26,7 +26,7 @@ def patch(patches: Patches, recording: Recording, graft: Graft) -> None:
     accelerators = devices.Devices(recording, graft)
     if not torch._C._has_cuda:
         tensor_types.patch(patches)
-    devices.patch(patches, recording, accelerators)
+    devices.patch(patches, recording, graft, accelerators)
     runtime.patch(patches, recording)
     streams.patch(patches, recording, accelerators)
     memory.patch(patches, recording, accelerators)

@@ -151,7 +151,7 @@ CudaDeviceProperties.__name__ = CudaDeviceProperties.__qualname__ = "_CudaDevice
 CudaDeviceProperties.__module__ = "torch._C"
 
 
-def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
+def patch(patches: Patches, recording: Recording, graft: Graft, devices: Devices) -> None:
     """Answer what torch asks about devices."""
 
     def init() -> None:
@@ -170,6 +170,11 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
     def sleep(cycles: int) -> None:
         recording.record(recording.template(_SLEEP), (cycles, devices.current))
 
+    def current_device() -> int:
+        if not torch.cuda._initialized or recording.inherited:
+            torch.cuda._lazy_init()  # type: ignore[no-untyped-call]
+        return graft.current_device
+
     def set_sync_debug_mode(mode: int) -> None:
         recording.waits_are_told, recording.waits_are_errors = mode == 1, mode == 2
 
@@ -177,7 +182,7 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
     patches.stand_in(torch._C, {
         "_cuda_init": init,
         "_cuda_getDeviceCount": lambda: devices.count(),
-        "_cuda_getDevice": lambda: devices.current,
+        "_cuda_getDevice": lambda: graft.current_device,
         "_accelerator_getDeviceIndex": lambda: devices.current,  # optimizers ask on the CPU, too
         "_cuda_setDevice": set_device,
         "_cuda_exchangeDevice": exchange_device,
@@ -198,6 +203,7 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
     patches.stand_in(torch.cuda, {
         "is_available": lambda: devices.visible > 0,
         "device_count": lambda: devices.count(),
+        "current_device": current_device,
         "_exchange_device": exchange_device,
         "_maybe_exchange_device": exchange_device,
         "_is_in_bad_fork": lambda: recording.inherited,

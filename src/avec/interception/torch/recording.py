@@ -6,7 +6,6 @@ Not here: what is recorded (`kernels`, `special`) and what a tensor is (`storage
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import warnings
@@ -86,7 +85,8 @@ class Recording:
         self._destination: Opened | None = None
         self._described_to_parent: Opened | None = None
         self._handle = 0
-        self._pid = os.getpid()
+        # Whether this is a forked child of a process that had a session: what it inherited is of no use to it.
+        self.inherited = False
         self.capturing = False  # a CUDA graph: what is recorded is kept
         self.waits_are_told = self.waits_are_errors = False  # Source: torch.cuda.set_sync_debug_mode
         self.generation = 0  # of templates: a new one begins when they are forgotten
@@ -154,11 +154,6 @@ class Recording:
         for function in self.on_open:
             function()
 
-    @property
-    def inherited(self) -> bool:
-        """Whether this is a forked child of a process that had a session: what it inherited is of no use to it."""
-        return self._session is not None and self._pid != os.getpid()
-
     def after_fork(self) -> None:
         """In a forked child: nothing that the parent has recorded is the child's to send."""
         self.lock = threading.RLock()
@@ -166,9 +161,8 @@ class Recording:
         self.floats.clear()
         self._payloads.clear()
         self._reading.clear()
-        if self._session is None:
-            self._pid = os.getpid()
-        else:
+        if self._session is not None:
+            self.inherited = True
             self._destination = None
             self.arena.abandon(_BAD_FORK)
 
