@@ -584,6 +584,15 @@ def tracker_nano() -> object:
     return tracked(cv2.TrackerNano_create(parameters))
 
 
+@case
+def tracker_dasiamrpn() -> object:
+    parameters = cv2.TrackerDaSiamRPN.Params()
+    parameters.model = model("siamese.onnx")
+    parameters.kernel_cls1, parameters.kernel_r1 = model("siamese_cls1.onnx"), model("siamese_r1.onnx")
+    parameters.backend, parameters.target = BACKEND, TARGET
+    return tracked(cv2.TrackerDaSiamRPN.create(parameters))
+
+
 if MAJOR < 5:
 
     @case

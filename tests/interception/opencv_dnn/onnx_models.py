@@ -39,6 +39,10 @@ class Graph:
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name=f"{kind}_{name}", **attributes))
         return name
 
+    def unnamed(self, kind: str, *inputs: str, output: str, **attributes: object) -> None:
+        """Add a node without a name; OpenCV calls it by its output."""
+        self._nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+
     def convolution(
         self, data: str, channels: int, outputs: int, size: int, output: str = "", **attributes: object
     ) -> str:
@@ -179,10 +183,34 @@ def nano_head(path: Path) -> Path:
     return g.save(path, {"input1": (1, 4, 8, 8), "input2": (1, 4, 16, 16)}, shapes)
 
 
+def siamese(path: Path) -> Path:
+    """An image of 127² or 271² → what DaSiamRPN's net gives; it sets the weights of two convolutions anew."""
+    g = Graph(13)
+    kernels = [g.weight(256, 3, 19, 19, scale=0.0005), g.weight(20, 256, 4, 4, scale=0.02)]
+    kernels += [g.weight(20, 20, 1, 1, scale=0.01), g.weight(10, 256, 4, 4, scale=0.02)]
+    for place, data, output in ((0, "data", "63"), (1, "63", "65"), (2, "65", "66"), (3, "63", "68")):
+        size = (19, 4, 1, 4)[place]
+        g.unnamed(
+            "Conv", data, kernels[place], output=output, kernel_shape=[size] * 2, strides=[(12, 1)[place > 0]] * 2
+        )
+    return g.save(path, {"data": (1, 3, 271, 271)}, {"66": (1, 20, 19, 19), "68": (1, 10, 19, 19)})
+
+
+def siamese_kernel(path: Path, outputs: int) -> Path:
+    """Features of the template → the weights of a convolution with so many outputs."""
+    g = Graph(outputs)
+    pooled = g.node("AveragePool", "features", kernel_shape=[4, 4], strides=[2, 2])
+    weights = g.weight(256 * outputs, 1, 1, 1, scale=0.02)
+    g.node("Conv", pooled, weights, output="weights", kernel_shape=[1, 1], group=256)
+    return g.save(path, {"features": (1, 256, 10, 10)}, {"weights": (1, 256 * outputs, 4, 4)})
+
+
 ALL = {
     "classification": classification, "two_outputs": two_outputs, "two_inputs": two_inputs, "maps": maps,
     "text_boxes": text_boxes, "text_map": text_map, "text_line": text_line, "faces": faces,
     "face_features": face_features, "vit_tracker": vit_tracker, "nano_backbone": nano_backbone, "nano_head": nano_head,
+    "siamese": siamese, "siamese_cls1": lambda path: siamese_kernel(path, 10),
+    "siamese_r1": lambda path: siamese_kernel(path, 20),
 }  # fmt: skip
 
 
