@@ -121,6 +121,17 @@ class TestCalls:
         )
         assert stream.read(saved).shape == (2,)
 
+    def test_what_stands_in_for_an_operator_has_its_named_arguments(self, stream: Stream) -> None:
+        indices, offsets = torch.tensor([0, 1, 1]), torch.tensor([0, 2])
+        nodes = (
+            node("aten::_embedding_bag", value(0), value(1), value(2), mode=0, include_last_offset=False),
+            node("operator::getitem", value(3), 0),
+        )
+        inputs = (X, indices, offsets)
+        load(stream, Graph(tuple(meta_of(each) for each in inputs), (), nodes, (4,)))
+        (summed,) = stream.call("avec::call_graph", 1, *(stream.put(each) for each in inputs), outputs=[META])
+        assert stream.read(summed).equal(torch.stack([X[0] + X[1], X[1]]))
+
     def test_a_graph_comes_even_after_a_failure(self, stream: Stream) -> None:
         stream.call("aten::relu", Ref(1 << 60, META), outputs=[META])
         with pytest.raises(InvalidArgument):

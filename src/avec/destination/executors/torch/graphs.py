@@ -182,32 +182,29 @@ class _Builder:
         return fx.GraphModule(self._root, self._graph)
 
     def _node(self, node: Node) -> fx.Node:
-        target = self._target(node.operator)
+        target, known = self._target(node.operator)
         args = tuple(self._argument(arg) for arg in node.args)
         kwargs = {name: self._argument(arg) for name, arg in node.kwargs.items()}
-        schema = getattr(target, "_schema", None)
-        known = () if schema is None else [argument.name for argument in schema.arguments]
         for name in kwargs:
             if name not in known:
                 raise InvalidArgument(f"{node.operator} has no argument {name!r}; it has {', '.join(known)}")
         return self._graph.call_function(target, args, kwargs)
 
-    def _target(self, name: str) -> Callable[..., Any]:
+    def _target(self, name: str) -> tuple[Callable[..., Any], Sequence[str]]:
+        """What a node calls, and the names of its arguments."""
         namespace, _, rest = name.partition("::")
         if rest in PYTHON_FUNCTIONS.get(namespace, ()):
-            function: Callable[..., Any] = getattr(_MODULES[namespace], rest)
-            return function
+            return getattr(_MODULES[namespace], rest), ()
         if namespace not in OPERATOR_NAMESPACES:
             raise InvalidArgument(
                 f"a graph with a node {name!r}, which is neither an operator nor a function on numbers"
             )
         resolved = resolve(name, self._host_version)
         if not self._devices.cuda and resolved.name in STAND_INS:
-            return STAND_INS[resolved.name]
+            return STAND_INS[resolved.name], resolved.names
         base, _, overload = rest.partition(".")
         packet = getattr(getattr(torch.ops, namespace), base)
-        found: Callable[..., Any] = getattr(packet, overload or "default")
-        return found
+        return getattr(packet, overload or "default"), resolved.names
 
     def _argument(self, arg: GraphArg) -> Any:
         match arg:
