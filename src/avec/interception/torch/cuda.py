@@ -45,6 +45,7 @@ def _patch_cudnn(patches: Patches, accelerators: devices.Devices) -> None:
     def init() -> bool:
         return accelerators.visible > 0 and accelerators.opened.cudnn > 0
 
+    patches.stand_in(torch._C, {"_is_flash_attention_available": lambda: bool(accelerators.opened.cuda)})
     patches.stand_in(cudnn.m, {
         "_init": init,
         "is_available": init,

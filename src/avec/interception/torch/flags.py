@@ -79,6 +79,13 @@ def state() -> tuple[object, ...]:
     return torch.get_default_dtype(), *(_asked(name, *arguments) for name, *arguments in _GETTERS)
 
 
+def _getter_of(setter: str) -> str:
+    """The function of torch._C that tells what another has set, if it has one of its own."""
+    if "_sdp_use_" in setter:
+        return setter.replace("_set_sdp_use_", "_get_") + "_sdp_enabled"
+    return setter.replace("_set_", "_get_", 1)
+
+
 def _asked(name: str, *arguments: str) -> object:
     getter = getattr(torch._C, name, None)
     if getter is None:
@@ -137,12 +144,16 @@ def patch(patches: Patches, recording: Recording) -> None:
     flags = Flags(recording)
     limit = [10]  # cudnn.benchmark_limit, which a build without cuDNN does not keep
 
-    def forwarding(report: Callable[..., None], original: Any) -> Callable[..., object]:
+    def forwarding(setter: str, report: Callable[..., None], original: Any) -> Callable[..., object]:
+        getter = _getter_of(setter)
+        alone = (getter,) in _GETTERS and (setter in _SWITCHES or setter in _CHOICES)
+        look = functools.partial(_asked, getter) if alone else state
+
         @functools.wraps(original)
         def set_and_send(*args: Any, **kwargs: Any) -> object:
-            before = state()
+            before = look()
             result = original(*args, **kwargs)
-            if state() != before:
+            if look() != before:
                 report(*args, **kwargs)
             return result
 
@@ -178,7 +189,7 @@ def patch(patches: Patches, recording: Recording) -> None:
     }
     for setter, report in reports.items():
         if hasattr(torch._C, setter):
-            patches.replace(torch._C, setter, functools.partial(forwarding, report))
+            patches.replace(torch._C, setter, functools.partial(forwarding, setter, report))
     # torch.backends.cudnn has taken some of the functions from torch._C when it was imported.
     cudnn = vars(type(torch.backends.cudnn))
     for name in ("enabled", "benchmark", "deterministic", "allow_tf32"):
@@ -224,7 +235,7 @@ _DEFAULTS: tuple[tuple[tuple[str, ...], str, object], ...] = (
         for where, default in zip(_PRECISIONS, ("none", "none", "tf32", "tf32", "none"), strict=True)
     ),
     *(
-        ((setter.replace("_set_", "_get_"),), setter, (True, True))
+        ((_getter_of(setter),), setter, (True, True))
         for setter in _SWITCHES
         if setter.endswith("_reduced_precision_reduction")
     ),
