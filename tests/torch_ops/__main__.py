@@ -33,6 +33,7 @@ DIFFERENCES = FOLDER / "differences.toml"
 START_TIMEOUT_S = 120.0
 OPERATOR_TIMEOUT_S = 400.0  # some have thousands of samples
 LOG_END = 1000  # bytes
+CONTROL_SHARE = 0.85  # of what has to fail where all that is fetched was changed
 ATTEMPTS = 2  # before a crash counts: it may have been left by the operator before
 
 
@@ -204,7 +205,7 @@ def _kind(outcome: Outcome) -> str:
 
 
 def main() -> int:
-    """Run the suite; 0 when what fails is what is listed."""
+    """Run the suite; 0 when what fails is what is listed, or in the control run nearly all."""
     parser = argparse.ArgumentParser(prog="make test-torch-ops", description=__doc__)
     parser.add_argument("--samples", type=int, default=0, help="of each operator and dtype; 0: all")
     parser.add_argument("--only", default=".*", metavar="REGEX", help="operators whose whole names match")
@@ -223,7 +224,8 @@ def main() -> int:
     options.table.write_text(json.dumps([vars(each) for each in found], indent=1) + "\n", "utf-8")
     print(f"{summary(found)}; {time.monotonic() - began:.0f} s; the table is in {options.table}")
     if options.corrupt:
-        return 0
+        failing = sum(not each.passes for each in found)
+        return 0 if failing >= CONTROL_SHARE * len(found) else 1
     return report(found, listed(DIFFERENCES))
 
 
