@@ -12,7 +12,7 @@ import torch
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
-from . import collectives, compiling, cuda, extensions, printing, random, refusals, sparse, untyped
+from . import collectives, compiling, cuda, extensions, printing, random, refusals, saving, sparse, untyped
 from .attention import Attention
 from .grafting import Graft, graft
 from .kernels import Kernels
@@ -45,6 +45,7 @@ class Activation:
         compiling.patch(self._patches, self.recording)
         random.patch(self._patches, self.recording, self.kernels.generators)
         untyped.patch(self._patches, self.kernels)
+        saving.patch(self._patches, self.kernels)
         printing.patch(self._patches)
         refusals.patch(self._patches)
         pass_over(os.path.dirname(torch.__file__) + os.sep)

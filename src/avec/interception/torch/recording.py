@@ -368,8 +368,8 @@ class Recording:
         assert call is not None
         _put(self.wait(call), into)
 
-    def read_later(self, read: Read, into: Array) -> None:
-        """Send what is recorded; a tensor's elements are in uint8 memory when anything later has been waited for."""
+    def read_later(self, read: Read, into: Array) -> Call:
+        """Send what is recorded; a tensor's elements are in uint8 memory when this or a later call was waited for."""
         call = self.flush(read, (into,))
         assert call is not None
         with self.lock:
@@ -378,6 +378,7 @@ class Recording:
             full = len(self._reading) > READING_LIMIT
         if full:
             self.wait(oldest)
+        return call
 
     def ask(self, request: Request) -> Answer | None:
         """Send a request of another kind after all that is recorded, and wait for its answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from avec.interception import active
+from avec.interception import torch as front_end
 from avec.interception.torch import recording
 
 x = torch.arange(4.0).cuda()
@@ -182,3 +184,19 @@ def check_a_graph_outlives_the_numbers_of_its_templates() -> None:
     graph.replay()
     assert outputs.tolist() == [9] * 3
     assert shaped[4].tolist() == [5] * 5
+
+
+def check_saving_reads_ahead() -> None:
+    recording = front_end._activations[0].recording
+    tensors = {index: torch.full((50 + index % 3,), float(index), device="cuda") for index in range(80)}
+    tensors |= {"view": tensors[1][2:], "none": torch.empty(0, device="cuda"), "host": torch.ones(3)}
+    file, waited, read = io.BytesIO(), [], recording.read
+    recording.read = lambda *args: (waited.append(args), read(*args))
+    try:
+        torch.save(tensors, file)
+    finally:
+        del recording.read
+    file.seek(0)
+    for name, tensor in torch.load(file, map_location="cpu").items():
+        assert torch.equal(tensor, tensors[name].cpu()), name
+    assert waited == []
