@@ -74,6 +74,7 @@ class Devices:
 
     def synchronize(self, index: int) -> None:
         """Wait until a device has done all that was asked of it."""
+        self._recording.refuse_in_capture("waiting")
         self._recording.ask(Synchronize(0, index))
 
     def properties(self, index: int) -> CudaDeviceProperties:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+from collections.abc import Callable
 
 import torch
 from surface import raised
@@ -67,13 +69,15 @@ def check_what_a_graph_takes_lives_as_long() -> None:
 
 
 def check_waiting_cannot_be_captured() -> None:
-    x = torch.ones(4, device="cuda")
+    x, into = torch.ones(4, device="cuda"), torch.zeros(4)
 
-    def capture() -> None:
+    def captured(wait: Callable[[], object]) -> None:
         with torch.cuda.graph(torch.cuda.CUDAGraph()):
-            x.sum().item()
+            wait()
 
-    raised(RuntimeError, capture)
+    for wait in (x.sum().item, x.nonzero, torch.cuda.synchronize, lambda: into.copy_(x)):
+        text = raised(torch.AcceleratorError, functools.partial(captured, wait))
+        assert "operation not permitted when stream is capturing" in text
     assert not torch.cuda.is_current_stream_capturing()
     assert x.sum().item() == 4
 
