@@ -142,7 +142,7 @@ class Generators:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # nothing is recorded while it is held: whoever opens a session comes here, too
         self._handles: dict[int, int] = {}  # by the address of torch's C++ object
         self._free: list[int] = []  # handles of generators that died
         self._next = FIRST_OWN
@@ -167,9 +167,9 @@ class Generators:
         with self._lock:
             handle = self._free.pop() if self._free else self._next
             self._next = max(self._next, handle + 1)
-            generator = self._new(handle, index)
-            template = Template("avec::new_generator", (IntArg(0), DeviceArg(index)), {}, 1, 0)
-            self._recording.record(self._recording.template(template), (handle,))
+        generator = self._new(handle, index)
+        template = Template("avec::new_generator", (IntArg(0), DeviceArg(index)), {}, 1, 0)
+        self._recording.record(self._recording.template(template), (handle,))
         weakref.finalize(generator, self._forget, _address(generator), handle).atexit = False
         return generator
 
@@ -187,10 +187,9 @@ class Generators:
 
     def seed_all(self, seed: int) -> None:
         """Seed the default generators of all accelerators."""
-        with self._lock:
-            self._all_seed = seed
-            for index in range(len(self._recording.destination.devices) if self._usable else len(self._defaults)):
-                self.default(index).manual_seed(seed)
+        self._all_seed = seed
+        for index in range(len(self._recording.destination.devices) if self._usable else len(self._defaults)):
+            self.default(index).manual_seed(seed)
 
     def seed(self, generator: CudaGenerator) -> None:
         """Begin a generator's numbers anew with the seed that it has on the host."""
@@ -241,7 +240,7 @@ class Generators:
 
     def after_fork(self) -> None:
         """In a forked child: a thread that is not there may have held the lock."""
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def on_open(self) -> None:
         """A session was opened: its default generators become what the host's program has made of them."""
