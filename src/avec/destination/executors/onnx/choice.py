@@ -13,6 +13,8 @@ from avec.destination.executors.onnx.torch_engine.session import TorchSession
 from avec.errors import AcceleratorOutOfMemory, AvecError, InvalidModel, UnsupportedOperation
 from avec.protocol.onnx import LoadSession
 
+FATAL = 4  # onnxruntime's severity: refusals of made-up inputs are no errors
+
 log = logging.getLogger("avec.destination")
 
 
@@ -51,7 +53,9 @@ def _torch_session(
         raise UnsupportedOperation(f"the torch engine needs the package onnx: {exc}") from exc
     try:
         program = load(model, folder, device)
-        return TorchSession(program, native, engine), verify(program, native, engine.fast)
+        quiet = engine.native.RunOptions()
+        quiet.log_severity_level = FATAL
+        return TorchSession(program, native, engine), verify(program, native, engine.fast, quiet)
     except AvecError:
         raise
     except torch.cuda.OutOfMemoryError as exc:

@@ -5,16 +5,19 @@ A model is computed by torch only where that has been done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
 from avec.destination.executors.onnx.torch_engine.program import Program
-from avec.destination.executors.onnx.torch_engine.values import as_tensor
+from avec.destination.executors.onnx.torch_engine.values import as_array, as_tensor
 from avec.errors import AvecError, UnsupportedOperation
 from avec.tensor import Array
+
+Numbers = Callable[["np.dtype[Any]", Sequence[int], np.random.Generator], Array]
 
 COMPARED = 2  # inputs of different sizes, where the model leaves sizes open
 SIZES = (2, 24, 1, 64, 224)  # tried for dimensions that the model leaves open, beside a first one of 1
@@ -24,22 +27,20 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 TF32_TOLERANCE = 2e-2  # float32, where the session allows TF32
 
 
-def verify(program: Program, reference: Any, fast: bool) -> float:
+def verify(program: Program, reference: Any, fast: bool, options: Any = None) -> float:
     """Run both engines on the same inputs; give the largest relative difference.
+
+    Args:
+        options: RunOptions for the reference, whose refusals of inputs need not be in the log.
 
     Raises:
         UnsupportedOperation: the results differ, or no inputs were found that the model takes.
     """
     refused = "it has no inputs that could be made up"
     differences: list[float] = []
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    for feeds in _candidates(reference):
-        shapes = tuple(array.shape for array in feeds.values())
-        if shapes in seen:
-            continue
-        seen.add(shapes)
+    for feeds in chain(_candidates(reference, _ordinary), _candidates(reference, _positive)):
         try:
-            expected = reference.run(list(program.outputs), feeds, None)
+            expected = reference.run(list(program.outputs), feeds, options)
         except Exception as exc:  # these shapes do not go together; others may
             refused = str(exc).strip().split("\n", 1)[0]
             continue
@@ -63,6 +64,10 @@ def _compare(program: Program, feeds: dict[str, Array], expected: Sequence[Array
         if tuple(result.shape) != wanted.shape:
             raise UnsupportedOperation(
                 f"the torch engine gave {name!r} the shape {tuple(result.shape)}, onnxruntime {wanted.shape}"
+            )
+        if as_array(result).dtype != wanted.dtype:
+            raise UnsupportedOperation(
+                f"the torch engine gave {name!r} as {result.dtype}, onnxruntime as {wanted.dtype}"
             )
         difference = _difference(result.cpu(), wanted)
         bound = TOLERANCES.get(result.dtype, 0.0)
@@ -90,20 +95,24 @@ def _difference(result: torch.Tensor, wanted: Array) -> float:
     return float(np.abs(given[finite] - right[finite]).max(initial=0.0)) / max(largest, 1e-6)
 
 
-def _candidates(reference: Any) -> Iterator[dict[str, Array]]:
-    """Inputs of various sizes, of ordinary numbers; integers are 0 and 1, which are indices of nearly anything."""
+def _candidates(reference: Any, make: Numbers) -> Iterator[dict[str, Array]]:
+    """Inputs of various sizes, each combination of shapes once."""
     random = np.random.default_rng(0)
+    seen: set[tuple[tuple[int, ...], ...]] = set()
     for size in SIZES:
         for first in dict.fromkeys((1, size)):
             sizes: dict[str, int] = {}
-            feeds = {}
+            feeds: dict[str, Array] = {}
             for each in reference.inputs_meta:
                 shape = [_size(wanted, place, first, size, sizes) for place, wanted in enumerate(each.shape)]
                 if int(np.prod(shape, dtype=np.int64)) > ELEMENTS_LIMIT:
                     break
-                feeds[each.name] = _made_up(each.type, shape, random)
+                feeds[each.name] = make(_numpy_dtype(each.type), shape, random)
             else:
-                yield feeds
+                shapes = tuple(array.shape for array in feeds.values())
+                if shapes not in seen:
+                    seen.add(shapes)
+                    yield feeds
 
 
 def _size(wanted: object, place: int, first: int, size: int, sizes: dict[str, int]) -> int:
@@ -114,9 +123,20 @@ def _size(wanted: object, place: int, first: int, size: int, sizes: dict[str, in
     return sizes.setdefault(wanted, chosen) if isinstance(wanted, str) else chosen
 
 
-def _made_up(kind: str, shape: Sequence[int], random: np.random.Generator) -> Array:
+def _numpy_dtype(kind: str) -> np.dtype[Any]:
     name = kind.removeprefix("tensor(").removesuffix(")")
-    dtype = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+
+
+def _ordinary(dtype: np.dtype[Any], shape: Sequence[int], random: np.random.Generator) -> Array:
+    """Normally distributed numbers; integers are 0 and 1, which are indices of nearly anything."""
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
     return random.integers(0, 2, shape).astype(dtype)
+
+
+def _positive(dtype: np.dtype[Any], shape: Sequence[int], random: np.random.Generator) -> Array:
+    """Numbers about 1, which can be scales and sizes as well."""
+    if dtype.kind == "f":
+        return random.uniform(0.5, 1.5, shape).astype(dtype)
+    return np.ones(shape, dtype)
