@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -17,6 +17,7 @@ from avec.interception.patching import Patches
 from avec.protocol.torch import FIRST_ADDRESS, FIRST_TEMPLATE, FREE, Arg, ListArg, Template, TensorArg
 
 from .memory import new_pool_id
+from .rebasing import rebased
 from .storages import address_of, place_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Captured:
     def __init__(self, recording: Recording, numbers: list[int], floats: list[float], died: list[int]) -> None:
         """Take what `Recording.end_capture` gives."""
         self._recording = recording
+        self._places: list[int] = []
         self._floats = floats
         self._generation = recording.generation
         self._entries: list[_Entry] = []
@@ -66,9 +68,8 @@ class Captured:
             self._number_templates()
         self._recording.replay([*self._again, *self._numbers], self._floats)
 
-    def drop(self) -> None:
-        """Let its storages' places be used for others; may be called by a finalizer."""
-        self._recording.arena.unpin(self._places)
+    def __del__(self) -> None:
+        self._recording.arena.unpin(self._places)  # others may have them
 
     def _number_templates(self) -> None:
         """Templates were forgotten since: they have other numbers now."""
@@ -139,24 +140,24 @@ def _without(numbers: list[int], strays: Sequence[int]) -> list[int]:
 _recordings: list[Recording] = []  # none or one: torch makes graphs by calling their class
 
 
-class CUDAGraph:
-    """Stands in for torch.cuda.CUDAGraph."""
+class NativeGraph:
+    """Stands in for torch._C._CUDAGraph, on which torch's own Python class for graphs is built."""
 
     _captured: Captured | None
-    _pool: tuple[int, int]
-    graph_pool: Any
+    _id: tuple[int, int]
 
-    def __new__(cls, keep_graph: bool = False) -> Any:
+    def __new__(cls, keep_graph: bool = False, **_: Any) -> Any:
         """Make an empty graph."""
         graph = super().__new__(cls)
         graph._captured = None
-        graph._pool = new_pool_id()
+        graph._id = new_pool_id()
         return graph
 
-    def capture_begin(
-        self, pool: Any = None, capture_error_mode: str = "global", check_input_liveness: bool = False
-    ) -> None:
-        """Begin to keep what is issued; what it uses is kept alive too, so there is no liveness to check."""
+    def __init__(self, keep_graph: bool = False, **_: Any) -> None:
+        """Do nothing: captured graphs are all kept."""
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
+        """Begin to keep what is issued."""
         recording = _recordings[0]
         if self._captured is not None:
             raise RuntimeError(
@@ -170,10 +171,10 @@ class CUDAGraph:
                 " on the default stream.)"
             )
         if pool is not None:
-            self._pool = tuple(pool)
+            self._id = tuple(pool)
         recording.begin_capture()
 
-    def capture_end(self) -> None:
+    def capture_end_pre(self) -> None:
         """End the capture."""
         recording = _recordings[0]
         if not recording.capturing:
@@ -181,9 +182,20 @@ class CUDAGraph:
         numbers, floats, died = recording.end_capture()
         self._captured = Captured(recording, numbers, floats, died)
 
+    def capture_end_post(self) -> None:
+        """Do nothing: there is no template to be given up."""
+
+    def capture_end(self) -> None:
+        """End the capture, in torch before 2.14."""
+        NativeGraph.capture_end_pre(self)
+
     def instantiate(self) -> None:
         """Do nothing: a captured graph can be replayed."""
         self._existing()
+
+    @property
+    def _has_graph_exec(self) -> bool:
+        return self._captured is not None
 
     def replay(self) -> None:
         """Have all that was captured be done once more."""
@@ -191,18 +203,26 @@ class CUDAGraph:
 
     def reset(self) -> None:
         """Forget what was captured."""
-        captured, self._captured = self._captured, None
-        if captured is not None:
-            captured.drop()
+        self._captured = None
 
     def pool(self) -> tuple[int, int]:
         """Return the name of the pool that the graph's memory is in."""
-        return self._pool
+        return self._id
+
+    def pools(self) -> list[tuple[int, int]]:
+        """Return the names of all its pools."""
+        return [self._id]
+
+    def _retain_pool(self, pool: Any) -> None:
+        """Do nothing: what a graph uses is kept as long as the graph."""
+
+    def register_generator_state(self, generator: Any) -> None:
+        """Do nothing: replays draw random numbers as eager mode would."""
 
     def enable_debug_mode(self) -> None:
         """Do nothing: there is no graph of CUDA's to show."""
 
-    def debug_dump(self, debug_path: str) -> NoReturn:
+    def debug_dump(self, *_: Any, **__: Any) -> NoReturn:
         """Raise UnsupportedOperation."""
         raise _no_native_graph("debug_dump")
 
@@ -214,47 +234,10 @@ class CUDAGraph:
         """Raise UnsupportedOperation."""
         raise _no_native_graph("raw_cuda_graph_exec")
 
-    def get_graph_data(self) -> NoReturn:
-        """Raise UnsupportedOperation."""
-        raise _no_native_graph("get_graph_data")
-
     def _existing(self) -> Captured:
         if self._captured is None:
             raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
         return self._captured
-
-    def __del__(self) -> None:
-        self.reset()
-
-
-CUDAGraph.__module__ = "torch.cuda.graphs"
-
-
-class Graph(CUDAGraph):
-    """Stands in for torch.accelerator.Graph: a context that captures what is issued in it."""
-
-    def __new__(cls, keep_graph: bool = False, *, pool: Any = None, capture_error_mode: str = "default") -> Any:
-        """Make an empty graph."""
-        graph = super().__new__(cls, keep_graph)
-        graph.graph_pool = pool
-        graph.capture_error_mode = capture_error_mode
-        return graph
-
-    def capture_begin(self) -> None:  # type: ignore[override]
-        """Begin to keep what is issued."""
-        super().capture_begin(self.graph_pool)
-
-    def __enter__(self) -> Self:
-        torch.accelerator.synchronize()
-        torch.accelerator.empty_cache()
-        self.capture_begin()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.capture_end()
-
-
-Graph.__module__ = "torch.accelerator.graphs"
 
 
 def _no_native_graph(name: str) -> UnsupportedOperation:
@@ -266,11 +249,13 @@ def _no_native_graph(name: str) -> UnsupportedOperation:
 def patch(patches: Patches, recording: Recording) -> None:
     """Give torch graphs of the destination's."""
     _recordings[:] = [recording]
+    cuda_graph = rebased(torch.cuda.graphs.CUDAGraph, NativeGraph)
     for module in (torch.cuda, torch.cuda.graphs):
-        patches.replace(module, "CUDAGraph", lambda original: CUDAGraph)
-    if hasattr(torch.accelerator, "Graph"):
+        patches.replace(module, "CUDAGraph", lambda original: cuda_graph)
+    if hasattr(torch.accelerator, "Graph"):  # since torch 2.12
+        graph = rebased(torch.accelerator.graphs.Graph, NativeGraph)
         for owner in (torch.accelerator, torch.accelerator.graphs):
-            patches.replace(owner, "Graph", lambda original: Graph)
+            patches.replace(owner, "Graph", lambda original: graph)
     for owner in (torch._C, torch.cuda.graphs):
         patches.replace(owner, "_cuda_isCurrentStreamCapturing", lambda original: lambda: recording.capturing)
         patches.replace(owner, "_graph_pool_handle", lambda original: new_pool_id)

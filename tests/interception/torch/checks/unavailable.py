@@ -50,7 +50,7 @@ def check_other_processes() -> None:
 
 def check_native_graphs() -> None:
     graph = torch.cuda.CUDAGraph(keep_graph=True)
-    for name in ("raw_cuda_graph", "raw_cuda_graph_exec", "get_graph_data"):
+    for name in ("raw_cuda_graph", "raw_cuda_graph_exec"):
         _refused_of(graph, name)
 
 
