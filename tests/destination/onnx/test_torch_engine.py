@@ -320,6 +320,16 @@ def test_values_and_bindings_of_the_torch_engine(doubled: Path, tmp_path: Path) 
     assert isinstance(msgspec.msgpack.decode(body, type=Raised), Raised)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "uint64", "float16", "bool", "int8"])
+def test_values_of_any_type_are_kept_whoever_computes(dtype: str) -> None:
+    host = Host("torch")
+    contents = np.array([0, 1, 1], dtype)
+    ask(host.space, Put(value=1, contents=Tensor(0), device="cuda"), contents)
+    result = ask(host.space, Fetch(value=1))[1][0]
+    assert result.dtype == contents.dtype
+    np.testing.assert_array_equal(result, contents)
+
+
 def test_a_cache_on_the_torch_engine(tmp_path: Path) -> None:
     path = tmp_path / "step"
     path.write_bytes(cache_step().SerializeToString())

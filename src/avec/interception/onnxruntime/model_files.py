@@ -69,5 +69,15 @@ def _side_files(locations: Sequence[str], folder: str) -> Iterator[tuple[str, Pa
     for location in locations:
         name = PurePosixPath(location)
         path = Path(folder, location)
-        if not name.is_absolute() and ".." not in name.parts and path.is_file() and os.access(path, os.R_OK):
+        within = not name.is_absolute() and ".." not in name.parts and "\0" not in location
+        if within and _is_text(location) and path.is_file() and os.access(path, os.R_OK):
             yield location, path
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8, as ONNX asks for; others cannot be told to a destination."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,7 +12,7 @@ import torch
 
 from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime, engine_raises
 from avec.destination.executors.onnx.torch_engine.operators import DTYPES
-from avec.destination.executors.onnx.torch_engine.values import TensorValue
+from avec.destination.executors.onnx.torch_engine.values import TensorValue, is_known
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.protocol.onnx import Device, Held, Info, Sparse, Typed, Value
 from avec.protocol.onnx_values import ELEMENT_BITS, Packer, bytes_of, storage_nbytes, unpack, unpack_array
@@ -56,7 +56,7 @@ class Contents:
         array = unpack(value, parts, lambda known: self._wrapped(known, parts))
         if not isinstance(array, np.ndarray):
             raise InvalidArgument(f"an array is needed, not {type(array).__name__}")
-        if device == "cuda" and self._engine.torch_device is not None and array.dtype.kind in "biuf":
+        if device == "cuda" and self._engine.torch_device is not None and is_known(array):
             return Stored(TensorValue(torch.from_numpy(np.array(array)).to(self._engine.torch_device), self._engine))
         if self._engine.is_host_memory(device):
             array = np.array(array, order="C")  # the parts are given back after this call

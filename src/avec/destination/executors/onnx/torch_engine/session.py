@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avec.destination.executors.onnx.engine import EngineRaised, OnnxRuntime
 from avec.destination.executors.onnx.torch_engine.operators import DTYPES
-from avec.destination.executors.onnx.torch_engine.values import TensorValue, as_array, as_tensor
+from avec.destination.executors.onnx.torch_engine.values import TensorValue, as_array, as_tensor, is_known
 from avec.errors import AcceleratorOutOfMemory, UnsupportedOperation
 from avec.tensor import Array
 
@@ -197,7 +197,7 @@ def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor | None:
     if isinstance(value, TensorValue):
         return value.tensor
     if isinstance(value, np.ndarray):
-        return as_tensor(value) if value.dtype.isnative and value.dtype.kind in "biuf" else None
+        return as_tensor(value) if is_known(value) else None
     if isinstance(value, list) and dtype is not None:
         try:
             return torch.tensor(value, dtype=dtype)

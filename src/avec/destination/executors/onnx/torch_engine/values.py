@@ -20,6 +20,9 @@ _NAMES = {
 }  # fmt: skip
 
 
+NUMPY_NAMES = frozenset(str(dtype).removeprefix("torch.") for dtype in DTYPES.values() if dtype != torch.bfloat16)
+
+
 class TensorValue:
     """Stands for a native OrtValue; whoever asks for its class is told the native one."""
 
@@ -91,6 +94,11 @@ class TensorValue:
 def data_type(dtype: torch.dtype) -> str:
     """ONNX Runtime's name of a tensor type."""
     return f"tensor({_NAMES[dtype]})"
+
+
+def is_known(array: Array) -> bool:
+    """Whether an array's type is one that torch and this engine have."""
+    return array.dtype.isnative and array.dtype.name in NUMPY_NAMES
 
 
 def as_array(tensor: Tensor) -> Array:
