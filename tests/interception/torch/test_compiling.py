@@ -93,7 +93,7 @@ def test_with_a_compiler_graphs_are_compiled_at_the_destination(tmp_path: Path) 
         losses = json.loads(_run(destination, tmp_path / "report", STEPS))
         assert "is not compiled" not in destination.log_text()
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
-    assert len(list(destination.cache_dir.glob("inductor/**/*.cpp"))) >= _graphs(tmp_path / "report") == 2
+    assert len(list(destination.cache_dir.glob("**/*.cpp"))) >= _graphs(tmp_path / "report") == 2
 
 
 def test_what_stands_in_for_compilers_does_so_until_the_interception_ends(plain: Destination) -> None:
