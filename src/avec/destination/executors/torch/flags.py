@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,10 +18,27 @@ Value = bool | int | str
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """How a setting is set, and the values it may have: a type, or the words."""
+    """How a setting is set, and the values it may have: a type, the words, or what a text has to look like."""
 
     apply: Callable[[Value], object]
-    allowed: type | tuple[str, ...]
+    allowed: type | tuple[str, ...] | re.Pattern[str]
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is one of those."""
+        match self.allowed:
+            case tuple():
+                return value in self.allowed
+            case re.Pattern():
+                return isinstance(value, str) and self.allowed.fullmatch(value) is not None
+        return type(value) is self.allowed
+
+    def __str__(self) -> str:
+        match self.allowed:
+            case tuple():
+                return ", ".join(self.allowed)
+            case re.Pattern():
+                return self.allowed.pattern
+        return self.allowed.__name__
 
 
 def _attribute(path: str, allowed: type | tuple[str, ...]) -> tuple[str, Flag]:
@@ -45,6 +63,9 @@ _PRECISIONS = ("none", "ieee", "tf32")
 def _of_gpus(apply: Callable[[Value], object]) -> Callable[[Value], object]:
     """A setting that means nothing where the accelerator is a CPU."""
     return lambda value: apply(value) if torch.cuda.is_available() else None
+
+
+_DEVICE_AND_FRACTION = re.compile(r"\d{1,2}:\d(\.\d+)?(e-\d+)?")
 
 
 def _set_memory_fraction(value: Value) -> None:
@@ -86,7 +107,9 @@ FLAGS |= {
         _of_gpus(lambda value: torch.backends.cuda.preferred_blas_library(str(value))),
         ("default", "cublas", "cublaslt", "ck"),
     ),
-    "cuda.memory_fraction": Flag(_of_gpus(_set_memory_fraction), str),  # "device:fraction"
+    "cuda.memory_fraction": Flag(
+        _of_gpus(_set_memory_fraction), re.compile(r"\d{1,2}:\d\.\d+(e-\d+)?")
+    ),  # device, fraction
     # torch asks for it before deterministic algorithms and reads it at its first matrix product.
     "cublas_workspace_config": Flag(
         lambda value: os.environ.__setitem__("CUBLAS_WORKSPACE_CONFIG", str(value)), (":4096:8", ":16:8")
@@ -129,10 +152,8 @@ def set_flag(name: object, value: object) -> None:
         raise UnsupportedOperation(
             f"torch's setting {name!r} cannot be set from a host; those that can: {', '.join(FLAGS)}"
         )
-    fits = value in flag.allowed if isinstance(flag.allowed, tuple) else type(value) is flag.allowed
-    if not fits or not isinstance(value, bool | int | str):
-        allowed = flag.allowed.__name__ if isinstance(flag.allowed, type) else ", ".join(flag.allowed)
-        raise InvalidArgument(f"torch's setting {name} to {value!r}; allowed: {allowed}")
+    if not flag.allows(value) or not isinstance(value, bool | int | str):
+        raise InvalidArgument(f"torch's setting {name} to {value!r}; allowed: {flag}")
     try:
         flag.apply(value)
     except (AttributeError, RuntimeError, ValueError) as exc:
