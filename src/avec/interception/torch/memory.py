@@ -172,6 +172,8 @@ def patch(patches: Patches, recording: Recording, devices: Devices) -> None:
         "_cuda_clearCublasWorkspaces": lambda: None,
         "_cuda_setMemoryMetadata": lambda metadata: None,
         "_cuda_getMemoryMetadata": lambda: "",
+        "_cuda_annotateMemory": lambda address, metadata: None,
+        "_cuda_memoryMetadataSupported": lambda: False,
         "_cuda_ipc_collect": lambda: None,
         "_host_emptyCache": lambda: None,
         "_accelerator_isAllocatorInitialized": lambda: recording.opened,
