@@ -12,7 +12,7 @@ import torch
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
-from . import collectives, compiling, cuda, extensions, printing, random, refusals, saving, sparse, untyped
+from . import collectives, compiling, cuda, extensions, printing, random, refusals, saving, structured, untyped
 from .attention import Attention
 from .grafting import Graft, graft
 from .kernels import Kernels
@@ -55,15 +55,15 @@ class Activation:
     def _register(self) -> torch.library.Library:
         library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         assert library.m is not None  # for mypy
-        to_sparse = sparse.dense_kernels()
+        to_sparse = structured.dense_kernels()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*overrid")  # a build with CUDA has kernels for these already
             for name in dict.fromkeys((*cuda_operators(), *BENEATH, *WHOLE)):
                 special = SPECIAL.get(name)
                 kernel = self.kernels.kernel(name) if special is None else functools.partial(special, self.kernels)
                 library.m.impl(name, "CUDA", to_sparse.get(name, kernel), False)
-            for key in sparse.KEYS:
-                for name, function in sparse.kernels(key).items():
+            for key in structured.KEYS:
+                for name, function in structured.kernels(key).items():
                     library.m.impl(name, key, function, False)
             attention = Attention(self.kernels)
             library.m.impl("_fused_sdp_choice", "CUDA", attention.choice, False)

@@ -1,69 +1,17 @@
-"""Sparse tensors on the accelerator: the host keeps their structure, the destination their dense indices and values.
-
-Most of torch's sparse operators are one C++ function for CPUs and GPUs, composed of dense operators: these are called
-as they are. Those few that have a kernel of their own for GPUs are composed here; the rest is refused by name.
-"""
+"""Kernels of sparse CUDA tensors that CPUs and GPUs do not share (`structured`), composed of dense operators."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from avec.errors import UnsupportedOperation
 
-from .operators import registered_operators, registered_together
-from .prediction import without_numbers
-from .schemas import Operator
-
 aten = torch.ops.aten
-
-# The dispatch key of sparse CUDA tensors, and that of the CPU's, whose functions may be shared.
-KEYS = {"SparseCUDA": "SparseCPU", "SparseCsrCUDA": "SparseCsrCPU"}
-# Operators on dense tensors that may give sparse ones, by functions that CPUs and GPUs share.
-FROM_DENSE = (
-    "_to_sparse", "_to_sparse.sparse_dim", "_to_sparse_csr", "_to_sparse_csc", "_to_sparse_bsr", "_to_sparse_bsc",
-    "sparse_mask", "_embedding_bag_backward",
-)  # fmt: skip
-
-
-def kernels(key: str) -> dict[str, Callable[..., Any]]:
-    """The kernels of sparse CUDA tensors, by the operator's name."""
-    twin = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, KEYS[key]))
-    found: dict[str, Callable[..., Any]] = {
-        name: functools.partial(_refuse, name) for name in registered_operators(key)
-    }
-    for name in registered_together(KEYS[key], key):
-        found[name] = _shared(name, twin)
-    return found | (COO if key == "SparseCUDA" else CSR)
-
-
-def dense_kernels() -> dict[str, Callable[..., Any]]:
-    """The kernels of dense CUDA tensors that give sparse ones."""
-    twin = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-    return {name: _shared(name, twin) for name in FROM_DENSE}
-
-
-def _shared(name: str, keys: Any) -> Callable[..., Any]:
-    """The function that a CPU's tensors of the kind have; it is looked up when it is first called."""
-
-    @functools.cache
-    def operator() -> Operator:
-        return Operator.named(name)
-
-    def shared(*args: Any, **kwargs: Any) -> Any:
-        return operator().overload.redispatch(keys, *without_numbers(operator(), args), **kwargs)
-
-    return shared
-
-
-def _refuse(name: str, *args: object, **kwargs: object) -> NoReturn:
-    raise UnsupportedOperation(
-        f"aten::{name} of sparse CUDA tensors is not forwarded; use dense ones (`.to_dense()`) or the CPU's (`.cpu()`)"
-    )
 
 
 def _coo(like: Tensor, indices: Tensor, values: Tensor, coalesced: bool | None = None) -> Tensor:

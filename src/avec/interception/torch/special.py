@@ -181,12 +181,6 @@ def _use_miopen_ctc_loss(kernels: Kernels, *args: object) -> bool:
     return False
 
 
-@special("_nested_tensor_from_mask_left_aligned")
-def _nested_tensor_from_mask_left_aligned(kernels: Kernels, *args: object) -> bool:
-    """A no: an encoder then does without nested tensors, which do not live at a destination."""
-    return False
-
-
 @special("record_stream")
 def _record_stream(kernels: Kernels, self: torch.Tensor, s: object) -> None:
     """Nothing to do: the destination carries everything out in one order."""

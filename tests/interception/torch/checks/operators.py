@@ -89,6 +89,23 @@ def check_sparse_gradients_train_an_embedding() -> None:
     same(trained)
 
 
+def check_nested_tensors() -> None:
+    torch.manual_seed(0)
+    parts, linear = [torch.randn(3, 4), torch.randn(5, 4)], nn.Linear(4, 8)
+    linears = {"cpu": linear, "cuda": copy.deepcopy(linear).cuda()}
+
+    def nested(device: str, layout: torch.layout) -> torch.Tensor:
+        return linears[device](torch.nested.nested_tensor([part.to(device) for part in parts], layout=layout))
+
+    def attention(device: str) -> torch.Tensor:
+        heads = nested(device, torch.jagged).unflatten(-1, [2, 4]).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(-2).to_padded_tensor(0)
+
+    same(lambda device: nested(device, torch.jagged).to_padded_tensor(0))
+    same(lambda device: F.softmax(nested(device, torch.strided), -1).to_padded_tensor(0))
+    same(attention)
+
+
 def check_recurrent_networks_take_sequences_of_several_lengths() -> None:
     torch.manual_seed(0)
     data = torch.randn(3, 5, 4)
@@ -156,8 +173,7 @@ def check_an_encoder_with_padding_in_evaluation() -> None:
 
     def output(device: str) -> torch.Tensor:
         with torch.no_grad():
-            result = nets[device](data.to(device), src_key_padding_mask=padding.to(device))
-        return result[~padding.to(device)]
+            return nets[device](data.to(device), src_key_padding_mask=padding.to(device))
 
     same(output)
 
