@@ -91,7 +91,7 @@ class IntArg(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class HostScalarArg(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """A tensor of no dimension in the host's own memory, which torch lets take part; input number `place` is its bits."""
+    """A tensor of no dimension in the host's memory, which torch lets take part; input number `place` is its bits."""
 
     place: int
     dtype: str
