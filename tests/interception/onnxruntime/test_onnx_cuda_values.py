@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from avec.errors import InvalidArgument, UnsupportedOperation
-from avec.interception import active
 from avec.profiling import ExecutionCycle
-from avec.protocol.messages import AcceleratorInfo
 from onnx_models import cache_step, doubling
 
+ENGINES = ("auto", "torch")
 CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 Sent = Callable[[], Sequence[ExecutionCycle]]
@@ -205,12 +204,3 @@ def test_dropped_values_are_freed_with_the_next_request(ort: ModuleType, sent: S
 
     with pytest.raises(ValueError, match=f"value {number} names nothing"):
         space().run("fetch", Fetch(value=number)).answer()
-
-
-def test_a_model_that_a_gpu_s_destination_computes_on_its_cpu_is_warned_of(
-    ort: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(active.session(), "accelerator", AcceleratorInfo("cuda", "a GPU", 1 << 30))
-    with pytest.warns(UserWarning, match="computed on the destination's CPU: onnxruntime has no CUDA there") as caught:
-        ort.InferenceSession(doubling().SerializeToString(), providers=CUDA)
-    assert [each.filename for each in caught] == [__file__]

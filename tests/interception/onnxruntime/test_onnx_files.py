@@ -12,6 +12,7 @@ import pytest
 from avec.errors import UnsupportedOperation
 from avec.interception import active
 from avec.profiling import ModelTransfer
+from avec.protocol.messages import AcceleratorInfo
 from onnx_models import doubling, linear, with_side_file
 
 CUDA = ["CUDAExecutionProvider"]
@@ -176,3 +177,12 @@ def test_training_is_refused_where_a_build_has_it(monkeypatch: pytest.MonkeyPatc
     finally:
         front_end.unpatch(onnxruntime)
     assert native.TrainingAgent is object
+
+
+def test_a_model_that_a_gpu_s_destination_computes_on_its_cpu_is_warned_of(
+    ort: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active.session(), "accelerator", AcceleratorInfo("cuda", "a GPU", 1 << 30))
+    with pytest.warns(UserWarning, match="computed on the destination's CPU: onnxruntime has no CUDA there") as caught:
+        ort.InferenceSession(doubling().SerializeToString(), providers=CUDA)
+    assert [each.filename for each in caught] == [__file__]

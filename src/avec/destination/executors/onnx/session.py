@@ -17,7 +17,7 @@ from avec.destination.executors.onnx.contents import Stored
 from avec.destination.executors.onnx.engine import EngineRaised, engine_raises
 from avec.destination.executors.onnx.options import SessionOptions, run_options
 from avec.destination.executors.onnx.space import Space, answered, decoded
-from avec.destination.executors.onnx.torch_engine.session import TorchSession, native_feed, native_value
+from avec.destination.executors.onnx.torch_engine.session import TorchSession, native_feed
 from avec.destination.executors.onnx.torch_engine.values import TensorValue
 from avec.errors import InvalidArgument, UnsupportedOperation
 from avec.protocol.onnx import (
@@ -154,7 +154,7 @@ class InferenceSession:
         """A value that the session's engine takes: one of torch's goes to the CPU for the other engine."""
         if isinstance(self._native, TorchSession):
             return stored
-        return Stored(*native_value(stored.ort_value)) if isinstance(stored.ort_value, TensorValue) else stored
+        return Stored(*stored.ort_value.as_native()) if isinstance(stored.ort_value, TensorValue) else stored
 
     def _run(self, request: RunSession, parts: Sequence[Array]) -> Answer:
         feeds = {name: self._space.contents.feed(value, parts) for name, value in request.feeds.items()}

@@ -59,7 +59,7 @@ class TorchSession:
         fits = tensors is not None and self._fits(outputs, options)
         computed = self._compute(tensors, outputs) if tensors is not None and fits else None
         if computed is None:  # onnxruntime says what is wrong, or computes it
-            kept = {name: native_value(value) for name, value in feeds.items()}
+            kept = {name: native_value(value, self._engine) for name, value in feeds.items()}
             native = {name: value for name, (value, _) in kept.items()}
             computed = [
                 as_tensor(each.numpy()) for each in self._reference.run_with_ort_values(native, list(outputs), options)
@@ -178,9 +178,13 @@ class TorchBinding:
                 _copy_into(bound, value)
 
 
-def native_value(value: Any) -> tuple[Any, object]:
-    """A native OrtValue for a value of either kind, and the memory that it points to."""
-    return value.as_native() if isinstance(value, TensorValue) else (value, None)
+def native_value(value: Any, engine: OnnxRuntime) -> tuple[Any, object]:
+    """A native OrtValue for an array or a value of either kind, and the memory that it points to."""
+    if isinstance(value, TensorValue):
+        return value.as_native()
+    if isinstance(value, np.ndarray):
+        return engine.native.OrtValue.ortvalue_from_numpy(value, engine.device("cpu")), value
+    return value, None
 
 
 def native_feed(value: Any, engine: OnnxRuntime) -> Any:
