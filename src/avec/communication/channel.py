@@ -90,10 +90,11 @@ class Channel:
             data: a frame of SMALL_NBYTES at most.
             sent: gets an item exactly when the frame was sent, even if an interrupt is raised here.
         """
-        if not self._sending.acquire(blocking=False):
-            return
+        held: list[bool] = []
         try:
-            if not self._finished and self._transport.writable():  # then there is room for all of it
+            # In one call, since between two an interrupt could be raised, and nobody would ever send again.
+            held.extend(map(self._sending.acquire, (False,)))
+            if held[0] and not self._finished and self._transport.writable():  # then there is room for all of it
                 self._transport.send_at_once(data, sent)
                 if sent and sent[0] < len(data):
                     self._transport.send([memoryview(data)[sent[0] :]])
@@ -101,7 +102,8 @@ class Channel:
         except OSError:
             self._transport.abort()  # the receiving side finds the connection broken and says so
         finally:
-            self._sending.release()
+            if held and held[0]:
+                self._sending.release()
 
     def receive(self) -> Frame:
         """Receive the next frame that is not part of the heartbeat.

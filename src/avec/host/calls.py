@@ -191,25 +191,27 @@ class Credit:
         self._taken_calls = 0
         self._taken_nbytes = 0
         self._open = False
-        self._changed = threading.Condition()
+        # Entered by itself: an interrupt within a Condition's own `__enter__`, which is Python, would keep it for ever.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def take(self, nbytes: int) -> None:
         """Block until a call of this size fits; one larger than the whole credit waits until it is alone."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._open or self._fits(nbytes))
             self._taken_calls += 1
             self._taken_nbytes += nbytes
 
     def give_back(self, nbytes: int) -> None:
         """Return what an answered call took."""
-        with self._changed:
+        with self._lock:
             self._taken_calls -= 1
             self._taken_nbytes -= nbytes
             self._changed.notify_all()  # whoever alone was told might not fit, or have been interrupted
 
     def open(self) -> None:
         """Let everybody pass: the session is lost, and whoever comes will be told."""
-        with self._changed:
+        with self._lock:
             self._open = True
             self._changed.notify_all()
 

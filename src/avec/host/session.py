@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -216,35 +216,38 @@ class Session:
             progress.wire_nbytes_up = len(buffers[0]) + nbytes
             progress.encoded_ns = clock_ns()
             call = Call(number, handle, name, nbytes, progress, into, self._raise_late, self.recorder.add)
-            self._calls[number] = call
-            if progress.wire_nbytes_up > SMALL_NBYTES or not self._send_at_once(call, buffers):
-                self._put(_Outgoing(buffers, call))
-                self.issued = number
+            self._hand_on(call, buffers)
         if self._lost is not None:  # between the check and the registration: nobody else would end this call
             self._end_calls()
         return call
 
-    def _put(self, item: _Outgoing | int) -> None:
-        self._queued = next(self._puts)
-        self._outbox.put(item)
-
-    def _send_at_once(self, call: Call, buffers: Sequence[Buffer]) -> bool:
-        """Send a small call from this thread, which saves waking another; not while something earlier is queued."""
-        if self._queued != self._dequeued:
-            return False
-        sent: list[int] = []
+    def _hand_on(self, call: Call, buffers: Sequence[Buffer]) -> None:
+        """Have a call sent; after an interrupt it was handed on as a whole, or it was not made."""
+        handed_on: list[Any] = []
         try:
-            self._channel.send_at_once(b"".join(buffers), sent)
-        except BaseException:  # an interrupt: the call was made, or it was not
-            if not sent:
+            self._calls[call.number] = call
+            # A small call is sent by this thread, which saves waking another; not while something earlier is queued.
+            if call.progress.wire_nbytes_up <= SMALL_NBYTES and self._queued == self._dequeued:
+                self._channel.send_at_once(b"".join(buffers), handed_on)
+                if handed_on:
+                    call.mark_sent()
+            if not handed_on:
+                self._put(_Outgoing(buffers, call), handed_on)
+        except BaseException:
+            if not handed_on:
                 del self._calls[call.number]
                 self._credit.give_back(call.nbytes)
             raise
         finally:
-            if sent:
+            if handed_on:
                 self.issued = call.number
-                call.mark_sent()
-        return bool(sent)
+
+    def _put(self, item: _Outgoing | int, handed_on: list[Any] | None = None) -> None:
+        """Queue something for the sending thread; `handed_on` gets an item exactly when that was done."""
+        notes: list[Any] = [] if handed_on is None else handed_on
+        self._queued = next(self._puts)
+        # In one call, since between two an interrupt could be raised and the note be lost.
+        notes.extend(map(self._outbox.put, (item,)))
 
     def _check_usable(self) -> None:
         if self._draining is not None:

@@ -430,8 +430,9 @@ def _recorded(operator: Operator, parts: _Source) -> list[str]:
         made += [
             "with _lock:",
             " if _entry.marked: _mark()",
-            f" {recorded}",
-            f" _extend_floats(({', '.join(parts.floats)},))",
+            f" _recorded = (_entry.template, {inputs}{outputs})",
+            " try: _extend(_recorded)",
+            f" finally: _extend_floats(({', '.join(parts.floats)},))",  # even after an interrupt, see Recording
         ]
     else:
         made += ["if _entry.marked:", f" with _lock: _mark(); {recorded}", f"else: {recorded}"]

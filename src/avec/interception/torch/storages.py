@@ -215,16 +215,20 @@ class Arena:
             dead = np.flatnonzero(marks < ORIGIN)
             if not dead.size:
                 return
-            marks[dead] = ORIGIN
             places = dead.tolist()
+            # Recorded before the marks are taken away: after an interrupt in between it is recorded twice, which does
+            # no harm, where a storage whose end is never told would stay.
             if self._held is not None:
                 self._held.extend(places)
                 numbers.extend([each for place in places for each in (FREE, address_of(place))])
+                marks[dead] = ORIGIN
                 return
             if self._pinned:
                 self._pinned_dead.update(place for place in places if place in self._pinned)
                 places = [place for place in places if place not in self._pinned]
-            self._give_back(places, numbers)
+            numbers.extend([each for place in places for each in (FREE, address_of(place))])
+            marks[dead] = ORIGIN
+            self._reuse(places)
 
     def hold(self) -> None:
         """From now on, storages that die are freed in the stream, but nothing else gets their places.
@@ -271,6 +275,9 @@ class Arena:
     def _give_back(self, places: list[int], numbers: list[int]) -> None:
         # Recorded first: another thread may take a struct as soon as it is free, and record what it puts there.
         numbers.extend([each for place in places for each in (FREE, address_of(place))])
+        self._reuse(places)
+
+    def _reuse(self, places: list[int]) -> None:
         touched = {}
         base, layout_of = self._base, self._layout_of
         for place in places:

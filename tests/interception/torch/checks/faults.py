@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from torch import nn
 CYCLES_PER_S = 10**9  # of a destination without GPU
 LONG_S = 1.5
 SOON_S = 0.1
+INTERRUPTS = 300
 
 
 def raised(function: Callable[[], object], kind: type[BaseException], *texts: str) -> BaseException:
@@ -202,6 +204,38 @@ def check_interrupts_in_a_loop_of_waits() -> None:
         # Interrupted before the addition, after it, or within the wait.
         assert x.item() in (read, read + 1)
         read = x.item()
+
+
+class Interrupt(Exception):
+    """Raised by a signal, where KeyboardInterrupt would be."""
+
+
+def check_interrupts_at_any_place_leave_the_stream_whole() -> None:
+    draw = random.Random(1)
+    armed = False
+
+    def interrupt(number: int, frame: object) -> None:
+        if armed:
+            raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    a = torch.zeros(4, device="cuda")
+    for _ in range(INTERRUPTS):
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.0003, 0.003))
+            while True:
+                a.mul_(0.25).add_(1.5)
+                a.mul(0.75).new_full((3,), 1.25)
+                torch.tensor([3.5, 1.0]).cuda()
+        except Interrupt:
+            armed = False
+        # Each takes the very numbers, bytes and addresses that belong to it.
+        first, second, third = draw.random(), draw.random(), draw.random()
+        result = torch.full((2,), first, device="cuda").mul(second) + torch.tensor([third, 0.0]).cuda()
+        expected = torch.full((2,), first).mul(second) + torch.tensor([third, 0.0])
+        assert result.tolist() == expected.tolist()
+    signal.signal(signal.SIGALRM, before)
 
 
 def check_an_interrupt_in_a_long_wait() -> None:
