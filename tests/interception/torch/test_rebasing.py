@@ -28,7 +28,8 @@ class Graph(Native):
 
     def replay(self, times: int = 2, *, slowly: bool = False) -> list[str]:
         """Replay it."""
-        return [super().replay() for _ in range(times)]  # type: ignore[misc]
+        once = super().replay  # type: ignore[misc]
+        return [once() for _ in range(times)]
 
     @property
     def size(self) -> int:
