@@ -21,7 +21,7 @@ FLAGS = {
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
     " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
     " --require-token",
-    "doctor": "--connect-timeout --on",
+    "doctor": "--connect-timeout --on --security",
 }
 
 

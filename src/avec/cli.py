@@ -226,12 +226,15 @@ def revoke_user(name: str) -> None:
 
 @_settings_options("doctor")
 @avec.command()
+@click.option("--security", metavar="URL", help="say instead what protects hosts from one another at a destination")
 @click.argument("program", required=False, type=click.Path(path_type=Path))
-def doctor(program: Path | None, **flags: object) -> None:
+def doctor(program: Path | None, security: str | None, **flags: object) -> None:
     """Say what of a program would be intercepted, where it would compute, and what stands against it.
 
     The exit status is 1 when something does.
     """
+    if security is not None:
+        sys.exit(_show_security(_load({**flags, "destination": security})))
     settings = _load(flags)
     from avec.interception import release
     from avec.interception.doctor import examine
@@ -240,6 +243,21 @@ def doctor(program: Path | None, **flags: object) -> None:
     diagnosis = examine(program, settings)
     _show(diagnosis)
     sys.exit(0 if diagnosis.fine else FOUND_FAULTS)
+
+
+def _show_security(settings: config.Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from avec.host.session import probe
+
+    assert settings.destination is not None
+    measures = probe(settings.destination, settings).security
+    table = Table("measure", "state", title=f"Security of {settings.destination}")
+    for measure, state in measures.items():
+        table.add_row(measure, f"[red]{state}[/]" if state.startswith("off") else state)
+    Console(highlight=False).print(table)
+    return FOUND_FAULTS if any(state.startswith("off") for state in measures.values()) else 0
 
 
 def _show(diagnosis: Diagnosis) -> None:

@@ -295,6 +295,10 @@ class Settings:
         False, SWITCH, "serve plain tcp:// on an address that others can reach: no encryption, no token", ("serve",),
         "--insecure",
     )  # fmt: skip
+    confine: bool = _setting(
+        True, SWITCH, "take from workers what they do not need: Landlock, seccomp, capabilities; see security.md",
+        ("serve",),
+    )  # fmt: skip
     user_max_sessions: int = _setting(
         8, COUNT, "sessions of one user at the same time, unless `avec user add` said another number", ("serve",),
     )  # fmt: skip

@@ -16,6 +16,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
     accelerator: AcceleratorInfo
     formats: tuple[str, ...]
+    confinement: dict[str, str] = {}  # measure → whether workers are under it
 
 
 class Assignment(msgspec.Struct, frozen=True, tag=True):

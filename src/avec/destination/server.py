@@ -102,7 +102,7 @@ def _started_zygote(settings: Settings) -> Iterator[socket.socket]:
     environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "inductor"))
     with ours, theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "avec.destination.zygote", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "avec.destination.zygote", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -394,6 +394,7 @@ class Server:
             "encryption": "TLS 1.3" if self._access.context is not None else "off: tcp://",
             "authentication": asked,
             "audit log": "on" if self._audit is not None else "off: there are no users",
+            **self._ready.confinement,
         }
 
     def _drop_silent_strangers(self) -> None:

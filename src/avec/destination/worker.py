@@ -19,7 +19,7 @@ from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
 from avec.destination.orders import Assignment
 from avec.destination.session import CREDIT_CALLS, CREDIT_NBYTES, IDLE_BUFFERS_NBYTES, Session
-from avec.destination.tenants import model_cache
+from avec.destination.tenants import confine_to, model_cache
 from avec.destination.uploads import Uploads
 from avec.errors import AvecError, SessionLost, pack
 from avec.protocol.codec import Allocate
@@ -41,6 +41,7 @@ def work(descriptor: int, assignment: Assignment, factories: Mapping[str, Execut
         The process's exit status: 0 when the host left or was lost, 1 when it was refused or broke the protocol.
     """
     try:
+        confine_to(settings, assignment.user)
         cache = model_cache(settings, assignment.user, assignment.cache_limit_nbytes)
         if assignment.purpose == "upload":
             _serve_uploads(descriptor, assignment, cache, settings)

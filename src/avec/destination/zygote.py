@@ -11,11 +11,13 @@ import gc
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 
 import msgspec
@@ -26,7 +28,9 @@ from avec.destination import LOG_FORMAT
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import EXECUTORS
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Ready
+from avec.destination.tenants import confine_to, remove_temporary_folders, temporary_folder
 from avec.destination.worker import ExecutorFactory, work
+from avec.errors import DestinationError
 from avec.protocol.messages import AcceleratorInfo
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -39,7 +43,9 @@ def run(control: socket.socket, settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the server alone decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     factories = _factories()
-    control.send(msgspec.json.encode(Ready(_probe(settings), tuple(factories))))
+    remove_temporary_folders(settings)
+    accelerator, confinement = _probe(settings)
+    control.send(msgspec.json.encode(Ready(accelerator, tuple(factories), confinement)))
     gc.freeze()  # what is here now is shared with all workers; their collectors need not touch it
     _Zygote(control, factories, settings).run()
 
@@ -118,6 +124,7 @@ class _Zygote:
             if not pid:
                 return
             if (assignment := self._workers.pop(pid, None)) is not None:
+                shutil.rmtree(temporary_folder(self._settings, pid), ignore_errors=True)
                 ended = Ended(assignment.session, assignment.purpose, os.waitstatus_to_exitcode(status))
                 self._control.send(msgspec.json.encode(ended))
 
@@ -140,21 +147,46 @@ def _factories() -> dict[str, ExecutorFactory]:
     return factories
 
 
-def _probe(settings: Settings) -> AcceleratorInfo:
-    """Look at the accelerator from a child: a process that has made its context must not fork."""
+Probed = tuple[AcceleratorInfo, dict[str, str]]
+
+
+def _probe(settings: Settings) -> Probed:
+    """Look at the accelerator as a confined worker sees it; tell how it is confined.
+
+    Raises:
+        DestinationError: there is one, and workers could not use it; they would compute on the CPU in its place.
+    """
+    probed = _probe_in_child(settings)
+    if probed is not None and (probed[0].kind != "cpu" or not settings.confine):
+        return probed
+    unconfined = _probe_in_child(replace(settings, confine=False))  # which may also have made its device files
+    if unconfined is not None and unconfined[0].kind != "cpu":
+        probed = _probe_in_child(settings)
+    if probed is None or (unconfined is not None and probed[0].kind != unconfined[0].kind):
+        found = unconfined[0].name if unconfined is not None else "the accelerator"
+        raise DestinationError(f"{found} cannot be used by confined workers; AVEC_CONFINE=0 serves without confinement")
+    return probed
+
+
+def _probe_in_child(settings: Settings) -> Probed | None:
+    """Look from a child, because a process that has made its context must not fork; None when that failed."""
     readable, writable = os.pipe()
     pid = os.fork()
     if not pid:
         try:
+            confinement = confine_to(settings, "")
             info = Accelerator("strict", settings.cudnn_workspace_mb).info
-            os.write(writable, msgspec.json.encode(info))
+            os.write(writable, msgspec.json.encode((info, confinement)))
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(writable)
     with os.fdopen(readable, "rb") as pipe:
         data = pipe.read()
     os.waitpid(pid, 0)
-    return msgspec.json.decode(data, type=AcceleratorInfo)
+    shutil.rmtree(temporary_folder(settings, pid), ignore_errors=True)
+    return msgspec.json.decode(data, type=Probed) if data else None
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,186 @@
+"""What a worker gives up before it does anything for a host, so that whoever takes it over has gained little.
+
+Each measure is applied on its own and says what became of it: an old kernel lacks some, and `avec doctor --security`
+shows which. Linux alone has them. Applied by a process's only thread; threads and children that follow inherit them.
+Not here: what a call may ask for (executors) and which models a user has (`tenants`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+ON = "on"
+
+# Source: linux/prctl.h, linux/landlock.h, linux/seccomp.h, linux/filter.h, linux/capability.h.
+_PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 24, 22, 38
+_SECCOMP_MODE_FILTER, _SECCOMP_ALLOW, _SECCOMP_ERRNO = 2, 0x7FFF0000, 0x00050000
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every processor
+_LANDLOCK_VERSION_FLAG, _PATH_BENEATH = 1, 1
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE, _IOCTL = 1, 2, 4, 8, 1 << 14, 1 << 15
+_CREATE_FILE, _REMOVE_FILE = 1 << 8, 1 << 5
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL  # the others are a folder's
+_FS_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15}  # bits; from 5 on 16
+_NET_RIGHTS = 3  # bind and connect of TCP
+_SCOPES = 3  # abstract Unix sockets and signals of processes outside
+_CAPABILITY_VERSION = 0x20080522
+_LAST_CAPABILITY = 63
+
+SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/proc", "/sys", "/nix", "/run/nvidia")
+
+# Refused system calls and their numbers on (x86_64, aarch64): other processes' memory, other namespaces, the kernel's
+# inside, and connections. Not execve: compiling graphs starts compilers.
+REFUSED_CALLS = {
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsmount": (432, 432),
+    "mount_setattr": (442, 442), "unshare": (272, 97), "setns": (308, 268), "bpf": (321, 280),
+    "userfaultfd": (323, 282), "perf_event_open": (298, 241), "kexec_load": (246, 104), "kexec_file_load": (320, 294),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "add_key": (248, 217), "request_key": (249, 218),
+    "keyctl": (250, 219), "swapon": (167, 224), "swapoff": (168, 225), "reboot": (169, 142), "syslog": (103, 116),
+    "acct": (163, 89), "quotactl": (179, 60), "open_by_handle_at": (304, 265), "personality": (135, 92),
+    "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242),
+}  # fmt: skip
+_SOCKET = (41, 198)
+_PROCESSORS = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # place in the tables, AUDIT_ARCH
+
+
+def confine(writable: Iterable[Path], temporary: Path) -> dict[str, str]:
+    """Give up what a worker does not need.
+
+    Args:
+        writable: the folders that it may write; made if needed.
+        temporary: where its temporary files go, made anew; who started the worker removes it.
+
+    Returns:
+        Measure → "on", or "off: " and why.
+    """
+    folders = [*writable, temporary]
+    for folder in folders:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(temporary)
+    tempfile.tempdir = str(temporary)
+    if sys.platform != "linux":
+        return {"workers' own temporary folders": ON, "confinement of workers": f"off: {sys.platform} has none of it"}
+    libc = ctypes.CDLL(None, use_errno=True)
+    return {
+        "workers' own temporary folders": ON,
+        "no memory dumps of workers": _attempt(_refuse_dumps),
+        "workers without capabilities": _attempt(lambda: _drop_capabilities(libc)),
+        "no new privileges for workers": _attempt(lambda: _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))),
+        "workers' files by Landlock": _attempt(lambda: _restrict_files(libc, folders)),
+        "workers' system calls by seccomp": _attempt(lambda: _filter_calls(libc)),
+    }
+
+
+def _attempt(measure: Callable[[], object]) -> str:
+    try:
+        measure()
+    except OSError as exc:
+        return f"off: {exc.strerror}"
+    return ON
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        why = "this kernel does not have it" if number in (errno.ENOSYS, errno.EOPNOTSUPP) else os.strerror(number)
+        raise OSError(number, why)
+    return result
+
+
+def _refuse_dumps() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a host's data would lie in them
+
+
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Take root's powers from root; its files stay readable, which is why Landlock follows."""
+    for number in range(_LAST_CAPABILITY + 1):
+        libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # refused to all but root, who alone needs it
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    _checked(libc.capset(header, bytes(24)))
+
+
+def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path]) -> None:
+    version = _checked(libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION_FLAG))
+    rights = (1 << _FS_RIGHTS_BY_ABI.get(version, 16)) - 1
+    words = [rights, *([_NET_RIGHTS] if version >= 4 else []), *([_SCOPES] if version >= 6 else [])]
+    attributes = struct.pack(f"={len(words)}Q", *words)
+    ruleset = _checked(libc.syscall(_LANDLOCK_CREATE, attributes, len(attributes), 0))
+    try:
+        reading = _EXECUTE | _READ_FILE | _READ_DIR
+        for path in (*SYSTEM_FOLDERS, *_python_paths()):
+            _allow(libc, ruleset, path, reading & rights)
+        _allow(libc, ruleset, "/dev", (_READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL) & rights)  # accelerators
+        shared = _READ_FILE | _WRITE_FILE | _READ_DIR | _CREATE_FILE | _REMOVE_FILE | _TRUNCATE
+        _allow(libc, ruleset, "/dev/shm", shared & rights)  # CUDA and semaphores
+        for folder in writable:
+            _allow(libc, ruleset, str(folder), rights)
+        _checked(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0))
+    finally:
+        os.close(ruleset)
+
+
+def _python_paths() -> set[str]:
+    """What this interpreter and its libraries are loaded from."""
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    paths = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path, *libraries}
+    paths |= {os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")}
+    return {os.path.realpath(path) for path in paths if os.path.isabs(path) and os.path.realpath(path) != "/"}
+
+
+def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:  # not every system has every folder
+        return
+    try:
+        rights &= -1 if os.path.isdir(path) else _FILE_RIGHTS
+        rule = struct.pack("=Qi", rights, descriptor)
+        _checked(libc.syscall(_LANDLOCK_ADD, ruleset, _PATH_BENEATH, rule, 0))
+    finally:
+        os.close(descriptor)
+
+
+def _filter_calls(libc: ctypes.CDLL) -> None:
+    if platform.machine() not in _PROCESSORS:
+        raise OSError(errno.ENOSYS, f"no table of system calls for {platform.machine()}")
+    place, architecture = _PROCESSORS[platform.machine()]
+    program = _program([numbers[place] for numbers in REFUSED_CALLS.values()], _SOCKET[place], architecture)
+    memory = ctypes.create_string_buffer(program)
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
+    _checked(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))
+
+
+def _program(refused: Iterable[int], socket_call: int, architecture: int) -> bytes:
+    """A filter in classic BPF over struct seccomp_data: number at 0, architecture at 4, first argument at 16."""
+    refuse = _instruction(0x06, _SECCOMP_ERRNO | errno.EPERM)
+    steps = [_load(4), _equal(architecture, 1, 0), refuse, _load(0)]
+    steps += [_instruction(0x35, 0x40000000, 0, 1), refuse]  # x86_64's second set of numbers (x32)
+    for number in refused:
+        steps += [_equal(number, 0, 1), refuse]
+    # A socket of its own may only be a local one: pairs of them are how processes talk to their children.
+    steps += [_equal(socket_call, 0, 3), _load(16), _equal(socket.AF_UNIX, 1, 0), refuse]
+    return b"".join([*steps, _instruction(0x06, _SECCOMP_ALLOW)])
+
+
+def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_true, if_false, value)
+
+
+def _load(offset: int) -> bytes:
+    return _instruction(0x20, offset)
+
+
+def _equal(value: int, if_true: int, if_false: int) -> bytes:
+    return _instruction(0x15, value, if_true, if_false)

@@ -1,0 +1,172 @@
+"""What a worker cannot do although nobody stops it but the kernel; tried in a process that is confined as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from avec.communication.tls import Trust
+from avec.config import Settings
+from avec.destination import zygote
+from avec.destination.certificates import fingerprint_in
+from avec.destination.users import Users
+from avec.errors import DestinationError
+from avec.host.session import Session, probe
+from avec.protocol.messages import AcceleratorInfo
+from destinations import PYTHON, Destination, await_true, floats, relu, running
+from launching import AVEC, environ
+
+ATTEMPT = """
+import os, socket, subprocess, sys, tempfile, threading, ctypes
+from dataclasses import replace
+from pathlib import Path
+from avec import config
+from avec.destination.tenants import confine_to
+settings = replace(config.Settings(), cache_dir=Path({cache!r}), secrets_dir=Path({secrets!r}))
+measures = confine_to(settings, "ann")
+off = [name for name, state in measures.items() if state != "on"]
+assert not off, measures
+try:
+    result = {attempt}
+except OSError as exc:
+    print("refused", exc.errno)
+else:
+    print("done", result)
+"""
+
+
+def attempt(tmp_path: Path, expression: str) -> str:
+    """What becomes of an expression in a confined process: "refused ERRNO" or "done RESULT"."""
+    secrets, cache = tmp_path / "secrets", tmp_path / "cache"
+    secrets.mkdir(exist_ok=True)
+    (secrets / "certificate.pem").write_text("a private key")
+    (cache / "users" / "bob" / "models").mkdir(parents=True, exist_ok=True)
+    (cache / "users" / "bob" / "models" / "secret").write_text("bob's")
+    code = ATTEMPT.format(cache=str(cache), secrets=str(secrets), attempt=expression.format(tmp=tmp_path))
+    done = subprocess.run(
+        [PYTHON, "-P", "-c", code], env=environ(), cwd="/", capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def _can_be_confined() -> None:
+    try:
+        found = Path("/sys/kernel/security/lsm").read_text()
+    except OSError:
+        return  # it cannot be told from here; the test tells
+    if "landlock" not in found:
+        pytest.skip("this kernel has no Landlock")
+
+
+REFUSED = {
+    "another user's models": "open('{tmp}/cache/users/bob/models/secret').read()",
+    "the destination's key": "open('{tmp}/secrets/certificate.pem').read()",
+    "the shared cache": "os.listdir('{tmp}/cache')",
+    "home": "os.listdir(os.path.expanduser('~'))",
+    "a file anywhere": "open('/var/tmp/avec-written', 'w')",
+    "a way round by a link": "os.symlink('{tmp}/secrets/certificate.pem', tempfile.gettempdir() + '/x') "
+    "or open(tempfile.gettempdir() + '/x').read()",
+    "a connection": "socket.create_connection(('127.0.0.1', 1))",
+    "a listening socket": "socket.create_server(('127.0.0.1', 0))",
+    "a packet": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+    "a local service": "socket.socket(socket.AF_UNIX).connect('/run/any.sock')",
+    "another process's environment": "open('/proc/' + str(os.getppid()) + '/environ', 'rb').read()",
+    "a signal to another process": "os.kill(os.getppid(), 0)",
+    "a mount": "0 if ctypes.CDLL(None, use_errno=True).mount(b'x', b'/mnt', b'tmpfs', 0, None) == 0 "
+    "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'mount'))",
+    "a namespace": "0 if ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0 "
+    "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'unshare'))",
+    "root's powers": "os.chown(tempfile.gettempdir(), 12345, 12345)",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_worker_is_refused(tmp_path: Path, what: str) -> None:
+    assert attempt(tmp_path, REFUSED[what]) in ("refused 1", "refused 13")
+
+
+GRANTED = {
+    "its own models": "open('{tmp}/cache/users/ann/models/x', 'w').close()",
+    "its own temporary files": "tempfile.TemporaryFile().close()",
+    "threads": "threading.Thread(target=int).start()",
+    "compilers, which graphs are compiled with": "subprocess.run([sys.executable, '-c', ''], check=True) and None",
+    "pairs of sockets": "[each.close() for each in socket.socketpair()] and None",
+    "what its children may": "subprocess.run(['cat', '/proc/self/status'], capture_output=True).returncode or None",
+}
+
+
+@pytest.mark.parametrize("what", GRANTED)
+def test_a_worker_still_has(tmp_path: Path, what: str) -> None:
+    assert attempt(tmp_path, GRANTED[what]) == "done None"
+
+
+def test_what_a_worker_starts_is_confined_too(tmp_path: Path) -> None:
+    code = "subprocess.run(['cat', '{tmp}/secrets/certificate.pem'], capture_output=True).returncode"
+    assert attempt(tmp_path, code) == "done 1"
+
+
+def test_real_workers_are_confined_and_leave_no_temporary_files(destination: Destination, settings: Settings) -> None:
+    folder = destination.cache_dir / "tmp"
+    with Session(destination.url, settings, "test") as session:
+        relu(session).forward(floats(1, 2, 3, 4)).wait()
+        (worker,) = [pid for pid in destination.workers() if (folder / f"worker-{pid}").exists()]
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{worker}/status").read_text().splitlines())
+        assert (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) == ("1", "2")
+        assert int(status["CapEff"], 16) == 0
+        assert int(status["CapBnd"], 16) == 0 or os.geteuid() != 0
+    await_true(lambda: not os.listdir(folder), "its temporary folder is removed")
+
+
+def test_the_doctor_says_what_is_on_and_what_is_not(tmp_path: Path, settings: Settings) -> None:
+    with running(tmp_path, "--listen", "tls://127.0.0.1:0", "--require-token") as destination:
+        token = Users(tmp_path / "secrets" / "users.json").add("ann")
+        fingerprint = fingerprint_in(tmp_path / "secrets" / "certificate.pem")
+        variables = environ(AVEC_TOKEN=token, AVEC_FINGERPRINT=fingerprint, COLUMNS="200")
+        done = subprocess.run(
+            [*AVEC, "doctor", "--security", destination.url], env=variables, capture_output=True, text=True, check=False
+        )
+        known = replace(settings, token=token, fingerprint=Trust(fingerprint).fingerprint)
+        security = probe(destination.url, known).security
+    assert done.stderr == ""
+    assert all(f"{measure}" in done.stdout for measure in security), json.dumps(security)
+    assert done.returncode == any(state.startswith("off") for state in security.values())
+    assert (security["encryption"], security["authentication"]) == ("TLS 1.3", "tokens")
+
+
+def test_confinement_that_is_switched_off_is_said_to_be(tmp_path: Path, settings: Settings) -> None:
+    with running(tmp_path, AVEC_CONFINE="0") as destination:
+        assert probe(destination.url, settings).security["confinement of workers"] == "off: AVEC_CONFINE=0"
+
+
+CPU = (AcceleratorInfo("cpu", "a CPU", 1), {"Landlock": "on"})
+CUDA = (AcceleratorInfo("cuda", "a GPU", 1), {"Landlock": "on"})
+
+
+def probe_as(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, *confined: zygote.Probed | None, free: zygote.Probed
+) -> zygote.Probed:
+    """Probe where confined looks find, one after another, something else than one that is not confined."""
+    finds = iter(confined)
+    monkeypatch.setattr(zygote, "_probe_in_child", lambda asked: next(finds) if asked.confine else free)
+    return zygote._probe(settings)
+
+
+def test_what_confined_workers_see_is_what_is_offered(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    assert probe_as(monkeypatch, settings, CUDA, free=CUDA) == CUDA
+    assert probe_as(monkeypatch, settings, CPU, free=CPU) == CPU
+    assert probe_as(monkeypatch, settings, CPU, CUDA, free=CUDA) == CUDA  # its device files had to be made first
+
+
+@pytest.mark.parametrize("seen", [CPU, None])
+def test_a_gpu_that_confined_workers_cannot_use_is_an_error_and_not_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, seen: zygote.Probed | None
+) -> None:
+    with pytest.raises(DestinationError, match="a GPU cannot be used by confined workers; AVEC_CONFINE=0"):
+        probe_as(monkeypatch, settings, seen, seen, free=CUDA)
