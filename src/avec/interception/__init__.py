@@ -40,7 +40,7 @@ FRONT_ENDS = (
         module="torch",
         how="patched",
         home="avec.interception.torch",
-        tested="PyTorch 2.13 (CPU build)",
+        tested="PyTorch 2.13 (CPU build), 2.11 and 2.15 (CUDA builds on a host without a GPU)",
         not_covered="custom CUDA extensions, raw pointers, IPC handles, memory snapshots",
     ),
 )
