@@ -177,19 +177,20 @@ class Arena:
         with self._lock:
             if self._abandoned:
                 raise RuntimeError(self._abandoned)
-            if self._spare:
-                place = self._spare.pop()
-                self._layout_of[place] = layout
-            elif self._count < _LIMIT:
-                place = self._count
-                self._count += 1
-                self._layout_of.append(layout)
-            else:
+            place = self._spare[-1] if self._spare else self._count
+            if place == _LIMIT:
                 raise torch.OutOfMemoryError(f"more than {_LIMIT} storages live at the destination at a time")
+            address = address_of(place)
+            # Before it counts: else an interrupt leaves an empty struct, which a sweep takes for that of a dead storage.
+            _STRUCT.pack_into(self._memory, place * _STRUCT_NBYTES, address, *layout.head, self._deleter)
             layout.structs += 1
             self.fresh_nbytes += layout.nbytes
-            address = address_of(place)
-            _STRUCT.pack_into(self._memory, place * _STRUCT_NBYTES, address, *layout.head, self._deleter)
+            if self._spare:
+                self._layout_of[place] = layout
+                self._spare.pop()
+            else:
+                self._count += 1
+                self._layout_of.append(layout)
         return self._base + place * _STRUCT_NBYTES
 
     def abandon(self, reason: str) -> None:
