@@ -245,8 +245,38 @@ class TestFlags:
         with pytest.raises(InvalidArgument, match="allowed: "):
             stream.send()
 
+    def test_a_default_dtype_is_the_streams_alone(self, stream: Stream) -> None:
+        stream.call("avec::flag", "default_dtype", "float64")
+        stream.one("aten::zeros", [2], output=torch.zeros(2, dtype=torch.float64))
+        stream.send()
+        assert torch.get_default_dtype() == torch.float32
+        third = stream.one("aten::true_divide.Tensor", stream.put(torch.arange(3)), stream.put(torch.tensor(3)),
+                           output=torch.zeros(3, dtype=torch.float64))  # fmt: skip
+        assert stream.read(third).equal(torch.arange(3).double() / 3)
+        assert torch.get_default_dtype() == torch.float32
+
+    @pytest.mark.parametrize("name", ["int64", "float8_e5m2", "Tensor", "nonsense", 1])
+    def test_a_default_dtype_is_one_of_torchs(self, stream: Stream, name: object) -> None:
+        stream.call("avec::flag", "default_dtype", name)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="default dtype"):
+            stream.send()
+
 
 class TestRequests:
+    def test_an_accelerator_can_be_kept_busy(self, stream: Stream) -> None:
+        stream.call("avec::record_event", Integer(1), DeviceArg(0))
+        stream.call("avec::sleep", Integer(30_000_000), Integer(0))
+        stream.call("avec::record_event", Integer(2), DeviceArg(0))
+        stream.send()
+        answer = decoded(stream.ask(ElapsedTime(0, 1, 2)))
+        assert isinstance(answer, Elapsed)
+        assert 10 < answer.milliseconds < 10_000
+
+    def test_it_is_not_kept_busy_for_ever(self, stream: Stream) -> None:
+        stream.call("avec::sleep", Integer(1 << 60), Integer(0))
+        with pytest.raises(InvalidArgument, match="cycles; the limit is"):
+            stream.send()
+
     def test_time_passes_between_events(self, stream: Stream) -> None:
         stream.call("avec::record_event", Integer(1), DeviceArg(0))
         stream.call("aten::sort", stream.put(torch.randn(100_000)), outputs=None)
