@@ -53,15 +53,22 @@ def registered_operators(key: str) -> tuple[str, ...]:
 def registered_together(first: str, second: str) -> tuple[str, ...]:
     """Return the operators whose kernels on two dispatch keys are one function, in the file's order."""
     names = []
+    for name, listed in _functions():
+        if first in listed and second in listed and {first, second} <= {key.strip() for key in listed.split(",")}:
+            names.append(name)
+    return tuple(names)
+
+
+@functools.cache
+def _functions() -> tuple[tuple[str, str], ...]:
+    """Each operator and the dispatch keys of a function of it."""
     text = _text()
     starts = [*_ENTRY.finditer(text)]
-    for entry, following in zip(starts, [*starts[1:], None], strict=True):
-        body = text[entry.end() : following.start() if following else len(text)]
-        dispatch = _DISPATCH.search(body)
-        lines = _DISPATCH_KEYS.finditer(dispatch[1]) if dispatch else ()
-        if any({first, second} <= {key.strip() for key in line[1].split(",")} for line in lines):
-            names.append(entry[1])
-    return tuple(names)
+    dispatches = (
+        (entry[1], _DISPATCH.search(text[entry.end() : following.start() if following else len(text)]))
+        for entry, following in zip(starts, [*starts[1:], None], strict=True)
+    )
+    return tuple((name, line[1]) for name, found in dispatches if found for line in _DISPATCH_KEYS.finditer(found[1]))
 
 
 def conjugate_aware(name: str) -> bool:
