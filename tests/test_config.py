@@ -172,6 +172,11 @@ def test_what_files_say_reaches_a_process_in_another_folder(folders: Path) -> No
     assert config.load(environ=config.environment(settings, {}), folder=folders) == settings
 
 
+def test_a_token_is_in_no_traceback(folders: Path) -> None:
+    token = "a-token-that-nobody-may-see"
+    assert token not in repr(config.load({"token": token}, {}, folders))
+
+
 def test_every_setting_has_a_row_and_its_default_is_one_of_its_values(folders: Path) -> None:
     assert [each.name for each in config.TABLE] == [each.name for each in fields(config.Settings)]
     defaults = config.Settings()

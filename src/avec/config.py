@@ -267,9 +267,13 @@ class Settings:
         False, SWITCH, "run Triton kernels that hosts' programs contain: code of theirs, which nothing checks",
         ("serve",), "--allow-triton",
     )  # fmt: skip
-    token: str | None = _setting(
-        None, TOKEN, "shown to the destination; `avec login` keeps one for each destination, which is better than this",
-        ("run", "doctor"),
+    token: str | None = field(
+        default=None,
+        repr=False,  # a traceback shows settings
+        metadata=_columns(
+            TOKEN, "shown to the destination; `avec login` keeps one for each destination, which is better than this",
+            ("run", "doctor"),
+        ),
     )  # fmt: skip
     fingerprint: str | None = _setting(
         None, FINGERPRINT, "of the certificate that a tls destination must have; `avec login` keeps it too",

@@ -94,6 +94,15 @@ def test_a_users_file_that_is_none_is_refused_by_name(users: Users, content: byt
         users.all()
 
 
+def test_what_is_wrong_with_the_users_file_is_not_told_to_strangers(users: Users) -> None:
+    token = users.add("ann")
+    admission, _ = admitting(users)
+    users.path.chmod(0o644)
+    with pytest.raises(AuthenticationFailed) as caught:
+        admission.admit("1.2.3.4", token, [])
+    assert str(users.path) not in str(caught.value)
+
+
 def test_where_nobody_is_asked_everybody_is_let_in_as_nobody() -> None:
     assert admitting(None)[0].admit("1.2.3.4", "whatever", []) is None
 
@@ -154,7 +163,11 @@ def test_loopback_asks_for_nothing(serve_settings: Settings) -> None:
     assert not serve_settings.secrets_dir.exists()
 
 
-@pytest.mark.parametrize("url", ["tcp://0.0.0.0:7700", "tcp://192.0.2.1:7700", "tcp://[::]:7700"])
+def test_localhost_is_loopback_by_its_name(serve_settings: Settings) -> None:
+    assert admission.prepare("tcp://localhost:7700", serve_settings).users is None
+
+
+@pytest.mark.parametrize("url", ["tcp://0.0.0.0:7700", "tcp://192.0.2.1:7700", "tcp://[::]:7700", "tcp://box:7700"])
 def test_a_plain_address_that_others_reach_is_refused_with_what_to_say(serve_settings: Settings, url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--listen tls://.*--insecure if every machine"):
         admission.prepare(url, serve_settings)

@@ -39,8 +39,12 @@ def listen(url: str) -> tcp.TcpListener:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether only this machine can reach a bound URL."""
-    return ipaddress.ip_address(_address(url)[1]).is_loopback
+    """Whether only this machine can reach a URL to listen at; of names that is believed of localhost alone."""
+    host = _address(url)[1]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _address(url: str) -> tuple[str, str, int]:

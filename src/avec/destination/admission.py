@@ -7,6 +7,7 @@ of an authority that the administrator named. Not here: connections (`stranger`)
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import ssl
 import time
@@ -29,6 +30,9 @@ FAILURE_LIMIT = 5  # wrong tokens from one address within the time below; then i
 FAILURE_WINDOW_S = 60.0
 ADDRESS_LIMIT = 4096  # addresses that failures are remembered of
 NEIGHBOURHOOD = 64  # bits of an IPv6 address that one subscriber has for himself
+
+
+log = logging.getLogger("avec.destination")
 
 
 class Failures:
@@ -147,10 +151,11 @@ class Admission:
             raise AuthenticationFailed(
                 f"too many hosts at {address} were refused; nobody is let in from there for {wait_s:.0f} s"
             )
-        if self._access.by_certificate:
-            user = next((found for name in names if (found := users.with_name(name)) is not None), None)
-        else:
-            user = users.with_token(token)
+        try:
+            user = self._find(users, token, names)
+        except ConfigurationError as exc:  # its text is the administrator's and no stranger's
+            log.error("nobody can be let in: %s", exc)
+            raise AuthenticationFailed("the destination cannot look up its users now; its log says why") from exc
         if user is None:
             self._failures.note(address, now_s)
             raise AuthenticationFailed(
@@ -159,6 +164,11 @@ class Admission:
             )
         self._failures.forget(address)
         return user
+
+    def _find(self, users: Users, token: str, names: Sequence[str]) -> User | None:
+        if not self._access.by_certificate:
+            return users.with_token(token)
+        return next((found for name in names if (found := users.with_name(name)) is not None), None)
 
 
 def _refuse_plain(url: str, settings: Settings) -> None:
@@ -187,7 +197,7 @@ def _reachable(url: str) -> str:
     parts = urlsplit(url)
     if is_loopback(url) and parts.scheme == "tcp":
         return f"tls://{socket.gethostname()}:{parts.port}"
-    if parts.hostname is None or not ipaddress.ip_address(parts.hostname).is_unspecified:
+    if parts.hostname not in ("0.0.0.0", "::"):
         return url
     return f"{parts.scheme}://{socket.gethostname()}:{parts.port}"
 
