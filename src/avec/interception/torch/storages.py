@@ -181,7 +181,7 @@ class Arena:
             if place == _LIMIT:
                 raise torch.OutOfMemoryError(f"more than {_LIMIT} storages live at the destination at a time")
             address = address_of(place)
-            # Before it counts: else an interrupt leaves an empty struct, which a sweep takes for that of a dead storage.
+            # Before it counts: else an interrupt leaves an empty struct, which a sweep takes for a dead one.
             _STRUCT.pack_into(self._memory, place * _STRUCT_NBYTES, address, *layout.head, self._deleter)
             layout.structs += 1
             self.fresh_nbytes += layout.nbytes
