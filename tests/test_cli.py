@@ -111,7 +111,7 @@ def test_all_that_follows_the_program_is_its_own(separator: list[str], program: 
 
 def test_doctor_shows_what_it_found(tmp_path: Path) -> None:
     program = tmp_path / "app.py"
-    program.write_text("import caffe, torch\n")
+    program.write_text("import caffe, jax\n")
     status, stdout, stderr = execute(*AVEC, "doctor", str(program), variables=environ(COLUMNS="200"))
     assert (status, stderr) == (1, "")
     assert [word in stdout for word in ("served by avec", "not intercepted", "none is set", "not reached")] == [

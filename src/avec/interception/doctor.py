@@ -23,7 +23,7 @@ from avec.interception.launch import deaf_flag, interpreter_line
 
 # Libraries that use an accelerator and would do so on this host, because AVEC does not stand under them.
 NOT_INTERCEPTED = (
-    "torch", "tensorflow", "jax", "cupy", "mxnet", "paddle", "openvino", "tensorrt", "pycuda",
+    "tensorflow", "jax", "cupy", "mxnet", "paddle", "openvino", "tensorrt", "pycuda",
 )  # fmt: skip
 UNREACHED = (
     "A child process is not reached when it is started with -E, -I or -S, with an emptied environment,"
