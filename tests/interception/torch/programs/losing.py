@@ -31,7 +31,7 @@ if "catch" not in sys.argv:
     train(10**6)
 print(outcome(lambda: train(10**6)))
 for _ in range(2):
-    print(outcome(weight.sum().item))
+    print(outcome(lambda: weight.sum().item()))
 print(outcome(lambda: weight.detach().cpu()))
 print(outcome(lambda: torch.ones(2, device="cuda").tolist()))
 print(outcome(torch.cuda.synchronize))
