@@ -62,6 +62,7 @@ class OnnxRuntime:
         self.module: Any = importlib.import_module("onnxruntime")
         self.native: Any = importlib.import_module("onnxruntime.capi._pybind_state")
         self._strict = accelerator.numerics == "strict"
+        self.native.disable_telemetry_events()  # what a host computes is nobody else's affair
         available = self.native.get_available_providers()
         self.has_cuda = accelerator.device.type == "cuda" and CUDA in available
         self.fast = accelerator.numerics == "fast"
