@@ -454,7 +454,7 @@ def markdown() -> str:
         "A value comes from the first of: a flag, an `AVEC_*` variable, `avec.toml` (the nearest one from",
         "the current folder upward, then `$XDG_CONFIG_HOME/avec/avec.toml` or `~/.config/avec/avec.toml`), the",
         "default. `AVEC_CONFIG` names one file to read in place of that search. `avec.toml` is flat:",
-        '`destination = "tcp://box"`. This page is written by `python -m avec.config`.',
+        '`destination = "tls://box"`. This page is written by `python -m avec.config`.',
         "",
         "| in avec.toml | variable | flag | of | default | accepts | meaning |",
         "|---|---|---|---|---|---|---|",
