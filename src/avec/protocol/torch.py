@@ -241,7 +241,8 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
 
     epoch: int
     then: Read | None = None
-    forget: bool = False  # first of all: forget all templates; their numbers begin anew with this batch's
+    first_template: int = FIRST_TEMPLATE  # the number of the first one that comes with this batch
+    forget: bool = False  # first of all: forget all templates that came before
 
 
 class Synchronize(msgspec.Struct, frozen=True, array_like=True, tag="synchronize"):

@@ -162,8 +162,9 @@ class Stream:
             np.frombuffer(encode(self.new), np.uint8),
             *self.payloads,
         ]
+        first = self.known[encode(self.new[0])] if self.new else FIRST_TEMPLATE
         self.numbers, self.floats, self.payloads, self.new = [], [], [], []
-        return self.model.run(encode(Batch(self.epoch, read, forget)), parts, files or {})
+        return self.model.run(encode(Batch(self.epoch, read, first, forget)), parts, files or {})
 
     def read(self, ref: Ref) -> torch.Tensor:
         """Carry out what is recorded; a tensor's elements."""

@@ -97,6 +97,7 @@ class Recording:
         self._marked: OrderedDict[int, tuple[list[tuple[int, str]], str]] = OrderedDict()  # by call
         self._templates: dict[bytes, int] = {}
         self._described: list[msgspec.Raw] = []  # templates that the destination has not got yet
+        self._next_template = FIRST_TEMPLATE  # never given twice: another thread may be about to record an old number
         self._forget = False
         self._caches: list[dict[object, object]] = []
         self._payloads: list[Array] = []
@@ -174,11 +175,12 @@ class Recording:
             if number is None:
                 if len(self._templates) >= TEMPLATE_LIMIT and not self.capturing:
                     self._forget_templates()
-                number, described = FIRST_TEMPLATE + len(self._templates), msgspec.Raw(encoded)
+                number, described = self._next_template, msgspec.Raw(encoded)
                 try:
                     self._described.append(described)
                 finally:
                     self._templates[encoded] = number
+                    self._next_template = number + 1
         return number
 
     def cache(self) -> dict[object, object]:
@@ -339,7 +341,8 @@ class Recording:
             ]
             while parts and not parts[-1].size and not self._payloads:
                 parts.pop()
-            body = _ENCODER.encode(Batch(self._epoch, then, self._forget))
+            first_template = self._next_template - len(self._described)
+            body = _ENCODER.encode(Batch(self._epoch, then, first_template, self._forget))
             try:
                 call = session.run(self._handle, "torch.run", body, parts, self._files, into)
             except DestinationError:

@@ -82,7 +82,7 @@ class TorchModel:
         self._compiler = Compiler(
             self._memory, devices, self._generators, self._around, self._results.hold, host_version
         )
-        self._entries: list[Entry] = []
+        self._entries: dict[int, Entry] = {}  # by the templates' numbers
         self._epoch = 0  # the highest that came
         self._failed_epoch: int | None = None
 
@@ -147,7 +147,9 @@ class TorchModel:
         if batch.forget:
             self._entries.clear()
             self._memory.forget_layouts()
-        self._entries += [entry_of(template) for template in templates]
+        if templates and batch.first_template < FIRST_TEMPLATE:
+            raise InvalidArgument(f"a template {batch.first_template}; they are numbered from {FIRST_TEMPLATE} on")
+        self._entries.update(enumerate([entry_of(template) for template in templates], batch.first_template))
         if skipped:
             self._free_rest(numbers, 0)
             return _SKIPPED
@@ -178,7 +180,7 @@ class TorchModel:
             while place < end:
                 number = numbers[place]
                 if number >= FIRST_TEMPLATE:
-                    entry = entries[number - FIRST_TEMPLATE]
+                    entry = entries[number]
                     if float_place + entry.floats > float_count or place + entry.width > end:
                         raise InvalidArgument(f"{len(floats)} floats, where the stream's templates take more")
                     carry_out = entry.carry_out
@@ -225,8 +227,8 @@ class TorchModel:
     def _width(self, kind: int) -> int:
         """How many numbers an entry takes; 0 if there is none such."""
         if kind >= FIRST_TEMPLATE:
-            index = kind - FIRST_TEMPLATE
-            return self._entries[index].width if index < len(self._entries) else 0
+            entry = self._entries.get(kind)
+            return 0 if entry is None else entry.width
         return {FREE: FREE_WIDTH, BIND: BIND_WIDTH}.get(kind, 0)
 
     def _described(self, exc: Exception, numbers: list[int], place: int) -> ExecutionError:
@@ -236,13 +238,13 @@ class TorchModel:
         count = sum(1 for _, at in self._walk(numbers, 0) if at < place)
         where = f"entry {count} of its batch, {PLACE_TEXT.format(place)}"
         if not width:
-            return InvalidArgument(f"there is no template {kind}: {len(self._entries)} have come ({where})")
+            return InvalidArgument(f"there is no template {kind} among the {len(self._entries)} known ({where})")
         if place + width > len(numbers):
             return InvalidArgument(
                 f"a stream of {len(numbers)} numbers ends within an entry that takes {width} ({where})"
             )
         if kind >= FIRST_TEMPLATE:
-            where = f"{self._entries[kind - FIRST_TEMPLATE].template.operator}, {where}"
+            where = f"{self._entries[kind].template.operator}, {where}"
         return failure(exc, where)
 
 
