@@ -24,7 +24,9 @@ def test_imports_are_found_wherever_they_stand_and_in_the_modules_beside(tmp_pat
     program.write_text("import package.part\nfrom . import nothing\nraise RuntimeError('this is not run')\n")
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("def late():\n    from caffe.io import Transformer\n")
-    (tmp_path / "package" / "part.py").write_text("try:\n    import torch.nn as nn, jax.numpy\nexcept ImportError: import app\n")
+    (tmp_path / "package" / "part.py").write_text(
+        "try:\n    import torch.nn as nn, jax.numpy\nexcept ImportError: import app\n"
+    )
     libraries = examined(program).libraries
     assert [(each.module, each.interception, each.fine) for each in libraries] == [
         ("caffe", "served by avec", True),
