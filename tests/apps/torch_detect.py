@@ -1,4 +1,4 @@
-"""A one-stage detector: anchors, smooth L1 and focal losses, boolean masks, top-k, and its own non-maximum suppression."""
+"""A one-stage detector: anchors, smooth L1 and focal losses, masks, top-k and non-maximum suppression."""
 
 import torch
 from torch import nn

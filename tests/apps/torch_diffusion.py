@@ -1,4 +1,4 @@
-"""A diffusion model: a small U-Net with skips, time embeddings and attention, trained and sampled with DDPM's schedule."""
+"""A diffusion model: a small U-Net with attention, trained and sampled with DDPM's schedule."""
 
 import math
 

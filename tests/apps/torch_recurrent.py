@@ -36,7 +36,7 @@ for kind in (nn.LSTM, nn.GRU):
     model.head.register_forward_hook(lambda module, args, output, seen=seen: seen.append(tuple(output.shape)))
     optimizer = torch.optim.RMSprop(model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.5)
-    for step in range(20):
+    for _ in range(20):
         x, lengths, sums = examples(16)
         loss = nn.functional.mse_loss(model(x.to(device), lengths), sums.to(device))
         optimizer.zero_grad()
