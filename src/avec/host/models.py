@@ -86,10 +86,13 @@ class Provider:
 
     def close(self) -> None:
         """End the connection, if there is one; the next upload opens another."""
-        if self._open is not None:
+        if self._channel is not None:
             with contextlib.suppress(SessionLost):
-                if self._channel is not None:
-                    self._channel.send(Goodbye())
+                self._channel.send(Goodbye())
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._open is not None:
             self._open.close()
             self._open = self._channel = self._answers = None
 
@@ -112,8 +115,8 @@ class Provider:
         try:
             channel, answers = self._connected()
             return _send_missing(channel, answers, next(self._numbers), source, manifest)
-        except BaseException:  # what it expects next is not known any more
-            self.close()
+        except BaseException:  # perhaps in the middle of a frame
+            self._drop()
             raise
 
 
