@@ -11,7 +11,7 @@ OPENCV_4 := .cache/opencv-4.14
 OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
-.PHONY: help demo test test-onnx test-opencv test-torch-ops check format bench bench-onnx bench-training goldens clean
+.PHONY: help demo test test-onnx test-opencv test-torch-ops check format bench bench-onnx bench-torch bench-training goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -51,6 +51,10 @@ bench: $(READY)  ## Measure the execution cycle of OpenPose's COCO net on loopba
 
 bench-onnx: $(READY) ## Measure a run of ONNX Runtime, of ResNet-50 and of a model that hardly computes; writes benchmarks/results
 	$(BIN)/python benchmarks/onnx_cycle.py
+
+bench-torch: $(READY) ## Measure what PyTorch's operators cost the host, and training beside native; writes benchmarks/results
+	$(BIN)/python benchmarks/torch_cost.py
+	$(BIN)/python benchmarks/torch_training.py
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py
