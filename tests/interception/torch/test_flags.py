@@ -57,6 +57,21 @@ class Stream:
         self.sent.append((name, value))
 
 
+# What a process begins with; a destination's accelerator, which other tests make in this one, has its own.
+PRECISIONS = {torch.backends.cuda.matmul: "none", torch.backends.cudnn.conv: "tf32", torch.backends.cudnn.rnn: "tf32"}
+
+
+@pytest.fixture(autouse=True)
+def own_precisions() -> Iterator[None]:
+    """Let each test begin with torch's own precisions of float32."""
+    before = {operators: operators.fp32_precision for operators in PRECISIONS}
+    for operators, precision in PRECISIONS.items():
+        operators.fp32_precision = precision
+    yield
+    for operators, precision in before.items():
+        operators.fp32_precision = precision
+
+
 @pytest.fixture
 def stream() -> Iterator[Callable[[bool], Stream]]:
     """Put flags under torch, with a session or without; all of torch's settings are put back afterwards."""
