@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from openpose_cycle import HERE, destination, run
+from processes import HERE, destination, run
 from record import summary, write
 
 CPU_BATCH, GPU_BATCH = 4, 256

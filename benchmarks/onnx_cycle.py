@@ -15,10 +15,8 @@ import time
 from pathlib import Path
 
 import onnx_resnet
-from openpose_cycle import destination, run
+from processes import HERE, destination, run
 from record import summary, write
-
-HERE = Path(__file__).parent
 
 
 def main() -> None:

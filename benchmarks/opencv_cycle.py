@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from openpose_cycle import HERE, destination, run
+from processes import HERE, destination, run
 from record import summary, write
 
 

@@ -7,7 +7,6 @@ the interception adds to an interpreter's start. Writes one record to benchmarks
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -18,9 +17,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from processes import HERE, destination, run
 from record import summary, write
 
-HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples" / "openpose"))
 
 # The paper's Eq. 1: 8 + 4 bytes of metadata, the frame, and the maps at 1/8 of its size (57 of 3 channels for COCO).
@@ -147,25 +146,6 @@ def empty_program_ms(environ: dict[str, str]) -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "pass"], env=environ, check=True)
     return 1e3 * (time.perf_counter() - began)
-
-
-@contextlib.contextmanager
-def destination() -> Iterator[str]:
-    """A destination of its own process; give its URL."""
-    command = [sys.executable, "-m", "avec", "serve", "--listen", "tcp://127.0.0.1:0", "--log-level", "warning"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        try:
-            yield line.split()[2]
-        finally:
-            process.terminate()
-
-
-def run(command: list[str]) -> dict:
-    """Run one of the loops; give what it printed."""
-    output = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
 
 
 def lines(results: dict) -> Iterator[str]:

@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from openpose_cycle import HERE, destination, run
+from processes import HERE, destination, run, run_avec
 from record import summary, write
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(AVEC_CACHE_DIR=folder, OMP_WAIT_POLICY="passive")
         with destination() as url:
-            avec = summarised(run(["-m", "avec", "run", "--on", url, *loop]))
+            avec = summarised(run_avec(url, loop))
     results["avec"] = avec
     name = torch.cuda.get_device_name() if gpu else "CPU of this machine"
     path = write(f"torch-cost-{'cuda' if gpu else 'cpu'}", name, "loopback, no added delay", results, arguments.results)

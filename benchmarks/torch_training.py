@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from openpose_cycle import HERE, destination, run
+from processes import HERE, destination, run, run_avec
 from record import summary, write
 
 COMPARABLE_ON_CPU = "resnet50_sgd,gpt_adamw_fused"
@@ -40,7 +40,7 @@ def main() -> None:
         os.environ["AVEC_CACHE_DIR"] = folder
         native = run(loop)
         with destination() as url:
-            remote = run(["-m", "avec", "run", "--on", url, *loop])
+            remote = run_avec(url, loop)
     results = {name: compared(native["work"][name], remote["work"][name]) for name in native["work"]}
     kind = "cuda" if gpu else "cpu"
     name = torch.cuda.get_device_name() if gpu else "CPU of this machine, one thread"
