@@ -30,6 +30,8 @@ LAST_STORAGE = (1 << 24) - 1
 FIRST_ADDRESS = FIRST_STORAGE << OFFSET_BITS
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
+HOST = -1  # in place of an accelerator's number: the destination's own host memory
+
 # The first number of an entry in the stream that is no template's.
 FREE = 0  # then an address: the storage is no longer used
 BIND = 1  # then a place and an address: that result of the last Evaluate answer gets this address

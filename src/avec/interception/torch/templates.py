@@ -9,6 +9,7 @@ import torch
 from msgspec import structs
 
 from avec.protocol.torch import (
+    HOST,
     Arg,
     ComplexArg,
     DeviceArg,
@@ -26,7 +27,6 @@ from avec.protocol.torch import (
 
 from .storages import Layout
 
-HOST = -1  # TensorMeta.device of a tensor in the destination's own host memory
 _NUMBER_NBYTES = 8  # of one number of the stream
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -98,7 +98,7 @@ class Description:
             case torch.dtype():
                 return DTypeArg(name_of(value))
             case torch.device():
-                return DeviceArg(-1 if value.type != "cuda" else device_index(value))
+                return DeviceArg(HOST if value.type != "cuda" else device_index(value))
             case torch.layout():
                 return LayoutArg(name_of(value))
             case torch.memory_format():

@@ -20,9 +20,9 @@ from msgspec import structs
 
 from avec import config
 from avec.host.models import Provider
-from avec.protocol.torch import IntArg, Template, TensorArg, TensorMeta
+from avec.protocol.torch import HOST, IntArg, Template, TensorArg, TensorMeta
 
-from .templates import HOST, meta_of
+from .templates import meta_of
 
 if TYPE_CHECKING:
     from avec.tensor import Array

@@ -13,11 +13,10 @@ import torch
 
 from avec.destination.accelerators import Accelerator
 from avec.errors import InvalidArgument, RemoteError
-from avec.protocol.torch import Device, Memory, Opened
+from avec.protocol.torch import HOST, Device, Memory, Opened
 
 CPU_CYCLES_PER_S = 10**9
 SLEEP_CYCLES_LIMIT = 60 * CPU_CYCLES_PER_S
-HOST = -1  # in place of an accelerator's number: the destination's own host memory
 
 
 @dataclass(slots=True)

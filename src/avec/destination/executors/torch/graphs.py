@@ -17,20 +17,17 @@ import torch
 from torch import Tensor, fx
 
 from avec.destination.executors.torch.compilers import Compiled, compiled
-from avec.destination.executors.torch.devices import HOST, Devices
+from avec.destination.executors.torch.constants import constant_of
+from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.operators import resolve
 from avec.destination.executors.torch.quirks import QUIRKS, STAND_INS
 from avec.destination.executors.torch.storages import Layout, named_dtype
 from avec.errors import InvalidArgument
 from avec.protocol.torch import (
+    HOST,
     Arg,
-    ComplexArg,
-    DeviceArg,
-    DTypeArg,
     HostScalarArg,
     IntArg,
-    LayoutArg,
-    MemoryFormatArg,
     TensorArg,
 )
 from avec.protocol.torch_graph import (
@@ -212,18 +209,8 @@ class _Builder:
                 return self._value(number)
             case ValuesArg(items=items):
                 return [self._argument(item) for item in items]
-            case DTypeArg(name=name):
-                return named_dtype(name)
-            case DeviceArg(index=index):
-                return self._devices.device(index)
-            case LayoutArg(name=name):
-                return _named(name, torch.layout)
-            case MemoryFormatArg(name=name):
-                return _named(name, torch.memory_format)
-            case ComplexArg(real=real, imag=imag):
-                return complex(real, imag)
             case _:
-                return arg
+                return constant_of(arg, self._devices)
 
     def _value(self, number: int) -> fx.Node:
         if not 0 <= number < len(self._values):
@@ -242,10 +229,3 @@ def _tensor(constant: Constant) -> Tensor:
     if not nbytes:
         return torch.empty(constant.shape, dtype=dtype)
     return torch.frombuffer(bytearray(constant.data), dtype=dtype).view(constant.shape)
-
-
-def _named(name: str, kind: type) -> object:
-    value = getattr(torch, name, None)
-    if not isinstance(value, kind):
-        raise InvalidArgument(f"there is no {kind.__name__} {name!r} in the destination's torch {torch.__version__}")
-    return value

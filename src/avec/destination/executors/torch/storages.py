@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avec.destination.executors.torch.devices import HOST, Account, Devices
+from avec.destination.executors.torch.devices import Account, Devices
 from avec.errors import ExecutionError, InvalidArgument
-from avec.protocol.torch import FIRST_ADDRESS, OFFSET_BITS, OFFSET_MASK, ORIGIN, TensorMeta
+from avec.protocol.torch import FIRST_ADDRESS, HOST, OFFSET_BITS, OFFSET_MASK, ORIGIN, TensorMeta
 
 RANK_LIMIT = 64  # torch's own for most operators
 NBYTES_LIMIT = 1 << OFFSET_BITS

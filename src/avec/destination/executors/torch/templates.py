@@ -17,7 +17,8 @@ from types import CodeType
 import torch
 from torch import Tensor
 
-from avec.destination.executors.torch.devices import HOST, Devices
+from avec.destination.executors.torch.constants import constant_of
+from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.operators import Operator, resolve, scalar_overload
 from avec.destination.executors.torch.own_operators import OWN_OPERATORS, Surroundings
@@ -25,6 +26,7 @@ from avec.destination.executors.torch.quirks import QUIRKS, STAND_INS
 from avec.destination.executors.torch.storages import Layout, Memory, named_dtype
 from avec.errors import ExecutionError, InvalidArgument, UnsupportedOperation
 from avec.protocol.torch import (
+    HOST,
     Arg,
     ComplexArg,
     DeviceArg,
@@ -272,24 +274,13 @@ class _Source:
     def _value(
         self, arg: int | float | str | DTypeArg | DeviceArg | LayoutArg | MemoryFormatArg | ComplexArg
     ) -> object:
-        match arg:
-            case DTypeArg(name=name):
-                return named_dtype(name)
-            case DeviceArg(index=index):
-                if index == HOST:
-                    raise UnsupportedOperation(
-                        f"{self.template.operator} with a result in the host's memory, which is not at the destination"
-                    )
-                self._named_device = index
-                return self.compiler.devices.device(index)
-            case LayoutArg(name=name):
-                return _named(name, torch.layout)
-            case MemoryFormatArg(name=name):
-                return _named(name, torch.memory_format)
-            case ComplexArg(real=real, imag=imag):
-                return complex(real, imag)
-            case _:
-                return arg
+        if isinstance(arg, DeviceArg):
+            if arg.index == HOST:
+                raise UnsupportedOperation(
+                    f"{self.template.operator} with a result in the host's memory, which is not at the destination"
+                )
+            self._named_device = arg.index
+        return constant_of(arg, self.compiler.devices)
 
     def _tensor(self, arg: TensorArg) -> str:
         if arg in self._tensors:
@@ -343,13 +334,6 @@ def _scalars(operator: Operator, template: Template) -> frozenset[int]:
 _EXAMPLES: dict[type, bool | int | float | complex] = {
     bool: True, int: 1, IntArg: 1, float: 1.0, FloatArg: 1.0, ComplexArg: 1j
 }  # fmt: skip
-
-
-def _named(name: str, kind: type) -> object:
-    value = getattr(torch, name, None)
-    if not isinstance(value, kind):
-        raise InvalidArgument(f"there is no {kind.__name__} {name!r} in the destination's torch {torch.__version__}")
-    return value
 
 
 def _host_scalar(bits: int, dtype: torch.dtype) -> Tensor:
