@@ -236,10 +236,7 @@ class Recording:
         """Record what was captured once more."""
         with self.lock:
             self.refuse_in_capture("replaying a graph")
-            try:
-                self.numbers.extend(numbers)
-            finally:
-                self.floats.extend(floats)
+            self._append(numbers, floats)
             self.flush()
 
     def refuse_in_capture(self, what: str) -> None:
@@ -264,13 +261,16 @@ class Recording:
         """
         self.marks.append((len(self.numbers), where_called()))
 
+    def _append(self, numbers: Sequence[int], floats: Sequence[float]) -> None:
+        try:
+            self.numbers.extend(numbers)
+        finally:
+            self.floats.extend(floats)
+
     def record(self, template: int, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Append one operator; send a batch if it is time."""
         with self.lock:
-            try:
-                self.numbers.extend((template, *numbers))
-            finally:
-                self.floats.extend(floats)
+            self._append((template, *numbers), floats)
             if len(self.numbers) > BATCH_NUMBERS:
                 self.flush()
 
@@ -398,10 +398,7 @@ class Recording:
         with self.lock:
             self._about_to_wait("an operator whose result's shape depends on data")
             self.arena.sweep(self.numbers)
-            try:
-                self.numbers.extend((template, *numbers))
-            finally:
-                self.floats.extend(floats)
+            self._append((template, *numbers), floats)
             call = self._send()
         return self.decode(self.wait(call))
 

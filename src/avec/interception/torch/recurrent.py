@@ -40,42 +40,20 @@ class Recurrent:
     def _padded(self, name: str, mode: int) -> Callable[..., Any]:
         composite = getattr(aten, name).input
 
-        def operator(
-            input: Tensor,
-            hx: Any,
-            params: Sequence[Tensor],
-            has_biases: bool,
-            num_layers: int,
-            dropout: float,
-            train: bool,
-            bidirectional: bool,
-            batch_first: bool,
-        ) -> object:
-            rest = (params, has_biases, num_layers, dropout, train, bidirectional)
+        def operator(input: Tensor, hx: Any, *rest: Any) -> object:  # the others as of _cudnn
             if not self._cudnn_takes(input):
-                return composite._op_dk(_COMPOSITE, input, hx, *rest, batch_first)
-            return self._cudnn(mode, input, hx, *rest, batch_first, ())
+                return composite._op_dk(_COMPOSITE, input, hx, *rest)
+            return self._cudnn(mode, input, hx, (), *rest)
 
         return operator
 
     def _packed(self, name: str, mode: int) -> Callable[..., Any]:
         composite = getattr(aten, name).data
 
-        def operator(
-            data: Tensor,
-            batch_sizes: Tensor,
-            hx: Any,
-            params: Sequence[Tensor],
-            has_biases: bool,
-            num_layers: int,
-            dropout: float,
-            train: bool,
-            bidirectional: bool,
-        ) -> object:
-            rest = (params, has_biases, num_layers, dropout, train, bidirectional)
+        def operator(data: Tensor, batch_sizes: Tensor, hx: Any, *rest: Any) -> object:
             if not self._cudnn_takes(data):
                 return composite._op_dk(_COMPOSITE, data, batch_sizes, hx, *rest)
-            return self._cudnn(mode, data, hx, *rest, False, batch_sizes.tolist())
+            return self._cudnn(mode, data, hx, batch_sizes.tolist(), *rest)
 
         return operator
 
@@ -93,14 +71,14 @@ class Recurrent:
         mode: int,
         input: Tensor,
         hx: Any,
+        batch_sizes: Sequence[int],
         params: Sequence[Tensor],
         has_biases: bool,
         num_layers: int,
         dropout: float,
         train: bool,
         bidirectional: bool,
-        batch_first: bool,
-        batch_sizes: Sequence[int],
+        batch_first: bool = False,
     ) -> object:
         """Source: ATen/native/cudnn/RNN.cpp, _cudnn_impl."""
         if mode == _LSTM and len(hx) != 2:

@@ -44,6 +44,12 @@ def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def _stride(shape: Sequence[int], memory_format: torch.memory_format | None) -> tuple[int, ...]:
+    if memory_format in (None, torch.contiguous_format, torch.preserve_format):
+        return contiguous_stride(shape)
+    return torch.empty(shape, device="meta", memory_format=memory_format).stride()
+
+
 @special("empty.memory_format")
 def _empty(
     kernels: Kernels,
@@ -56,11 +62,7 @@ def _empty(
     memory_format: torch.memory_format | None = None,
 ) -> torch.Tensor:
     shape = tuple(size)
-    if memory_format in (None, torch.contiguous_format, torch.preserve_format):
-        stride = contiguous_stride(shape)
-    else:
-        stride = torch.empty(shape, device="meta", memory_format=memory_format).stride()
-    return kernels.empty(dtype or torch.get_default_dtype(), shape, stride, _index(device))
+    return kernels.empty(dtype or torch.get_default_dtype(), shape, _stride(shape, memory_format), _index(device))
 
 
 @special("empty_strided")
@@ -141,10 +143,7 @@ def _resize(
     shape = tuple(size)
     if memory_format is None and self.shape == shape:  # the strides stay, too
         return self
-    stride = contiguous_stride(shape)
-    if memory_format not in (None, torch.contiguous_format, torch.preserve_format):
-        stride = torch.empty(shape, device="meta", memory_format=memory_format).stride()
-    kernels.resize(self, shape, stride)
+    kernels.resize(self, shape, _stride(shape, memory_format))
     return self
 
 
