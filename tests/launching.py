@@ -60,10 +60,10 @@ def both_ways(
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[str]:
-    """Start a destination as a user does; give its URL, and end it as a user does."""
-    command = [*AVEC, "serve", "--listen", "tcp://127.0.0.1:0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ())
+def serving(python: str = sys.executable, **variables: str) -> Iterator[str]:
+    """Start a destination as a user does, with a Python and an environment; give its URL, and end it as a user does."""
+    command = [python, "-m", "avec", "serve", "--listen", "tcp://127.0.0.1:0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ(**variables))
     with process:
         assert process.stdout is not None
         line = process.stdout.readline()

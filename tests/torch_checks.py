@@ -27,13 +27,13 @@ def names(modules: Sequence[str]) -> list[str]:
     return found
 
 
-def outcomes(url: str, modules: Sequence[str]) -> dict[str, str]:
+def outcomes(url: str, modules: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, str]:
     """Run the checks under `avec run`; the error of each, or nothing."""
     done = subprocess.run(
         [*AVEC, "run", "--on", url, str(CHECKS / "run.py"), *modules],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         env=environ(),
         check=False,
     )

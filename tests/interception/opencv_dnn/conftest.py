@@ -15,7 +15,7 @@ import pytest
 
 from interception.opencv_dnn import caffe_models, onnx_models, other_models
 from interception.opencv_dnn.outcomes import Outcomes
-from launching import APPS, AVEC, PLAIN, environ
+from launching import APPS, AVEC, PLAIN, environ, serving
 
 PROGRAM = str(APPS / "opencv_conformance.py")
 DESTINATION_PYTHON = os.environ.get("OPENCV_DESTINATION_PYTHON", sys.executable)
@@ -35,18 +35,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def opencv_destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a destination; it runs in OPENCV_DESTINATION_PYTHON if that is set."""
-    command = [DESTINATION_PYTHON, "-m", "avec", "serve", "--listen", "tcp://127.0.0.1:0"]
-    variables = environ(AVEC_CACHE_DIR=str(tmp_path_factory.mktemp("cache")))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=variables)
-    with process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("avec: serving tcp://127.0.0.1:"), line
-        try:
-            yield line.split()[2]
-        finally:
-            process.terminate()
-            assert process.wait(PROGRAM_TIMEOUT_S) == 0
+    with serving(DESTINATION_PYTHON, AVEC_CACHE_DIR=str(tmp_path_factory.mktemp("cache"))) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from launching import AVEC, both_ways, environ
+import torch_checks
+from launching import both_ways
 
-CHECKS = Path(__file__).parent / "checks"
 PROGRAMS = Path(__file__).parent / "programs"
 MODULES = (
     "unopened",
@@ -30,36 +27,13 @@ TIMEOUT_S = 220.0
 pytestmark = pytest.mark.timeout(240)  # the first test waits for the whole program
 
 
-def _names() -> list[str]:
-    """The checks, without importing them: torch would be."""
-    names = []
-    for module in MODULES:
-        tree = ast.parse((CHECKS / f"{module}.py").read_text("utf-8"))
-        names += [
-            f"{module}.{each.name}"
-            for each in tree.body
-            if isinstance(each, ast.FunctionDef) and each.name.startswith("check_")
-        ]
-    return names
-
-
 @pytest.fixture(scope="module")
 def outcomes(destination: str) -> dict[str, str]:
     """The error of each check, or nothing."""
-    done = subprocess.run(
-        [*AVEC, "run", "--on", destination, str(CHECKS / "run.py"), *MODULES],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=environ(),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {line["check"]: line["error"] for line in lines}
+    return torch_checks.outcomes(destination, MODULES, TIMEOUT_S)
 
 
-@pytest.mark.parametrize("name", _names())
+@pytest.mark.parametrize("name", torch_checks.names(MODULES))
 def test_feature(name: str, outcomes: dict[str, str]) -> None:
     assert not outcomes[name], outcomes[name]
 
