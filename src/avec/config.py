@@ -91,6 +91,13 @@ def _parse_count(text: str) -> int:
     return value
 
 
+def _parse_percentage(text: str) -> int:
+    value = int(text.removesuffix("%"))
+    if not 0 <= value <= 90:
+        raise ValueError(text)
+    return value
+
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kMGT])(i?)B|B)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -140,6 +147,7 @@ LISTEN_URL = Kind(
 )
 SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_seconds(text))
 COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
+PERCENTAGE = Kind("PERCENT", "a whole number from 0 to 90", lambda text, _: _parse_percentage(text))
 SIZE = Kind("SIZE", "a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
 TOKEN = Kind("TOKEN", "a token as `avec user add` prints it", lambda text, _: _parse_token(text))
 FINGERPRINT = Kind("SHA256", "sha256: and 64 hex digits", lambda text, _: _parse_fingerprint(text))
@@ -220,6 +228,10 @@ class Settings:
         "destination", _choice("destination", "eager"), "what torch.compile does with its graphs: ships them to be "
         "compiled at the destination, or runs them operator by operator", ("run",),
     )  # fmt: skip
+    torch_replay: Literal["on", "off"] = _setting(
+        "on", _choice("on", "off"), "on: stretches of PyTorch operators that repeat are sent as a number, and replayed "
+        "at the destination", ("run",),
+    )  # fmt: skip
     connect_timeout_s: float = _setting(
         5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor"), "--connect-timeout"
     )
@@ -257,6 +269,10 @@ class Settings:
     compile_graphs: bool = _setting(
         True, SWITCH, "compile the graphs that hosts capture with torch.compile, where a compiler is there; 0: carry "
         "them out operator by operator", ("serve",),
+    )  # fmt: skip
+    graph_memory_percent: int = _setting(
+        10, PERCENTAGE, "how much of an accelerator's memory CUDA graphs of a session's repeating operators may hold; "
+        "0: none are made", ("serve",),
     )  # fmt: skip
     onnx_engine: Literal["auto", "onnxruntime", "torch"] = _setting(
         "auto", _choice("auto", "onnxruntime", "torch"),

@@ -38,8 +38,8 @@ _LAST_CAPABILITY = 63
 SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/proc", "/sys", "/nix", "/run/nvidia")
 
 # Refused system calls and their numbers on (x86_64, aarch64): other processes' memory, other namespaces, the kernel's
-# inside, and connections. Not execve: compiling graphs starts compilers. Not bind, listen and accept: CUDA opens a local
-# socket of its own when it starts, and sockets of other families cannot be made.
+# inside, and connections. Not execve: compiling graphs starts compilers. Not bind, listen and accept: CUDA opens a
+# local socket of its own when it starts, and sockets of other families cannot be made.
 REFUSED_CALLS = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "pidfd_getfd": (438, 438), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),

@@ -244,7 +244,11 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     epoch: int
     then: Read | None = None
     first_template: int = FIRST_TEMPLATE  # the number of the first one that comes with this batch
-    forget: bool = False  # first of all: forget all templates that came before
+    forget: bool = False  # first of all: forget all templates and traces that came before
+    # The trace that this stretch is; 0: none. It comes once with its numbers, which are kept whether it is carried out
+    # or not; afterwards without them, and with the floats and payloads of this time.
+    trace: int = 0
+    drop: tuple[int, ...] = ()  # traces that will not come again
 
 
 class Synchronize(msgspec.Struct, frozen=True, array_like=True, tag="synchronize"):

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
+from avec import config
 from avec.errors import AcceleratorOutOfMemory, AvecError, DestinationError, ExecutionError
 from avec.host.calls import where_called
 from avec.interception.active import opened as opened_session
@@ -41,6 +42,7 @@ from avec.tensor import Array
 
 from .room import Room
 from .storages import Arena
+from .traces import Traces
 
 if TYPE_CHECKING:
     from avec.host.calls import Call, Reply
@@ -105,6 +107,7 @@ class Recording:
         self._files: dict[str, str] = {}
         self._reading: deque[tuple[Call, Array]] = deque()  # reads that nobody has waited for
         self._loss_told = False  # an exception has said that the session is lost
+        self._traces: Traces | None = None
         self._last: Call | None = None  # the last batch that was sent
         self._room = Room(arena, lambda: self.destination.devices, self._free_nbytes)
         arena.admit = self._room.admit
@@ -148,6 +151,7 @@ class Recording:
     def _open(self) -> None:
         if self.inherited:
             raise RuntimeError(_BAD_FORK)
+        self._traces = Traces() if config.load().torch_replay == "on" else None
         session = active_session()
         handle = session.new_handle()
         reply = session.load(handle, FORMAT, _ENCODER.encode(Open(str(torch.__version__)))).wait()
@@ -200,6 +204,8 @@ class Recording:
         self._templates.clear()
         self._described.clear()  # those that nothing was recorded with
         self.arena.forget_layouts()
+        if self._traces is not None:
+            self._traces.forget()
         self._forget = True
         self.generation += 1
 
@@ -333,8 +339,11 @@ class Recording:
             # Emptied in one call, between whose parts no interrupt can come.
             emptied: list[None] = []
             emptying = map(_CLEAR, (self.floats, self._described, self._payloads))
+            stretch = array("Q", numbers).tobytes()
+            traces = self._traces if numbers else None
+            trace, known = (0, False) if traces is None else traces.find(stretch)
             parts: list[Array] = [
-                np.frombuffer(array("Q", numbers), np.uint64),
+                np.frombuffer(b"" if known else stretch, np.uint64),
                 np.array(self.floats, np.float64),
                 np.frombuffer(_ENCODER.encode(self._described) if self._described else b"", np.uint8),
                 *self._payloads,
@@ -342,7 +351,8 @@ class Recording:
             while parts and not parts[-1].size and not self._payloads:
                 parts.pop()
             first_template = self._next_template - len(self._described)
-            body = _ENCODER.encode(Batch(self._epoch, then, first_template, self._forget))
+            drop = () if traces is None else tuple(traces.dropped)
+            body = _ENCODER.encode(Batch(self._epoch, then, first_template, self._forget, trace, drop))
             try:
                 call = session.run(self._handle, "torch.run", body, parts, self._files, into)
             except DestinationError:
@@ -352,6 +362,9 @@ class Recording:
                 if session.issued != issued:  # else an interrupt or an error came before it was sent
                     del self.numbers[:count]
                     self._payloads_nbytes, self._files, self._forget = 0, {}, False
+                    if traces is not None:
+                        del traces.dropped[: len(drop)]
+                        traces.sent(stretch, trace)
                     emptied.extend(emptying)
             self._last = call
             self._marked[call.number] = (self.marks, self._batch_began)

@@ -77,7 +77,7 @@ def _check_extent(meta: TensorMeta, itemsize: int) -> None:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Storage:
     """One live storage: the tensor that it was made for, and where its other views are kept."""
 
@@ -170,11 +170,28 @@ class Memory:
             raise InvalidArgument(
                 f"{address:#x} was given to a result; it has to be the beginning of a storage, and not in use"
             )
-        self._storages[address] = Storage(tensor, layout, pointer)
-        layout.tensors[address] = tensor
-        if pointer:
-            self._pointers.add(pointer)
-        layout.account.add(layout.nbytes)
+        self.put(address, Storage(tensor, layout, pointer))
+
+    def put(self, address: int, storage: Storage) -> None:
+        """Have a storage live at an address that is not in use."""
+        self._storages[address] = storage
+        storage.layout.tensors[address] = storage.tensor
+        if storage.pointer:
+            self._pointers.add(storage.pointer)
+        storage.layout.account.add(storage.layout.nbytes)
+
+    def storages(self) -> dict[int, Storage]:
+        """What lives now, by address: to be looked at."""
+        return self._storages
+
+    def restore(self, before: dict[int, Storage]) -> None:
+        """Have those storages live, and no others, that lived when a copy of `storages()` was taken."""
+        for address, storage in list(self._storages.items()):
+            if before.get(address) is not storage:
+                self.free(address)
+        for address, storage in before.items():
+            if address not in self._storages:
+                self.put(address, storage)
 
     def aliases(self, tensor: Tensor) -> bool:
         """Whether a result may share a live storage: only one from its storage's beginning is told apart."""
@@ -189,6 +206,7 @@ class Memory:
         layout.tensors.pop(address, None)
         if storage.views is not None:
             _forget_views(storage)
+            storage.views = None  # a trace's storage lives again
         self._pointers.discard(storage.pointer)
         layout.account.remove(layout.nbytes)
 
