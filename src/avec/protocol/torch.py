@@ -223,6 +223,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     cudnn: int = 0  # torch.backends.cudnn.version(); 0 without
     architectures: tuple[str, ...] = ()
     nccl: tuple[int, ...] = ()
+    sdp_order: tuple[int, ...] = ()  # which kernels of attention it prefers. Source: torch._C._get_sdp_priority_order
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):

@@ -21,7 +21,7 @@ from . import resizing
 from .operators import conjugate_aware, negative_aware
 from .prediction import NUMBER, Predictor, on_meta, zero_dimensional
 from .random import Generators
-from .recording import BATCH_NUMBERS, Recording
+from .recording import BATCH_NUMBERS, Recording, cuts_after
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
 from .templates import Description, meta_of_layout, name_of
@@ -36,7 +36,7 @@ LARGE_NBYTES = 64 << 20  # after an output of this size a batch is sent, so that
 class Entry:
     """What a call that was seen before gives: its template, and the layouts of its outputs."""
 
-    __slots__ = ("first", "layouts", "marked", "plain", "predicted", "template")
+    __slots__ = ("cuts", "first", "layouts", "marked", "plain", "predicted", "template")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Entry:
         predicted: object = None,
     ) -> None:
         self.template = template
+        self.cuts = cuts_after(template)
         self.predicted = predicted  # the results together
         self.marked = marked  # its calls are noted with their places in the application
         self.layouts = layouts
@@ -119,7 +120,8 @@ class Kernels:
         environment.update(
             _Tensor=torch.Tensor, _Parameter=torch.nn.Parameter, _FIRST=FIRST_ADDRESS, _LIMIT=BATCH_NUMBERS,
             _find=cache.get, _slow=slow, _miss=miss, _from_dlpack=from_dlpack, _new_capsule=new_capsule,
-            _take=self.arena.take, _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
+            _recording=self.recording, _take=self.arena.take,
+            _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
             _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
             _current=torch.cuda.current_device, _mark=self.recording.mark, _like=_like, _handle=self.generators.handle,
         )  # fmt: skip

@@ -48,7 +48,12 @@ if TYPE_CHECKING:
     from avec.host.calls import Call, Reply
     from avec.host.session import Session
 
-BATCH_NUMBERS = 320  # about 80 operators: then a batch is sent, so that the destination works while the host goes on
+# A batch is sent so that the destination works while the host goes on. It ends after an operator whose template says
+# so, not at a fixed length: a loop that never waits would else be cut at other places each time, and not repeat.
+BATCH_NUMBERS = 480  # at most: about 100 operators
+LEAST_NUMBERS = 160  # in a batch
+FIRST_NUMBERS = 40  # in the first after a wait, when the destination has nothing to do; then it doubles
+CUTTING = 4  # one of so many templates ends a batch
 MARKED_BATCHES = 300  # more than can be under way
 READING_LIMIT = 64  # reads that nobody has waited for
 BATCH_FILES = 256  # digests that a batch names
@@ -70,6 +75,11 @@ _OPENED = msgspec.msgpack.Decoder(Opened)
 _TEMPLATE = msgspec.msgpack.Decoder(Template)
 
 
+def cuts_after(template: int) -> bool:
+    """Whether a batch ends after an operator of this template."""
+    return template % CUTTING == 0
+
+
 class Recording:
     """This process's stream. Its lists are public to the generated kernels, which append to them inline.
 
@@ -82,6 +92,7 @@ class Recording:
         self.arena = arena
         self.numbers: list[int] = []
         self.floats: list[float] = []
+        self.least = FIRST_NUMBERS  # numbers from which on a batch may end
         self.lock = threading.RLock()
         self._session: Session | None = None
         self._destination: Opened | None = None
@@ -277,8 +288,12 @@ class Recording:
         """Append one operator; send a batch if it is time."""
         with self.lock:
             self._append((template, *numbers), floats)
-            if len(self.numbers) > BATCH_NUMBERS:
+            if self._is_due(template):
                 self.flush()
+
+    def _is_due(self, template: int) -> bool:
+        count = len(self.numbers)
+        return count > self.least and (cuts_after(template) or count > BATCH_NUMBERS)
 
     def upload(self, template: int, numbers: Sequence[int], payload: Array, borrowed: bool) -> None:
         """Append an operator that takes a payload.
@@ -297,7 +312,7 @@ class Recording:
                 self._payloads.append(kept)
             self._payloads_nbytes += payload.nbytes
             full = self._payloads_nbytes >= PAYLOAD_NBYTES
-            call = self.flush() if full or len(self.numbers) > BATCH_NUMBERS else None
+            call = self.flush() if full or self._is_due(template) else None
         if call is not None and large and borrowed:
             call.wait_sent()
 
@@ -367,6 +382,7 @@ class Recording:
                         traces.sent(stretch, trace)
                     emptied.extend(emptying)
             self._last = call
+            self.least = min(2 * self.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
@@ -382,6 +398,7 @@ class Recording:
         self._about_to_wait("reading a value")
         call = self.flush(read, (into,))
         assert call is not None
+        self.least = FIRST_NUMBERS
         _put(self.wait(call), into)
 
     def read_later(self, read: Read, into: Array) -> Call:
@@ -413,6 +430,7 @@ class Recording:
             self.arena.sweep(self.numbers)
             self._append((template, *numbers), floats)
             call = self._send()
+        self.least = FIRST_NUMBERS
         return self.decode(self.wait(call))
 
     def decode(self, reply: Reply) -> Answer | None:

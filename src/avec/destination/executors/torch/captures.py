@@ -235,8 +235,11 @@ class Captures:
         device = part.device
         if device is None or part.attempts >= ATTEMPTS or not self._room(device):
             return
-        part.attempts += 1
         before = dict(self._memory.storages())
+        inputs, written, freed = _flow(plan.numbers, part.steps)
+        if not all(address in before and before[address].tensor.is_cuda for address in inputs):
+            return  # not there; or, as an attention's random seeds, in host memory where no graph made them
+        part.attempts += 1
         reserved = torch.cuda.memory_reserved(device)
         graph = torch.cuda.CUDAGraph()
         failed: tuple[Step, Exception] | None = None
@@ -260,7 +263,6 @@ class Captures:
         if failed is not None:
             self._refuse(plan, *failed)
             return
-        inputs, written, freed = _flow(plan.numbers, part.steps)
         nbytes = torch.cuda.memory_reserved(device) - reserved
         part.capture = _Capture(
             graph=graph,

@@ -143,6 +143,7 @@ class Devices:
             cudnn=torch.backends.cudnn.version() or 0,  # type: ignore[no-untyped-call]
             architectures=tuple(torch.cuda.get_arch_list()),
             nccl=nccl if isinstance(nccl, tuple) else (nccl,),
+            sdp_order=tuple(torch._C._get_sdp_priority_order()),
         )
 
 

@@ -23,6 +23,7 @@ from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.operators import Operator, resolve, scalar_overload
 from avec.destination.executors.torch.own_operators import OWN_OPERATORS, Surroundings
 from avec.destination.executors.torch.quirks import QUIRKS, STAND_INS
+from avec.destination.executors.torch.seeds import SEEDED
 from avec.destination.executors.torch.storages import Layout, Memory, named_dtype
 from avec.errors import ExecutionError, InvalidArgument, UnsupportedOperation
 from avec.protocol.torch import (
@@ -125,7 +126,7 @@ class Compiler:
 
     def _callable(self, operator: Operator) -> object:
         if self.devices.cuda:
-            return operator.call
+            return SEEDED.get(operator.name) or operator.call
         return STAND_INS.get(operator.name) or operator.call
 
     def _compile_own(self, entry: Entry, source: _Source) -> CarryOut:
