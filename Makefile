@@ -11,7 +11,8 @@ OPENCV_4 := .cache/opencv-4.14
 OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
-.PHONY: help demo test test-onnx test-opencv test-torch-ops check format bench bench-onnx bench-torch bench-training goldens clean
+.PHONY: help demo test test-onnx test-opencv test-torch-ops check format bench bench-all bench-onnx bench-torch \
+	bench-training goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -48,6 +49,9 @@ format: $(READY) ## Rewrite the sources in the project's format
 
 bench: $(READY)  ## Measure the execution cycle of OpenPose's COCO net on loopback; writes benchmarks/results
 	$(BIN)/python benchmarks/openpose_cycle.py
+
+bench-all: $(READY) ## Measure the standard workloads natively and under AVEC over four links; OPTIONS=--quick on a CPU
+	$(BIN)/avec bench --output benchmarks/results/bench.json $(OPTIONS)
 
 bench-onnx: $(READY) ## Measure a run of ONNX Runtime, of ResNet-50 and of a model that hardly computes; writes benchmarks/results
 	$(BIN)/python benchmarks/onnx_cycle.py

@@ -21,6 +21,7 @@ FLAGS = {
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
     " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
     " --require-token",
+    "bench": "--compare --connect-timeout --link --local --note --on --output --quick --repeats --work",
     "doctor": "--connect-timeout --on --security",
 }
 
@@ -49,7 +50,7 @@ def test_the_version_is_said() -> None:
     assert execute(*AVEC, "--version") == (0, f"avec {avec.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "doctor"])
+@pytest.mark.parametrize("command", ["run", "serve", "doctor", "bench"])
 def test_help_names_every_flag(command: str) -> None:
     status, stdout, stderr = execute(*AVEC, command, "--help")
     assert (status, stderr) == (0, "")

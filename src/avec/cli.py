@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -280,6 +281,70 @@ def _show(diagnosis: Diagnosis) -> None:
         console.print("The program imports no library that AVEC intercepts, nor any other that it knows.")
     console.print(checks)
     console.print(UNREACHED)
+
+
+@_settings_options("bench")
+@avec.command()
+@click.option("--local", is_flag=True, help="compute at a destination started on this machine (default without --on)")
+@click.option("--work", metavar="LIST", help="of the workloads, such as W2,W6 (default all)")
+@click.option(
+    "--link",
+    metavar="LIST",
+    help="loopback, or RATE-ROUNDTRIP as in 1gbit-20ms, 1ms (default four links, see the docs)",
+)
+@click.option(
+    "--repeats", type=click.IntRange(2), metavar="N", help="of a measurement, where they do not take too long"
+)
+@click.option("--quick", is_flag=True, help="small sizes, which a CPU computes in a minute")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="write the record (JSON)"
+)
+@click.option(
+    "--compare", type=click.Path(path_type=Path), metavar="RECORD", help="say what has changed since a record"
+)
+@click.option("--note", default="", metavar="TEXT", help="for the record: what else was going on")
+def bench(
+    local: bool,
+    work: str | None,
+    link: str | None,
+    repeats: int | None,
+    quick: bool,
+    output: Path | None,
+    compare: Path | None,
+    note: str,
+    **flags: object,
+) -> None:
+    """Measure standard workloads natively and under AVEC, over links of stated rates and round trips.
+
+    The exit status is 1 when something could not be measured.
+    """
+    if local and flags["destination"]:
+        raise click.UsageError("--local and --on exclude each other")
+    settings = _load(flags)
+    if local:
+        settings = replace(settings, destination=None)
+    from rich.console import Console
+
+    from avec.bench import comparison, measuring, record, tables
+    from avec.interception import environment, release
+
+    release()
+    environment.stand_aside(os.environ)
+    earlier = None if compare is None else comparison.read(compare)["results"]
+    results = measuring.measure(
+        measuring.plan(work, link, repeats, quick, settings.destination),
+        settings,
+        lambda line: print(f"avec: {line}", file=sys.stderr),
+    )
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else tables.WIDTH)
+    console.print(tables.tables(results))
+    if earlier is not None:
+        found = list(comparison.changes(earlier, results))
+        console.print(tables.changed(found, comparison.unlike(earlier, results)))
+    if output is not None:
+        record.write(output, measuring.accelerators(results), measuring.links(results), {"note": note, **results})
+        print(f"record: {output}")
+    sys.exit(FOUND_FAULTS if measuring.failed(results) else 0)
 
 
 def main() -> NoReturn:

@@ -29,7 +29,7 @@ LAUNCH_VARIABLE = "AVEC_LAUNCH_PID"  # `avec run` tells its program's process fr
 PREFIX = "AVEC_"
 SCHEMES = ("tcp", "tls")
 
-Command = Literal["run", "serve", "doctor"]
+Command = Literal["run", "serve", "doctor", "bench"]
 Value = str | int | float | bool | Path
 V = TypeVar("V")
 
@@ -205,7 +205,7 @@ def _user_folder(variable: str, below_home: str) -> Path:
 class Settings:
     """All settings with their values; immutable. A field's metadata is its row in the table."""
 
-    destination: str | None = _setting(None, URL, "where to compute", ("run", "doctor"), "--on")
+    destination: str | None = _setting(None, URL, "where to compute", ("run", "doctor", "bench"), "--on")
     numerics: Literal["strict", "fast"] = _setting(
         "strict", _choice("strict", "fast"), "strict is IEEE float32; fast lets the accelerator use TF32, "
         "wrong by up to 3e-3", ("run",), "--numerics",
@@ -233,7 +233,7 @@ class Settings:
         "at the destination", ("run",),
     )  # fmt: skip
     connect_timeout_s: float = _setting(
-        5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor"), "--connect-timeout"
+        5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor", "bench"), "--connect-timeout"
     )
     heartbeat_s: float = _setting(
         0.5, SECONDS, "after this much silence a connection is asked for a sign of life", ("run", "serve")
@@ -288,16 +288,16 @@ class Settings:
         repr=False,  # a traceback shows settings
         metadata=_columns(
             TOKEN, "shown to the destination; `avec login` keeps one for each destination, which is better than this",
-            ("run", "doctor"),
+            ("run", "doctor", "bench"),
         ),
     )  # fmt: skip
     fingerprint: str | None = _setting(
         None, FINGERPRINT, "of the certificate that a tls destination must have; `avec login` keeps it too",
-        ("run", "doctor"),
+        ("run", "doctor", "bench"),
     )  # fmt: skip
     host_certificate: Path | None = _setting(
         None, PATH, "this host's own certificate with its key (PEM), for destinations with --client-ca",
-        ("run", "doctor"),
+        ("run", "doctor", "bench"),
     )  # fmt: skip
     certificate: Path | None = _setting(
         None, PATH, "the destination's certificate with its key (PEM); one is made at the first start if none is named",
