@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from launching import AVEC, environ, execute
+from launching import AVEC, execute
 
 MEASURED = ("W2.latency", "W2.back_to_back", "W6.tiny_operator", "W6.item", "W6.synchronize")
 LINKS = ("loopback", "5ms")
+TIMEOUT_S = 240.0  # half a minute on two idle cores
+
+pytestmark = pytest.mark.timeout(2 * TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def benched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A record, and what was printed."""
     path = tmp_path_factory.mktemp("bench") / "record.json"
     options = ["--quick", "--work", "W2,W6", "--link", ",".join(LINKS), "--output", str(path), "--note", "a test"]
-    status, stdout, stderr = execute(*AVEC, "bench", *options, variables=environ())
+    status, stdout, stderr = execute(*AVEC, "bench", *options, timeout_s=TIMEOUT_S)
     assert status == 0, stderr
     return path, stdout
 
@@ -72,7 +75,7 @@ def test_a_table_of_ratios_and_one_of_terms_for_each_link_are_printed(benched: t
 
 def test_a_record_is_compared_with(benched: tuple[Path, str]) -> None:
     options = ["--quick", "--work", "W6", "--link", "loopback", "--compare", str(benched[0])]
-    status, stdout, stderr = execute(*AVEC, "bench", *options)
+    status, stdout, stderr = execute(*AVEC, "bench", *options, timeout_s=TIMEOUT_S)
     assert status == 0, stderr
     assert "hanges beyond noise" in stdout or "Nothing has changed beyond noise." in stdout
 
