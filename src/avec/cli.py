@@ -226,10 +226,11 @@ def revoke_user(name: str) -> None:
 
 
 @_settings_options("doctor")
-@avec.command()
+@avec.command(cls=RunCommand, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS]")
 @click.option("--security", metavar="URL", help="say instead what protects hosts from one another at a destination")
-@click.argument("program", required=False, type=click.Path(path_type=Path))
-def doctor(program: Path | None, security: str | None, **flags: object) -> None:
+@click.option("--trace", is_flag=True, help="run the program, then say which operators kept it from repeating itself")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM [ARGS]...]")
+def doctor(program: tuple[str, ...], security: str | None, trace: bool, **flags: object) -> None:
     """Say what of a program would be intercepted, where it would compute, and what stands against it.
 
     The exit status is 1 when something does.
@@ -237,11 +238,17 @@ def doctor(program: Path | None, security: str | None, **flags: object) -> None:
     if security is not None:
         sys.exit(_show_security(_load({**flags, "destination": security})))
     settings = _load(flags)
+    if trace:
+        if not program:
+            raise click.UsageError("--trace runs a program: name it")
+        sys.exit(_show_repeats(program, settings))
+    if len(program) > 1:
+        raise click.UsageError(f"{program[1]!r}: arguments of the program are of use with --trace only")
     from avec.interception import release
     from avec.interception.doctor import examine
 
     release()
-    diagnosis = examine(program, settings)
+    diagnosis = examine(Path(program[0]) if program else None, settings)
     _show(diagnosis)
     sys.exit(0 if diagnosis.fine else FOUND_FAULTS)
 
@@ -259,6 +266,28 @@ def _show_security(settings: config.Settings) -> int:
         table.add_row(measure, f"[red]{state}[/]" if state.startswith("off") else state)
     Console(highlight=False).print(table)
     return FOUND_FAULTS if any(state.startswith("off") for state in measures.values()) else 0
+
+
+def _show_repeats(program: Sequence[str], settings: config.Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from avec.interception.doctor import trace_repeats
+
+    status, found = trace_repeats(program, settings)
+    if found is None:
+        print("avec: the program issued no PyTorch operators on cuda", file=sys.stderr)
+        return status
+    console = Console(highlight=False)
+    console.print(
+        f"{found['stretches']} stretches of operators were sent: {found['repeated']} as repeats, "
+        f"{found['first']} because nothing like them had come before, the others because of:"
+    )
+    table = Table("times", "operator", "called at", "what was different")
+    for each in found["breaks"]:
+        table.add_row(str(each["count"]), each["operator"], each["site"], each["reason"])
+    console.print(table)
+    return status
 
 
 def _show(diagnosis: Diagnosis) -> None:

@@ -232,6 +232,10 @@ class Settings:
         "on", _choice("on", "off"), "on: stretches of PyTorch operators that repeat are sent as a number, and replayed "
         "at the destination", ("run",),
     )  # fmt: skip
+    torch_repeats: Path | None = _setting(
+        None, PATH, "write which PyTorch operators kept the program from repeating itself to this JSON file at exit; "
+        "`avec doctor --trace` shows it", ("run",),
+    )  # fmt: skip
     connect_timeout_s: float = _setting(
         5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor", "bench"), "--connect-timeout"
     )

@@ -207,7 +207,8 @@ class Kernels:
         ]
         outputs = tuple(None if layout is None else meta_of_layout(layout) for layout in layouts)
         template = self.recording.template(description.template(operator.qualified_name, outputs))
-        marked = operator.may_assert or any(layout is not None and layout.nbytes >= MARKED_NBYTES for layout in layouts)
+        marked = operator.may_assert or self.recording.repeats is not None
+        marked = marked or any(layout is not None and layout.nbytes >= MARKED_NBYTES for layout in layouts)
         return Entry(template, layouts, flat, marked, predicted)
 
     def _described(self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]) -> Description:

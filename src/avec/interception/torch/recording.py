@@ -40,6 +40,7 @@ from avec.protocol.torch import (
 )
 from avec.tensor import Array
 
+from .repeats import Repeats
 from .room import Room
 from .storages import Arena
 from .traces import Traces
@@ -119,6 +120,8 @@ class Recording:
         self._reading: deque[tuple[Call, Array]] = deque()  # reads that nobody has waited for
         self._loss_told = False  # an exception has said that the session is lost
         self._traces: Traces | None = None
+        path = config.load().torch_repeats
+        self.repeats = None if path is None else Repeats(path)  # for `avec doctor --trace`
         self._last: Call | None = None  # the last batch that was sent
         self._room = Room(arena, lambda: self.destination.devices, self._free_nbytes)
         arena.admit = self._room.admit
@@ -196,6 +199,8 @@ class Recording:
                 finally:
                     self._templates[encoded] = number
                     self._next_template = number + 1
+                if self.repeats is not None:
+                    self.repeats.describe(number, template)
         return number
 
     def cache(self) -> dict[object, object]:
@@ -366,6 +371,8 @@ class Recording:
             while parts and not parts[-1].size and not self._payloads:
                 parts.pop()
             first_template = self._next_template - len(self._described)
+            if self.repeats is not None and numbers:
+                self.repeats.see(numbers, known, self.marks)
             drop = () if traces is None else tuple(traces.dropped)
             body = _ENCODER.encode(Batch(self._epoch, then, first_template, self._forget, trace, drop))
             try:
@@ -488,6 +495,8 @@ class Recording:
         lost: AvecError | None = None
         try:
             self.flush()
+            if self.repeats is not None:
+                self.repeats.write()
             if self._last is not None:
                 self._last.wait_ended(FINISH_TIMEOUT_S)
                 lost = self._last.error
