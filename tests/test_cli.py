@@ -17,7 +17,7 @@ from launching import AVEC, SELF, environ, execute, serving
 FLAGS = {
     "login": "--fingerprint --token",
     "user": "",
-    "run": "--cache-dir --connect-timeout --local --no-check --numerics --on --report --trace --verbose -v",
+    "run": "--cache-dir --connect-timeout --graph --local --no-check --numerics --on --report --trace --verbose -v",
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
     " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
     " --require-token",

@@ -27,10 +27,12 @@ def names(modules: Sequence[str]) -> list[str]:
     return found
 
 
-def outcomes(url: str, modules: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, str]:
+def outcomes(
+    url: str, modules: Sequence[str], timeout_s: float = TIMEOUT_S, options: Sequence[str] = ()
+) -> dict[str, str]:
     """Run the checks under `avec run`; the error of each, or nothing."""
     done = subprocess.run(
-        [*AVEC, "run", "--on", url, str(CHECKS / "run.py"), *modules],
+        [*AVEC, "run", "--on", url, *options, str(CHECKS / "run.py"), *modules],
         capture_output=True,
         text=True,
         timeout=timeout_s,

@@ -236,6 +236,10 @@ class Settings:
         None, PATH, "write which PyTorch operators kept the program from repeating itself to this JSON file at exit; "
         "`avec doctor --trace` shows it", ("run",),
     )  # fmt: skip
+    graph: bool = _setting(
+        False, SWITCH, "capture PyTorch modules' outermost calls as torch.compile would, and compile them at the "
+        "destination", ("run",), "--graph",
+    )  # fmt: skip
     connect_timeout_s: float = _setting(
         5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor", "bench"), "--connect-timeout"
     )

@@ -9,6 +9,7 @@ import warnings
 
 import torch
 
+from avec import config
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
@@ -17,6 +18,7 @@ from .attention import Attention
 from .grafting import Graft, graft
 from .kernels import Kernels
 from .operators import cuda_operators
+from .outermost import Outermost
 from .recording import Recording
 from .recurrent import Recurrent
 from .schemas import WHOLE
@@ -43,6 +45,9 @@ class Activation:
         self._libraries = [self._register(), extensions.register(self.kernels), *collectives.register()]
         cuda.patch(self._patches, self.recording, self._graft)
         compiling.patch(self._patches, self.recording)
+        self._outermost = Outermost(self.recording)
+        if config.load().graph:
+            self._outermost.patch(self._patches)
         random.patch(self._patches, self.recording, self.kernels.generators)
         untyped.patch(self._patches, self.kernels)
         saving.patch(self._patches, self.kernels)
@@ -76,6 +81,7 @@ class Activation:
         """Give torch back as it was. Tensors that live at the destination can no longer be used."""
         atexit.unregister(self.recording.finish)
         compiling.leave()
+        self._outermost.leave()
         self._patches.restore()
         cuda.forget()
         for library in self._libraries:
