@@ -11,7 +11,7 @@ OPENCV_4 := .cache/opencv-4.14
 OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
-.PHONY: help demo test test-onnx test-opencv test-torch-ops check format bench bench-all bench-onnx bench-torch \
+.PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay check format bench bench-all bench-onnx bench-torch \
 	bench-training goldens clean
 
 help:            ## Show the targets
@@ -30,6 +30,9 @@ test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and withou
 
 test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, six minutes; OPTIONS="--help" for more
 	$(BIN)/python tests/torch_ops $(OPTIONS)
+
+test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay
+	REPLAY_SEEDS=3 REPLAY_STEPS=2000 $(BIN)/python -m pytest tests/interception/torch/test_replay.py
 
 test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either
 	$(BIN)/python -m pytest $(OPENCV_TESTS)
