@@ -13,6 +13,7 @@ import logging
 import re
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import CodeType
@@ -175,7 +176,7 @@ def _compiled(recording: Recording, module: fx.GraphModule, inputs: Sequence[Any
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep from the program what torch logs for those who have asked it to compile something."""
+    """Keep from the program what torch tells those who have asked it to compile something."""
     quieted = []
     for name in _LOGS:
         log = logging.getLogger(name)
@@ -183,7 +184,9 @@ def _quiet() -> Iterator[None]:
             quieted.append((log, log.level))
             log.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch\._dynamo\.")
+            yield
     finally:
         for log, level in quieted:
             log.setLevel(level)
