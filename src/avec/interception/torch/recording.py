@@ -43,7 +43,7 @@ from avec.tensor import Array
 from .repeats import Repeats
 from .room import Room
 from .storages import Arena
-from .traces import Traces
+from .traces import NOT_LOOKED_FOR, Traces
 
 if TYPE_CHECKING:
     from avec.host.calls import Call, Reply
@@ -110,6 +110,7 @@ class Recording:
         self._batch_began = ""  # the place in the application where the batch before was sent
         self._marked: OrderedDict[int, tuple[list[tuple[int, str]], str]] = OrderedDict()  # by call
         self._templates: dict[bytes, int] = {}
+        self._encoded: dict[int, bytes] = {}  # the same, by their numbers
         self._described: list[msgspec.Raw] = []  # templates that the destination has not got yet
         self._next_template = FIRST_TEMPLATE  # never given twice: another thread may be about to record an old number
         self._forget = False
@@ -165,7 +166,7 @@ class Recording:
     def _open(self) -> None:
         if self.inherited:
             raise RuntimeError(_BAD_FORK)
-        self._traces = Traces() if config.load().torch_replay == "on" else None
+        self._traces = Traces(self._template_of) if config.load().torch_replay == "on" else None
         session = active_session()
         handle = session.new_handle()
         reply = session.load(handle, FORMAT, _ENCODER.encode(Open(str(torch.__version__)))).wait()
@@ -198,6 +199,7 @@ class Recording:
                     self._described.append(described)
                 finally:
                     self._templates[encoded] = number
+                    self._encoded[number] = encoded
                     self._next_template = number + 1
                 if self.repeats is not None:
                     self.repeats.describe(number, template)
@@ -218,6 +220,7 @@ class Recording:
         self.flush()
         self.forget_calls()
         self._templates.clear()
+        self._encoded.clear()
         self._described.clear()  # those that nothing was recorded with
         self.arena.forget_layouts()
         if self._traces is not None:
@@ -234,7 +237,10 @@ class Recording:
     def templates(self) -> dict[int, Template]:
         """All templates by their numbers."""
         with self.lock:
-            return {number: _TEMPLATE.decode(encoded) for encoded, number in self._templates.items()}
+            return {number: self._template_of(number) for number in self._encoded}
+
+    def _template_of(self, number: int) -> Template:
+        return _TEMPLATE.decode(self._encoded[number])
 
     def begin_capture(self) -> None:
         """From now on, keep what is recorded for `end_capture`. Source: torch.cuda.CUDAGraph.capture_begin."""
@@ -361,9 +367,9 @@ class Recording:
             emptying = map(_CLEAR, (self.floats, self._described, self._payloads))
             stretch = array("Q", numbers).tobytes()
             traces = self._traces if numbers else None
-            trace, known = (0, False) if traces is None else traces.find(stretch)
+            found = NOT_LOOKED_FOR if traces is None else traces.find(stretch)
             parts: list[Array] = [
-                np.frombuffer(b"" if known else stretch, np.uint64),
+                np.frombuffer(found.names if found.known else stretch, np.uint64),
                 np.array(self.floats, np.float64),
                 np.frombuffer(_ENCODER.encode(self._described) if self._described else b"", np.uint8),
                 *self._payloads,
@@ -372,9 +378,11 @@ class Recording:
                 parts.pop()
             first_template = self._next_template - len(self._described)
             if self.repeats is not None and numbers:
-                self.repeats.see(numbers, known, self.marks)
-            drop = () if traces is None else tuple(traces.dropped)
-            body = _ENCODER.encode(Batch(self._epoch, then, first_template, self._forget, trace, drop))
+                self.repeats.see(numbers, found.known, self.marks)
+            forget_traces = traces is not None and traces.forgotten
+            body = _ENCODER.encode(
+                Batch(self._epoch, then, first_template, self._forget, forget_traces, found.number, found.known)
+            )
             try:
                 call = session.run(self._handle, "torch.run", body, parts, self._files, into)
             except DestinationError:
@@ -385,8 +393,8 @@ class Recording:
                     del self.numbers[:count]
                     self._payloads_nbytes, self._files, self._forget = 0, {}, False
                     if traces is not None:
-                        del traces.dropped[: len(drop)]
-                        traces.sent(stretch, trace)
+                        traces.forgotten = False
+                        traces.sent(stretch, found)
                     emptied.extend(emptying)
             self._last = call
             self.least = min(2 * self.least, LEAST_NUMBERS)

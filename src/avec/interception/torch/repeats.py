@@ -14,7 +14,6 @@ from pathlib import Path
 from avec.protocol.torch import BIND, FIRST_TEMPLATE, FREE, Template
 
 _WIDTHS = {FREE: 2, BIND: 3}
-_MAKING = ("avec::receive", "avec::call_graph")
 SHOWN = 40  # kinds of breaks in the report
 
 _Entry = tuple[int, int, int]  # its first number, its place, its width
@@ -84,8 +83,7 @@ class Repeats:
                 template = self._templates.get(kind)
                 if template is None:
                     return
-                makes = not template.operator.startswith("avec::") or template.operator in _MAKING
-                width = 1 + template.numbers + (len(template.outputs or ()) if makes else 0)
+                width = 1 + template.numbers + template.addresses
             if not width:
                 return
             yield kind, place, width

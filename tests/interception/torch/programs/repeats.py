@@ -12,17 +12,17 @@ from pathlib import Path
 
 import torch
 
-from avec.interception.torch.traces import Traces
+from avec.interception.torch.traces import Found, Traces
 
-counts: Counter[str] = Counter(batches=0, repeats=0)
+counts: Counter[str] = Counter(batches=0, repeats=0, renamed=0)
 find = Traces.find
 
 
-def counted(self: Traces, stretch: bytes) -> tuple[int, bool]:
+def counted(self: Traces, stretch: bytes) -> Found:
     """Traces.find, noted."""
-    number, known = find(self, stretch)
-    counts.update(batches=1, repeats=int(known))
-    return number, known
+    found = find(self, stretch)
+    counts.update(batches=1, repeats=int(found.known), renamed=int(bool(found.names)))
+    return found
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A graph reads and writes fixed memory. What it takes from before is looked up by address, as ever; if that lives
 elsewhere now, its bytes are copied to where the graph reads. What it leaves lives in memory of the graph's own pool,
-which nothing else writes, and which a replay overwrites only after the host has freed what was there.
+which nothing else writes; if something from its last replay lives there still, that is moved out first.
 
 Operators that cannot be part of a graph, because they wait, take other floats each time, payloads or random number
 generators of the program's own, are carried out between graphs. Not here: which stretches repeat (`traces`).
@@ -20,98 +20,106 @@ import torch
 
 from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.failures import is_out_of_memory
-from avec.destination.executors.torch.storages import Memory, Storage, seen
+from avec.destination.executors.torch.storages import Memory, Storage
 from avec.destination.executors.torch.stream import Step, Stream
 from avec.errors import InvalidArgument
 from avec.protocol.torch import FREE, OFFSET_MASK, ORIGIN
 from avec.tensor import Array
 
 SMALLEST = 2  # operators of a graph; fewer are issued as fast one by one
-COPIED_NBYTES = 32 << 20  # of what a graph takes from elsewhere: beyond it is carried out without the graph
-ATTEMPTS = 3  # to capture a part anew, since what it takes has moved
+COPIED_NBYTES = 32 << 20  # of what a graph takes from elsewhere; beyond it another graph is made
+VARIANTS = 64  # graphs of one stretch, as of a net's layers that are alike; and attempts to make them
 MARGIN_NBYTES = 1 << 30  # what has to stay free beside what the program has been seen to need
 
 log = logging.getLogger("avec.destination")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Capture:
-    """A graph, what it takes from before and what it leaves."""
+    """A graph, what it takes from before and what it leaves; addresses by their places in the stretch's numbers."""
 
+    part: _Part
+    device: int
     graph: torch.cuda.CUDAGraph
     nbytes: int  # of its pool
-    inputs: list[int]  # addresses of storages
+    inputs: list[int]
     taken: list[Storage]  # those that it reads and writes in their place; kept alive with their memory
     written: list[bool]
     freed: list[int]
     left: list[tuple[int, Storage]]
+    used: int = 0  # when it was last replayed
 
-    def replay(self, memory: Memory) -> bool:
+    def moved(self, memory: Memory, numbers: list[int]) -> list[tuple[Storage, Storage, bool]] | None:
+        """What would have to be copied to where the graph reads; None where it cannot be used."""
+        storages, found, nbytes = memory.storages(), [], 0
+        for place, storage, written in zip(self.inputs, self.taken, self.written, strict=True):
+            now = storages.get(_base(numbers[place]))
+            if now is storage:
+                continue
+            # What lives where the graph would read is another tensor of the program's.
+            if now is None or storage.address or storage.layout is not now.layout:
+                return None
+            nbytes += storage.layout.nbytes
+            if nbytes > COPIED_NBYTES:
+                return None
+            found.append((storage, now, written))
+        return found
+
+    def replay(self, memory: Memory, numbers: list[int]) -> bool:
         """Carry it out; False, and nothing has happened, where that cannot be."""
-        storages = memory.storages()
-        try:
-            moved = [
-                (storage, now, written)
-                for storage, now, written in zip(
-                    self.taken, map(storages.__getitem__, self.inputs), self.written, strict=True
-                )
-                if storage is not now
-            ]
-        except KeyError:  # something is not there; its operator will say so
+        moved = self.moved(memory, numbers)
+        if moved is None:
             return False
-        if moved:
-            if any(storage.layout is not now.layout for storage, now, _ in moved):
+        freed = {numbers[place] for place in self.freed}
+        living = [each for _, each in self.left if each.address and each.address not in freed]
+        if living:
+            for storage in living:
+                memory.move(storage)
+            moved = self.moved(memory, numbers)
+            if moved is None:  # what it takes was among them, and is too large
                 return False
-            if sum(storage.layout.nbytes for storage, _, _ in moved) > COPIED_NBYTES:
-                return False
-            for storage, now, _ in moved:
-                _copy(storage, now)
+        for storage, now, _ in moved:
+            storage.bytes().copy_(now.bytes())
         self.graph.replay()
         for storage, now, written in moved:
             if written:
-                _copy(now, storage)
-        for address in self.freed:
+                now.bytes().copy_(storage.bytes())
+        for address in freed:
             memory.free(address)
-        for address, storage in self.left:
-            if address in storages:
+        for place, storage in self.left:
+            address = numbers[place]
+            if address in memory.storages():
                 raise InvalidArgument(f"{address:#x} was given to a result of a trace; it is in use")
             memory.put(address, storage)
         return True
 
 
-def _copy(target: Storage, source: Storage) -> None:
-    """Copy all bytes, also those between the elements."""
-    to, from_ = (
-        seen(each.untyped_storage(), torch.uint8, each.device, 0, (each.untyped_storage().nbytes(),), (1,))
-        for each in (target.tensor, source.tensor)
-    )
-    to.copy_(from_)
+def _base(address: int) -> int:
+    return address & ~OFFSET_MASK | ORIGIN
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Part:
-    """Steps that follow one another, with a graph of them if they can have one."""
+    """Steps that follow one another, with graphs of them if they can have any."""
 
     steps: list[Step]
-    device: int | None  # the accelerator of a graph; None: one by one
-    capture: _Capture | None = None
+    device: int | None  # the accelerator of its graphs; None: one by one
+    captures: list[_Capture] = field(default_factory=list)
     attempts: int = 0
-    used: int = 0  # when it was last replayed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Plan:
     """How one trace is carried out."""
 
     captures: Captures
-    numbers: list[int]
     steps: list[Step]
     floats: Array  # the bits of those that graphs are captured with, uint64
     varying: set[int] = field(default_factory=set)  # places of floats that were seen to change
     refused: set[int] = field(default_factory=set)  # places of steps that could not be captured
     parts: list[_Part] = field(default_factory=list)
 
-    def carry_out(self, floats: list[float]) -> None:
+    def carry_out(self, numbers: list[int], floats: list[float]) -> None:
         """Carry it out.
 
         Raises:
@@ -119,16 +127,10 @@ class Plan:
         """
         self._see(floats)
         if not self.parts:
-            self.parts = list(self._split())
+            self.parts = list(self._split(numbers))
         for part in self.parts:
-            if part.device is None or not self.captures.carry_out(self, part, floats):
-                self.captures.stream.carry_out_steps(self.numbers, part.steps, floats)
-            if not self.parts:  # a step could not be captured
-                break
-        else:
-            return
-        done = part.steps[-1].place
-        self.captures.stream.carry_out_steps(self.numbers, [step for step in self.steps if step.place > done], floats)
+            if part.device is None or not self.captures.carry_out(self, part, numbers, floats):
+                self.captures.stream.carry_out_steps(numbers, part.steps, floats)
 
     def split_anew(self) -> None:
         """Give up all graphs; the next time others are captured."""
@@ -138,7 +140,9 @@ class Plan:
     def close(self) -> None:
         """Free the graphs."""
         for part in self.parts:
-            self.captures.drop(part)
+            part.device = None
+            for capture in part.captures.copy():
+                self.captures.drop(capture)
 
     def _see(self, floats: list[float]) -> None:
         """Note which floats are not what they were; compared by their bits."""
@@ -149,11 +153,11 @@ class Plan:
             self.floats = now
             self.split_anew()
 
-    def _split(self) -> Iterator[_Part]:
+    def _split(self, numbers: list[int]) -> Iterator[_Part]:
         """Cut the steps where what can be captured begins or ends; frees go with what is before them."""
         part, begun = _Part([], None), False
         for step in self.steps:
-            if self.numbers[step.place] == FREE:
+            if numbers[step.place] == FREE:
                 part.steps.append(step)
                 continue
             device = None
@@ -189,101 +193,114 @@ class Captures:
         self._memory = memory
         self._devices = devices
         self._share = share
-        self._captured: list[_Part] = []
+        self._captured: list[_Capture] = []
         self._nbytes: dict[int, int] = {}
         self._limits: dict[int, int] = {}
         self._streams: dict[int, torch.cuda.Stream] = {}
         self._replays = 0
 
-    def plan(self, numbers: list[int], steps: list[Step], floats: list[float]) -> Plan:
+    def plan(self, steps: list[Step], floats: list[float]) -> Plan:
         """How to carry out a trace that came with these floats before."""
-        return Plan(self, numbers, steps, np.array(floats, np.float64).view(np.uint64))
+        return Plan(self, steps, np.array(floats, np.float64).view(np.uint64))
 
-    def carry_out(self, plan: Plan, part: _Part, floats: list[float]) -> bool:
-        """Carry out a part of a trace by its graph; False, and nothing has happened, if it has to be done otherwise."""
-        if part.capture is None:
-            self._capture(plan, part, floats)
-        if part.capture is None:
-            return False
+    def carry_out(self, plan: Plan, part: _Part, numbers: list[int], floats: list[float]) -> bool:
+        """Carry out a part of a trace by a graph; False, and nothing has happened, if it has to be done otherwise."""
         try:
-            replayed = part.capture.replay(self._memory)
+            for capture in part.captures:
+                if capture.replay(self._memory, numbers):
+                    self._used(capture)
+                    return True
+            made = self._capture(plan, part, numbers, floats)
+            if made is None or not made.replay(self._memory, numbers):
+                return False
         except Exception as exc:
-            raise self.stream.stopped(exc, plan.numbers, part.steps[0].place) from exc
-        if replayed:
-            self._replays += 1
-            part.used = self._replays
-            return True
-        self.drop(part)
-        return False
+            raise self.stream.stopped(exc, numbers, part.steps[0].place) from exc
+        self._used(made)
+        return True
 
-    def drop(self, part: _Part) -> None:
-        """Free a part's graph."""
-        if part.capture is not None and part.device is not None:
-            self._nbytes[part.device] -= part.capture.nbytes
-            part.capture = None
-            self._captured.remove(part)
+    def drop(self, capture: _Capture) -> None:
+        """Free a graph."""
+        capture.part.captures.remove(capture)
+        self._captured.remove(capture)
+        self._nbytes[capture.device] -= capture.nbytes
 
     def release(self) -> None:
         """Free all graphs: there is no memory for them."""
-        for part in self._captured.copy():
-            self.drop(part)
+        for capture in self._captured.copy():
+            self.drop(capture)
         if self._streams:
             torch.cuda.empty_cache()
 
-    def _capture(self, plan: Plan, part: _Part, floats: list[float]) -> None:
-        """Make a part's graph if it can have one. It is not carried out by that."""
+    def _used(self, capture: _Capture) -> None:
+        self._replays += 1
+        capture.used = self._replays
+
+    def _capture(self, plan: Plan, part: _Part, numbers: list[int], floats: list[float]) -> _Capture | None:
+        """Make a graph of a part, if it can have one more. It is not carried out by that."""
         device = part.device
-        if device is None or part.attempts >= ATTEMPTS or not self._room(device):
-            return
+        if device is None or part.attempts >= VARIANTS or not self._room(device):
+            return None
         before = dict(self._memory.storages())
-        inputs, written, freed = _flow(plan.numbers, part.steps)
-        if not all(address in before and before[address].tensor.is_cuda for address in inputs):
-            return  # not there; or, as an attention's random seeds, in host memory where no graph made them
+        inputs, written, freed, made = _flow(numbers, part.steps)
+        taken = [before.get(_base(numbers[place])) for place in inputs]
+        if not all(each is not None and each.tensor.is_cuda for each in taken):
+            return None  # not there; or, as an attention's random seeds, in host memory where no graph made them
         part.attempts += 1
         reserved = torch.cuda.memory_reserved(device)
+        graph, failed = self._record(device, part.steps, numbers, floats)
+        left = dict(self._memory.storages())
+        self._memory.restore(before)
+        if failed is not None:
+            self._refuse(plan, part, *failed)
+            return None
+        capture = _Capture(
+            part=part,
+            device=device,
+            graph=graph,
+            nbytes=torch.cuda.memory_reserved(device) - reserved,
+            inputs=inputs,
+            taken=[each for each in taken if each is not None],
+            written=written,
+            freed=freed,
+            left=[(place, left[numbers[place]]) for place in made if numbers[place] in left],
+        )
+        self._nbytes[device] = self._nbytes.get(device, 0) + capture.nbytes
+        part.captures.append(capture)
+        self._captured.append(capture)
+        return capture
+
+    def _record(
+        self, device: int, steps: Sequence[Step], numbers: list[int], floats: list[float]
+    ) -> tuple[torch.cuda.CUDAGraph, tuple[Step, Exception] | None]:
+        """Record steps into a graph; which step failed, if one did."""
         graph = torch.cuda.CUDAGraph()
         failed: tuple[Step, Exception] | None = None
         with torch.cuda.device(device):
-            stream = self._streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+            if device not in self._streams:
+                self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream = self._streams[device]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 graph.capture_begin(capture_error_mode="thread_local")
-                for step in part.steps:
+                for step in steps:
                     try:
-                        step.carry_out(plan.numbers, step.place, floats, step.float_place)
+                        step.carry_out(numbers, step.place, floats, step.float_place)
                     except Exception as exc:
                         failed = step, exc
                         break
                 try:
                     graph.capture_end()
                 except RuntimeError as exc:
-                    failed = failed or (part.steps[-1], exc)
-        left = dict(self._memory.storages())
-        self._memory.restore(before)
-        if failed is not None:
-            self._refuse(plan, *failed)
-            return
-        nbytes = torch.cuda.memory_reserved(device) - reserved
-        part.capture = _Capture(
-            graph=graph,
-            nbytes=nbytes,
-            inputs=inputs,
-            taken=[before[address] for address in inputs],
-            written=written,
-            freed=freed,
-            left=[(address, storage) for address, storage in left.items() if before.get(address) is not storage],
-        )
-        self._nbytes[device] = self._nbytes.get(device, 0) + nbytes
-        self._captured.append(part)
+                    failed = failed or (steps[-1], exc)
+        return graph, failed
 
-    def _refuse(self, plan: Plan, step: Step, exc: Exception) -> None:
+    def _refuse(self, plan: Plan, part: _Part, step: Step, exc: Exception) -> None:
         """Note that a step cannot be captured: what was begun is void, and everything is carried out one by one."""
         name = "a free" if step.usage is None else step.usage.template.operator
         log.debug("%s cannot be part of a CUDA graph: %s", name, exc)
         if is_out_of_memory(exc):
             self.release()
-            for part in plan.parts:
-                part.attempts = ATTEMPTS
+            part.attempts = VARIANTS
             return
         plan.refused.add(step.place)
         plan.split_anew()
@@ -296,12 +313,12 @@ class Captures:
         if self._nbytes.get(device, 0) >= limit:
             # What a program goes through in turn must not drive itself out: only what it has left behind goes.
             old = self._replays - 4 * len(self._captured)
-            for part in sorted(self._captured, key=attrgetter("used")):
-                if part.used >= old or self._nbytes[device] < limit:
+            for capture in sorted(self._captured, key=attrgetter("used")):
+                if capture.used >= old or self._nbytes.get(device, 0) < limit:
                     break
-                if part.device == device:
-                    self.drop(part)
-            if self._nbytes[device] >= limit:
+                if capture.device == device:
+                    self.drop(capture)
+            if self._nbytes.get(device, 0) >= limit:
                 return False
         account = self._devices.account(device)
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
@@ -309,27 +326,28 @@ class Captures:
         return free >= account.peak - account.current + MARGIN_NBYTES
 
 
-def _flow(numbers: list[int], steps: Sequence[Step]) -> tuple[list[int], list[bool], list[int]]:
-    """What steps take from before, by the addresses of storages, whether they write there, and what of it they free."""
-    taken: dict[int, bool] = {}
-    freed, made = [], set()
+def _flow(numbers: list[int], steps: Sequence[Step]) -> tuple[list[int], list[bool], list[int], list[int]]:
+    """How values flow through steps, by places in the stretch's numbers.
+
+    Returns:
+        What is taken from before, each storage once; whether it may be written there; what of before is freed; and
+        what is made and not freed.
+    """
+    taken: dict[int, tuple[int, bool]] = {}
+    freed: list[int] = []
+    made: dict[int, int] = {}
     for step in steps:
         place = step.place
         if step.usage is None:
-            address = numbers[place + 1]
-            if address in made:
-                made.discard(address)
-            else:
-                freed.append(address)
+            if made.pop(numbers[place + 1], None) is None:
+                freed.append(place + 1)
             continue
-        usage = step.usage
-        for at, written in usage.inputs:
+        for at, written in step.usage.inputs:
             address = numbers[place + 1 + at]
-            if not address:
-                continue
-            address = address & ~OFFSET_MASK | ORIGIN
-            if address not in made:
-                taken[address] = taken.get(address, False) or written
+            if address and _base(address) not in made:
+                first, before = taken.get(_base(address), (place + 1 + at, False))
+                taken[_base(address)] = first, before or written
         first = place + 1 + step.usage.template.numbers
-        made.update(numbers[first : first + usage.outputs])
-    return list(taken), list(taken.values()), freed
+        made.update({numbers[at]: at for at in range(first, first + step.usage.template.addresses) if numbers[at]})
+    places = [place for place, _ in taken.values()]
+    return places, [written for _, written in taken.values()], freed, list(made.values())

@@ -154,18 +154,20 @@ class TorchModel:
             self._stream.forget()
             self._memory.forget_layouts()
         self._stream.take(templates, batch.first_template)
-        self._traces.drop(batch.drop)
-        known = batch.trace and not numbers
-        if batch.trace and numbers:
+        if batch.forget_traces:
+            self._traces.forget()
+        if batch.trace and not batch.repeat:
             self._traces.keep(batch.trace, numbers, floats)
         if skipped:
-            self._stream.free_rest(self._traces.numbers(batch.trace) if known else numbers, 0)
+            if batch.repeat:
+                numbers = self._traces.numbers(batch.trace, np.array(numbers, np.uint64))
+            self._stream.free_rest(numbers, 0)
             return _SKIPPED
         around = self._around
         around.payloads, around.files, around.next_payload = arrays[FIRST_PAYLOAD_PART:], files, 0
         try:
-            if known:
-                kernels = self._traces.carry_out(batch.trace, floats)
+            if batch.repeat:
+                kernels = self._traces.carry_out(batch.trace, np.array(numbers, np.uint64), floats)
             else:
                 kernels = self._stream.carry_out(numbers, floats)
             read = () if batch.then is None else (self._read(batch.then),)

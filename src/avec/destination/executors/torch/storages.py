@@ -84,7 +84,13 @@ class Storage:
     tensor: Tensor
     layout: Layout
     pointer: int
+    address: int = 0  # where it lives now; 0: it does not
     views: list[tuple[dict[int, Tensor], int]] | None = None
+
+    def bytes(self) -> Tensor:
+        """All its bytes, also those between the elements."""
+        untyped = self.tensor.untyped_storage()
+        return seen(untyped, torch.uint8, self.tensor.device, 0, (untyped.nbytes(),), (1,))
 
 
 class Memory:
@@ -175,10 +181,21 @@ class Memory:
     def put(self, address: int, storage: Storage) -> None:
         """Have a storage live at an address that is not in use."""
         self._storages[address] = storage
+        storage.address = address
         storage.layout.tensors[address] = storage.tensor
         if storage.pointer:
             self._pointers.add(storage.pointer)
         storage.layout.account.add(storage.layout.nbytes)
+
+    def move(self, storage: Storage) -> None:
+        """Have what lives in a storage live in another, with the same bytes, at the same address."""
+        layout = storage.layout
+        other = torch.empty_like(storage.bytes())
+        other.copy_(storage.bytes())
+        tensor = seen(other.untyped_storage(), layout.dtype, layout.device, 0, layout.shape, layout.stride)
+        address = storage.address
+        self.free(address)
+        self.put(address, Storage(tensor, layout, tensor.data_ptr()))
 
     def storages(self) -> dict[int, Storage]:
         """What lives now, by address: to be looked at."""
@@ -202,6 +219,7 @@ class Memory:
         storage = self._storages.pop(address, None)
         if storage is None:
             return
+        storage.address = 0
         layout = storage.layout
         layout.tensors.pop(address, None)
         if storage.views is not None:

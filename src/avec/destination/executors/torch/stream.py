@@ -102,16 +102,27 @@ class Stream:
             end = place + self._width(kind)
             if kind >= FIRST_TEMPLATE:
                 entry = self._entries[kind]
-                usage = self._usages.get(kind)
-                if usage is None:
-                    usage = self._usages[kind] = usage_of(entry.template)
                 carry_out = self._carry_out(entry, end == len(numbers))
-                found.append(Step(place, float_place, carry_out, usage))
+                found.append(Step(place, float_place, carry_out, self._usage(kind)))
                 float_place += entry.floats
             else:
                 found.append(Step(place, float_place, self._free if kind == FREE else self._bind))
         if end != len(numbers):
             raise InvalidArgument(f"a trace of {len(numbers)} numbers has no entry that begins at {end}")
+        return found
+
+    def addresses(self, numbers: list[int]) -> list[int]:
+        """The places of all addresses in a stretch that has been carried out before."""
+        found = []
+        for kind, place in self._walk(numbers, 0):
+            if kind >= FIRST_TEMPLATE:
+                usage = self._usage(kind)
+                first = place + 1
+                found += [first + at for at, _ in usage.inputs]
+                first += usage.template.numbers
+                found += range(first, first + usage.template.addresses)
+            else:
+                found.append(place + self._width(kind) - 1)
         return found
 
     def carry_out_steps(self, numbers: list[int], steps: Sequence[Step], floats: list[float]) -> None:
@@ -142,6 +153,12 @@ class Stream:
             self._devices.account(0).failures += 1
         self.free_rest(numbers, place)
         return self._described(exc, numbers, place)
+
+    def _usage(self, number: int) -> Usage:
+        usage = self._usages.get(number)
+        if usage is None:
+            usage = self._usages[number] = usage_of(self._entries[number].template)
+        return usage
 
     def _carry_out(self, entry: Entry, is_last: bool) -> CarryOut:
         carry_out = entry.carry_out

@@ -72,9 +72,7 @@ def entry_of(template: Template) -> Entry:
             f"{template.operator} takes {template.numbers} numbers and {template.floats} floats; "
             f"0 to {INPUTS_LIMIT} are possible"
         )
-    own = OWN_OPERATORS.get(template.operator)
-    addresses = 0 if own is not None and not own.makes else len(template.outputs or ())
-    return Entry(template, 1 + template.numbers + addresses, template.floats)
+    return Entry(template, 1 + template.numbers + template.addresses, template.floats)
 
 
 class Compiler:

@@ -6,16 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from avec.destination.executors.torch.operators import Operator, resolve
-from avec.protocol.torch import (
-    HOST,
-    Arg,
-    DeviceArg,
-    GeneratorArg,
-    HostScalarArg,
-    ListArg,
-    Template,
-    TensorArg,
-)
+from avec.protocol.torch import HOST, Arg, DeviceArg, GeneratorArg, HostScalarArg, ListArg, Template, TensorArg
 
 CALLED_GRAPH = "avec::call_graph"
 
@@ -27,18 +18,15 @@ class Usage:
     template: Template
     device: int | None  # the one accelerator that it computes on; None: it cannot be part of a CUDA graph
     inputs: tuple[tuple[int, bool], ...]  # places of its tensors' numbers, and whether it may write to them
-    outputs: int  # addresses that follow
 
 
 def usage_of(template: Template) -> Usage:
     """Look at a template that has been carried out before."""
-    graph = template.operator == CALLED_GRAPH
-    operator = None if template.operator.startswith("avec::") else resolve(template.operator, "")
-    if template.outputs is None or operator is None and not graph:
-        return Usage(template, None, (), 0)
+    own = template.operator.startswith("avec::")
+    operator = None if own else resolve(template.operator, "")
     inputs: list[tuple[int, bool]] = []
-    devices = {meta.device for meta in template.outputs if meta is not None}
-    fits = True
+    devices = {meta.device for meta in template.outputs or () if meta is not None}
+    fits = template.outputs is not None and (not own or template.operator == CALLED_GRAPH)
     for written, arg in _arguments(template, operator):
         match arg:
             case TensorArg():
@@ -49,7 +37,7 @@ def usage_of(template: Template) -> Usage:
             case GeneratorArg() | HostScalarArg():
                 fits = False  # a graph would keep a generator's state, or the address of a number in host memory
     device = next(iter(devices)) if fits and len(devices) == 1 and HOST not in devices else None
-    return Usage(template, device, tuple(inputs), len(template.outputs))
+    return Usage(template, device, tuple(inputs))
 
 
 def _arguments(template: Template, operator: Operator | None) -> Iterator[tuple[bool, Arg]]:
