@@ -24,7 +24,7 @@ def deterministic() -> None:
     """Choose, where there is a choice, what gives the same bits each time."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     torch.manual_seed(7)
 
 

@@ -394,8 +394,9 @@ class Recording:
                     self._payloads_nbytes, self._files, self._forget = 0, {}, False
                     if traces is not None:
                         traces.forgotten = False
-                        traces.sent(stretch, found)
                     emptied.extend(emptying)
+            if traces is not None:
+                traces.sent(stretch, found)
             self._last = call
             self.least = min(2 * self.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)

@@ -50,7 +50,7 @@ class Traces:
         self._exact: dict[bytes, Found] = {}
         self._kinds: dict[bytes, int] = {}  # their traces' numbers; 0: it came once, and is not kept
         self._nbytes = 0
-        self._next = 1
+        self._next = 0
         self.forgotten = False  # all; to be told with the next batch
 
     def find(self, stretch: bytes) -> Found:
@@ -62,16 +62,18 @@ class Traces:
         number = self._kinds.get(kind)
         if number is None:
             return Found(kind=kind)
-        return Found(number, True, names, kind) if number else Found(self._next, kind=kind)
+        if number:
+            return Found(number, True, names, kind)
+        self._next += 1  # a number is never given twice, also where an interrupt keeps `sent` from being called
+        return Found(self._next, kind=kind)
 
     def sent(self, stretch: bytes, found: Found) -> None:
-        """Note that a stretch was sent as it was found."""
+        """Note that a stretch was sent as it was found. After an interrupt in between it is learned again."""
         if not found.kind:
             return
         if not found.known:
             self._kinds[found.kind] = found.number
             self._nbytes += len(found.kind)
-            self._next += found.number == self._next
         if found.number:
             self._exact[stretch] = Found(found.number, True, found.names)
             self._nbytes += len(stretch)
