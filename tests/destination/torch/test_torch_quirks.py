@@ -87,3 +87,15 @@ def test_embedding_bag_forward_and_backward(stream: Stream, mode: int, maxima: t
         outputs=[meta_of(weight)],
     )  # fmt: skip
     assert stream.read(back).equal(dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_sigmoid_keeps_no_buffer_as_on_cuda(stream: Stream, dtype: torch.dtype) -> None:
+    x, grad = torch.randn(2, 3).to(dtype), torch.randn(2, 3).to(dtype)
+    expected, buffer = aten.log_sigmoid_forward(x)
+    refs = stream.call(
+        "aten::log_sigmoid_forward", *put(stream, x), outputs=[meta_of(x), *described((0,), dtype=dtype)]
+    )
+    assert stream.read(refs[0]).equal(expected)
+    (back,) = stream.call("aten::log_sigmoid_backward", *put(stream, grad, x), refs[1], outputs=[meta_of(x)])
+    assert stream.read(back).equal(aten.log_sigmoid_backward(grad, x, buffer))

@@ -74,6 +74,11 @@ def test_an_own_prediction_is_what_torch_gives(name: str) -> None:
     assert kinds(PREDICTORS[operator](*on_meta(args), **kwargs)) == kinds(given)
 
 
+def test_log_sigmoid_is_predicted_as_cuda_gives_it() -> None:
+    output, buffer = PREDICTORS["log_sigmoid_forward"](on_meta(last))
+    assert kinds([output, buffer]) == [(x.dtype, tuple(x.shape), last.stride()), (x.dtype, (0,), (1,))]
+
+
 @pytest.mark.parametrize(
     ("operator", "args"),
     [

@@ -324,6 +324,16 @@ def _safe_softmax(self: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
     return made(self.shape, dtype or self.dtype)
 
 
+def _log_sigmoid(self: Tensor) -> tuple[Tensor, Tensor]:
+    """CUDA keeps nothing for the backward pass, where a CPU keeps a buffer. Source: ATen/native/cuda/Activation.cpp."""
+    return like(self), made((0,), self.dtype)
+
+
+def _log_sigmoid_into(self: Tensor, *, output: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    torch.neg(self, out=output)  # grows it
+    return output, buffer
+
+
 def _cudnn_rnn_backward(
     input: Tensor,
     weight: Sequence[Tensor],
@@ -368,6 +378,9 @@ PREDICTORS: dict[str, Callable[..., Any]] = {
     "convolution_backward": _convolution_backward,
     "index_select": _index_select,
     "_safe_softmax": _safe_softmax,
+    "log_sigmoid_forward": _log_sigmoid,
+    "log_sigmoid_forward.output": _log_sigmoid_into,
+    "log_sigmoid_backward": like_input,
     "_cudnn_rnn_backward": _cudnn_rnn_backward,
     "_thnn_fused_lstm_cell": _lstm_cell,
     "_thnn_fused_gru_cell": _gru_cell,

@@ -75,12 +75,33 @@ def _embedding_bag(
     return output, bags, sizes, maxima if mode == _MAX else maxima.new_empty(0)
 
 
+def _log_sigmoid(self: Tensor) -> tuple[Tensor, Tensor]:
+    """CUDA keeps nothing for the backward pass."""
+    return torch.nn.functional.logsigmoid(self), self.new_empty(0)
+
+
+def _log_sigmoid_into(self: Tensor, *, output: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    torch.ops.aten.log_sigmoid.out(self, out=output)
+    return output, buffer
+
+
+def _log_sigmoid_backward(grad_output: Tensor, self: Tensor, buffer: Tensor, **named: Any) -> Tensor:
+    """A CPU's form, which reads what its forward pass keeps."""
+    kept = torch.exp(-self.abs())
+    result: Tensor = torch.ops.aten.log_sigmoid_backward(grad_output, self, kept, **named)
+    return result
+
+
 _MAX = 2  # torch.nn.functional.embedding_bag(mode="max")
 
 STAND_INS: dict[str, Callable[..., Any]] = {
     **EMULATIONS,
     "aten::_embedding_bag": _embedding_bag,
     "aten::_embedding_bag_forward_only": _embedding_bag,
+    "aten::log_sigmoid_forward": _log_sigmoid,
+    "aten::log_sigmoid_forward.output": _log_sigmoid_into,
+    "aten::log_sigmoid_backward": _log_sigmoid_backward,
+    "aten::log_sigmoid_backward.grad_input": _log_sigmoid_backward,
     "aten::native_layer_norm_backward": _with_own_statistics(torch.ops.aten.native_layer_norm_backward, (5, 6), (3, 4)),
     "aten::native_batch_norm_backward": _with_own_statistics(
         torch.ops.aten.native_batch_norm_backward, (2, 3, 4), (5, 6)
