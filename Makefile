@@ -28,7 +28,7 @@ test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and withou
 	$(OLD_ORT)/bin/python scripts/compare_onnx_backend.py
 	$(OLD_ORT)/bin/python -m pytest tests/interception/onnxruntime tests/destination/onnx
 
-test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, six minutes; OPTIONS="--help" for more
+test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, six minutes; OPTIONS=--native beside a GPU, --help for more
 	$(BIN)/python tests/torch_ops $(OPTIONS)
 
 test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay

@@ -2,39 +2,44 @@
 
 Several host processes under `avec run` share the operators (`checking`). One that crashes, or takes longer than an
 operator may, costs that operator alone. What fails has to be exactly what `differences.toml` lists.
+
+With `--native`, on a machine with a GPU, results are compared with native CUDA's, bit by bit (`native`): a part of the
+processes computes without AVEC, and those under AVEC do not see the GPU. What differs has to be exactly what
+`differences_cuda.toml` lists.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import queue
-import re
-import select
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))  # the tests' own modules
 
+import native  # noqa: E402
+from hosts import Crashed, Host, shared  # noqa: E402
+
+from avec.bench.processes import gpu_hidden, has_gpu  # noqa: E402
 from destinations import running  # noqa: E402
-from launching import AVEC, environ  # noqa: E402
+from launching import AVEC, PLAIN  # noqa: E402
 
 DIFFERENCES = FOLDER / "differences.toml"
-START_TIMEOUT_S = 120.0
-OPERATOR_TIMEOUT_S = 400.0  # some have thousands of samples
-LOG_END = 1000  # bytes
+NATIVE_DIFFERENCES = FOLDER / "differences_cuda.toml"
 CONTROL_SHARE = 0.85  # of what has to fail where all that is fetched was changed
-ATTEMPTS = 2  # before a crash counts: it may have been left by the operator before
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -53,122 +58,14 @@ class Outcome:
         return self.checks > 0 and self.passed == self.checks and not self.failures
 
 
-class Host:
-    """One host process."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
-        self._process: subprocess.Popen[str] | None = None
-        self._log = tempfile.TemporaryFile()
-        self.operators: list[str] = []
-
-    def start(self) -> None:
-        """Start it, and learn which operators there are."""
-        reading, writing = os.pipe()
-        self._process = subprocess.Popen(
-            [*self._command, "--answers", str(writing)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            pass_fds=[writing],
-            env=environ(),
-            text=True,
-        )
-        os.close(writing)
-        self._answers = os.fdopen(reading)
-        answer = self._answer(START_TIMEOUT_S)
-        if answer is None:
-            raise RuntimeError(f"{' '.join(self._command)} did not start; it said:\n{self._said()}")
-        self.operators = json.loads(answer)
-
-    def check(self, operator: str) -> Outcome:
-        """Check one operator; a process that does not survive it is replaced at the next call."""
-        began = time.monotonic()
-        for _ in range(ATTEMPTS):
-            if self._process is None:
-                self.start()
-            assert self._process is not None and self._process.stdin is not None
-            fresh = time.monotonic()
-            self._process.stdin.write(operator + "\n")
-            self._process.stdin.flush()
-            answer = self._answer(OPERATOR_TIMEOUT_S)
-            if answer is not None:
-                return Outcome(**json.loads(answer), seconds=time.monotonic() - began)
-            late = time.monotonic() - fresh > OPERATOR_TIMEOUT_S
-            status = self.stop()
-            what = (
-                f"took more than {OPERATOR_TIMEOUT_S:.0f} s" if late else f"its process ended: {status}, {self._said()}"
-            )
-            if late:
-                break
-        return Outcome(operator, 1, 0, [what], time.monotonic() - began)
-
-    def stop(self) -> int | None:
-        """End the process; its status if it had ended by itself."""
-        if self._process is None:
-            return None
-        assert self._process.stdin is not None
-        process, self._process = self._process, None
-        try:
-            status = process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            status = None
-            process.kill()
-            process.wait()
-        try:
-            process.stdin.close()
-        except BrokenPipeError:
-            pass
-        self._answers.close()
-        return status
-
-    def _said(self) -> str:
-        """The end of what the processes have written to stderr."""
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_END))
-        return self._log.read().decode(errors="replace")
-
-    def _answer(self, timeout_s: float) -> str | None:
-        if not select.select([self._answers], [], [], timeout_s)[0]:
-            return None
-        return self._answers.readline() or None
-
-
-def outcomes(url: str, options: argparse.Namespace) -> Iterator[Outcome]:
-    """Check all operators that are asked for, in several processes; give outcomes as they come."""
-    command = [*AVEC, "run", "--on", url, str(FOLDER / "checking.py"), "--samples", str(options.samples)]
-    if options.corrupt:
-        command.append("--corrupt")
-    first = Host(command)
-    first.start()
-    wanted = [name for name in first.operators if re.fullmatch(options.only, name)]
-    hosts = [first, *(Host(command) for _ in range(min(options.hosts, len(wanted)) - 1))]
-    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for name in wanted:
-        waiting.put(name)
-    done: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
-
-    def work(host: Host) -> None:
-        try:
-            while True:
-                try:
-                    operator = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                done.put(host.check(operator))
-        finally:
-            host.stop()
-            done.put(None)
-
-    threads = [threading.Thread(target=work, args=(host,), daemon=True) for host in hosts]
-    for thread in threads:
-        thread.start()
-    left = len(threads)
-    while left:
-        outcome = done.get()
-        if outcome is None:
-            left -= 1
-        else:
-            yield outcome
+def _outcome(host: Host, operator: str) -> Outcome:
+    began = time.monotonic()
+    try:
+        outcome = Outcome(**host.ask(operator))
+    except Crashed as exc:
+        outcome = Outcome(operator, 1, 0, [str(exc)])
+    outcome.seconds = time.monotonic() - began
+    return outcome
 
 
 def listed(path: Path) -> dict[str, str]:
@@ -211,31 +108,89 @@ def main() -> int:
     parser.add_argument("--only", default=".*", metavar="REGEX", help="operators whose whole names match")
     parser.add_argument("--hosts", type=int, default=os.cpu_count() or 1, help="processes that share the operators")
     parser.add_argument("--on", metavar="URL", help="a destination that is there already")
+    parser.add_argument("--native", action="store_true", help="compare with this machine's own GPU, bit by bit")
+    parser.add_argument("--reference", metavar="URL", help="with --native: a destination in native CUDA's place")
     parser.add_argument("--corrupt", action="store_true", help="change what is fetched: operators have to fail")
     parser.add_argument("--table", type=Path, default=Path("out", "torch_ops.json"), help="where outcomes are written")
     options = parser.parse_args()
-    began = time.monotonic()
-    if options.on:
-        found = _collected(options.on, options)
-    else:
-        with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as destination:
-            found = _collected(destination.url, options)
+    if options.native and not options.reference and not has_gpu():
+        parser.error("--native compares with this machine's GPU, and it has none; --reference URL takes its place")
     options.table.parent.mkdir(parents=True, exist_ok=True)
-    options.table.write_text(json.dumps([vars(each) for each in found], indent=1) + "\n", "utf-8")
+    with _destination(options) as url:
+        return _compare_natively(url, options) if options.native else _compare_with_cpu(url, options)
+
+
+@contextlib.contextmanager
+def _destination(options: argparse.Namespace) -> Iterator[str]:
+    if options.on:
+        yield options.on
+        return
+    sessions = str(2 * options.hosts)  # that of a process which was replaced may not have ended yet
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), "--max-sessions", sessions) as destination:
+        yield destination.url
+
+
+def _compare_with_cpu(url: str, options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    found = sorted(
+        _collected(_under_avec(url, options.corrupt), options, _outcome).values(), key=lambda each: each.operator
+    )
+    _write(options.table, [vars(each) for each in found])
     print(f"{summary(found)}; {time.monotonic() - began:.0f} s; the table is in {options.table}")
     if options.corrupt:
-        failing = sum(not each.passes for each in found)
-        return 0 if failing >= CONTROL_SHARE * len(found) else 1
+        return _control(found)
     return report(found, listed(DIFFERENCES))
 
 
-def _collected(url: str, options: argparse.Namespace) -> list[Outcome]:
-    found = []
-    for outcome in outcomes(url, options):
-        found.append(outcome)
+def _compare_natively(url: str, options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    reference = _under_avec(options.reference) if options.reference else [*PLAIN, str(FOLDER / "checking.py")]
+    tested = [*gpu_hidden(), *_under_avec(url, options.corrupt)]
+
+    def run(command: Sequence[str]) -> tuple[dict[str, native.Descriptions], float]:
+        return _collected([*command, "--describe"], options, native.describe), time.monotonic() - began
+
+    with ThreadPoolExecutor() as pool:
+        (first, first_s), (second, second_s), (given, given_s) = pool.map(run, (reference, reference, tested))
+    names = sorted({*first, *second, *given})
+    found = [native.compare(name, (first.get(name, {}), second.get(name, {})), given.get(name, {})) for name in names]
+    seconds = {"native": first_s, "native_again": second_s, "avec": given_s, "all": time.monotonic() - began}
+    _write(options.table, {"seconds": seconds, "operators": [asdict(each) for each in found]})
+    status = (
+        _control(found)
+        if options.corrupt
+        else native.report(found, listed(NATIVE_DIFFERENCES), NATIVE_DIFFERENCES.name)
+    )
+    print(
+        f"{native.summary(found)}; {seconds['all']:.0f} s (natively {first_s:.0f} and {second_s:.0f},"
+        f" under AVEC {given_s:.0f}); the table is in {options.table}"
+    )
+    return status
+
+
+def _control(found: Sequence[Outcome] | Sequence[native.Comparison]) -> int:
+    """Whether enough fails where all that is fetched was changed."""
+    return 0 if sum(not each.passes for each in found) >= CONTROL_SHARE * len(found) else 1
+
+
+def _under_avec(url: str, corrupt: bool = False) -> list[str]:
+    return [*AVEC, "run", "--on", url, str(FOLDER / "checking.py"), *(["--corrupt"] if corrupt else [])]
+
+
+def _collected(
+    command: Sequence[str], options: argparse.Namespace, ask: Callable[[Host, str], Found]
+) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    command = [*command, "--samples", str(options.samples)]
+    for name, each in shared(command, options.hosts, options.only, ask):
+        found[name] = each
         if sys.stderr.isatty():
-            print(f"\r{len(found)} {outcome.operator:60}", end="", file=sys.stderr, flush=True)
-    return sorted(found, key=lambda each: each.operator)
+            print(f"\r{len(found)} {name:60}", end="", file=sys.stderr, flush=True)
+    return found
+
+
+def _write(table: Path, value: object) -> None:
+    table.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
 from torch.utils import _pytree as pytree
 
@@ -38,6 +40,13 @@ class Outcome:
 
 class Different(Exception):
     """The destination gave something else."""
+
+
+def seed() -> None:
+    """Begin all generators anew that the suite makes its inputs with."""
+    torch.manual_seed(SEED)
+    random.seed(SEED)
+    numpy.random.seed(SEED)
 
 
 def on_device(value: Any, device: str) -> Any:

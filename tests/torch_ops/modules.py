@@ -1,12 +1,14 @@
-"""Checks of PyTorch's modules and optimizers, from the databases of its own tests, in a host process (`checking`)."""
+"""The cases of PyTorch's modules and optimizers, from the databases of its own tests (`cases`)."""
 
 from __future__ import annotations
 
-import copy
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from comparing import SEED, Outcome, compare, on_device, tensors, weights
+from cases import Case, Computed
+from comparing import SEED, on_device, seed, tensors, weights
 from torch.testing._internal.common_modules import ModuleInfo
 from torch.testing._internal.common_optimizers import OptimizerInfo
 
@@ -15,73 +17,48 @@ STEPS = 3  # of an optimizer
 LOOSE = {"nn.LinearCrossEntropyLoss": 8}
 
 
-def check_module(info: ModuleInfo, samples: int) -> Outcome:
-    """Check a module with all of its inputs: results, and gradients of inputs and parameters."""
-    outcome = Outcome(f"module {info.name}")
-    for dtype in sorted(info.dtypes, key=str):
+def module_cases(info: ModuleInfo, device: str, samples: int) -> Iterator[Case]:
+    """The cases of a module with all of its inputs, or the first: results, gradients of inputs and parameters."""
+    for dtype in sorted(info.supported_dtypes(device), key=str):
         for training in (True, False) if info.train_and_eval_differ else (True,):
-            torch.manual_seed(SEED)
+            seed()
             inputs = info.module_inputs_func(
                 info, device="cpu", dtype=dtype, requires_grad=dtype.is_floating_point, training=training
             )
             for number, given in enumerate(inputs[: samples or None]):
                 what = f"{dtype}, {'training' if training else 'evaluation'}, input {number}"
-                _check_module_once(info, given, dtype, training, outcome, what)
-    return outcome
+                compute = functools.partial(_run_module, info, given, dtype, training)
+                yield Case(what, compute, loose=LOOSE.get(info.name, 1))
 
 
-def _check_module_once(
-    info: ModuleInfo, given: Any, dtype: torch.dtype, training: bool, outcome: Outcome, what: str
-) -> None:
-    try:
-        torch.manual_seed(SEED)
-        module = info.module_cls(*given.constructor_input.args, **given.constructor_input.kwargs)
-        module.to(dtype).train(training)
-        expected = _run_module(copy.deepcopy(module), given, "cpu")
-    except Exception:
-        return  # not for a CPU
-    outcome.checks += 1
-    try:
-        compare(expected, _run_module(module.to("cuda"), given, "cuda"), loose=LOOSE.get(info.name, 1))
-        outcome.passed += 1
-    except Exception as exc:
-        outcome.failed(what, exc)
-
-
-def _run_module(module: torch.nn.Module, given: Any, device: str) -> Any:
+def _run_module(
+    info: ModuleInfo, given: Any, dtype: torch.dtype, training: bool, device: str, backward: bool
+) -> Computed:
+    torch.manual_seed(SEED)
+    module = info.module_cls(*given.constructor_input.args, **given.constructor_input.kwargs)
+    module.to(dtype).train(training).to(device)
     args, kwargs = on_device((given.forward_input.args, given.forward_input.kwargs), device)
     torch.manual_seed(SEED)
     results = module(*args, **kwargs)
     wanted = [*module.parameters(), *(each for each in tensors((args, kwargs)) if each.requires_grad)]
     outputs = [each for each in tensors(results) if each.requires_grad]
-    if not wanted or not outputs:
-        return results
-    return results, torch.autograd.grad(outputs, wanted, [weights(each) for each in outputs], allow_unused=True)
+    if not backward or not wanted or not outputs:
+        return Computed(results, None, device)
+    seeds = [weights(each) for each in outputs]
+    return Computed(results, torch.autograd.grad(outputs, wanted, seeds, allow_unused=True), device)
 
 
-def check_optimizer(info: OptimizerInfo, samples: int) -> Outcome:
-    """Check an optimizer in all its implementations with all of its settings, by the parameters after some steps."""
-    outcome = Outcome(f"optimizer {info.optim_cls.__name__}")
-    for given in info.optim_inputs_func(device="cpu"):
+def optimizer_cases(info: OptimizerInfo, device: str, samples: int) -> Iterator[Case]:
+    """The cases of an optimizer in all its implementations with all of its settings: parameters after some steps."""
+    for number, given in enumerate(info.optim_inputs_func(device=device)):
         for implementation in info.supported_impls or ("the only one",):
             settings = dict(given.kwargs)
             for choice in {"foreach", "fused"} & set(info.supported_impls):
                 settings[choice] = choice == implementation
-            what = f"{given.desc}, {implementation}"
-            try:
-                expected = _optimized(info, settings, "cpu")
-            except Exception:
-                continue  # not for a CPU
-            outcome.checks += 1
-            try:
-                compare(expected, _optimized(info, settings, "cuda"))
-                outcome.passed += 1
-            except Exception as exc:
-                outcome.failed(what, exc)
-    return outcome
+            yield Case(f"{number}, {given.desc}, {implementation}", functools.partial(_optimized, info, settings))
 
 
-def _optimized(info: OptimizerInfo, settings: dict[str, Any], device: str) -> list[torch.Tensor]:
+def _optimized(info: OptimizerInfo, settings: dict[str, Any], device: str, backward: bool) -> Computed:
     torch.manual_seed(SEED)
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     data, target = torch.randn(6, 4), torch.randn(6, 3)
@@ -100,4 +77,4 @@ def _optimized(info: OptimizerInfo, settings: dict[str, Any], device: str) -> li
 
     for _ in range(STEPS):
         optimizer.step(closure)
-    return [each.detach() for each in net.parameters()]
+    return Computed([each.detach() for each in net.parameters()], None, device)
