@@ -22,6 +22,7 @@ from .recurrent import Recurrent
 from .schemas import WHOLE
 from .special import SPECIAL
 from .storages import Arena
+from .stream import Lists
 
 # Operators that have no kernel of their own on a GPU, but reach one below where Python can stand.
 BENEATH = (
@@ -34,7 +35,7 @@ class Activation:
 
     def __init__(self) -> None:
         arena = Arena()
-        self.recording = Recording(arena)
+        self.recording = Recording(arena, Lists())
         self.kernels = Kernels(self.recording, arena)
         self._patches = Patches()
         self._graft: Graft = graft(

@@ -24,6 +24,7 @@ from .random import Generators
 from .recording import BATCH_NUMBERS, Recording
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
+from .stream import Lists
 from .templates import Description, meta_of_layout, name_of
 from .uploads import Uploads
 
@@ -105,7 +106,7 @@ class Kernels:
             environment.update(_redispatch=operator.overload.redispatch, _keys=CPU)
             assert isinstance(_bookkeeping, FunctionType)  # for mypy
             return _bookkeeping
-        cache = self.recording.cache()
+        cache, stream = self.recording.cache(), self.recording.stream
 
         def slow(args: Sequence[object], kwargs: Mapping[str, object]) -> object:
             return self.call(operator, args, kwargs)[0]
@@ -119,14 +120,16 @@ class Kernels:
         environment.update(
             _Tensor=torch.Tensor, _Parameter=torch.nn.Parameter, _FIRST=FIRST_ADDRESS, _LIMIT=BATCH_NUMBERS,
             _find=cache.get, _slow=slow, _miss=miss, _from_dlpack=from_dlpack, _new_capsule=new_capsule,
-            _take=self.arena.take, _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
-            _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
+            _take=self.arena.take, _numbers=stream, _extend=stream.extend, _add=stream.add,
+            _extend_floats=stream.floats.extend if isinstance(stream, Lists) else None,
+            _lock=self.recording.lock, _flush=self.recording.flush,
             _current=torch.cuda.current_device, _mark=self.recording.mark, _like=_like, _handle=self.generators.handle,
         )  # fmt: skip
         lazy_bits = operator.overload.namespace == "aten" and (
             conjugate_aware(operator.name) or negative_aware(operator.name)
         )
-        source, defaults = generate(operator, lazy_bits, len(self.recording.destination.devices) > 1)
+        devices = len(self.recording.destination.devices) > 1
+        source, defaults = generate(operator, lazy_bits, devices, isinstance(stream, Lists))
         environment.update(defaults)
         exec(compile(source, f"{_FOLDER}<kernel {operator.name}>", "exec"), environment)
         kernel = environment["kernel"]

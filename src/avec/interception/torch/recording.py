@@ -6,10 +6,10 @@ Not here: what is recorded (`kernels`, `special`) and what a tensor is (`storage
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import threading
 import warnings
-from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from avec.tensor import Array
 
 from .room import Room
 from .storages import Arena
+from .stream import NUMBER_NBYTES, Stream
 
 if TYPE_CHECKING:
     from avec.host.calls import Call, Reply
@@ -69,17 +70,16 @@ _TEMPLATE = msgspec.msgpack.Decoder(Template)
 
 
 class Recording:
-    """This process's stream. Its lists are public to the generated kernels, which append to them inline.
+    """This process's stream. What is not sent yet is public to the kernels, which append to it inline.
 
-    `numbers` alone may be extended by one call without `lock`, which CPython makes atomic; whoever adds to a second
-    list as well takes the lock, and does that in a `finally`: an interrupt (Ctrl-C) can be raised after each call of a
+    Numbers alone may be appended by one call without `lock`, which CPython makes atomic; whoever adds to a second list
+    as well takes the lock, and does that in a `finally`: an interrupt (Ctrl-C) can be raised after each call of a
     function, and would leave a stream in which everything later takes the wrong floats.
     """
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, stream: Stream) -> None:
         self.arena = arena
-        self.numbers: list[int] = []
-        self.floats: list[float] = []
+        self.stream = stream
         self.lock = threading.RLock()
         self._session: Session | None = None
         self._destination: Opened | None = None
@@ -158,8 +158,7 @@ class Recording:
     def after_fork(self) -> None:
         """In a forked child: nothing that the parent has recorded is the child's to send."""
         self.lock = threading.RLock()
-        self.numbers.clear()
-        self.floats.clear()
+        self.stream.take()
         self._payloads.clear()
         self._reading.clear()
         if self._session is not None:
@@ -206,7 +205,7 @@ class Recording:
     def begin_with(self, numbers: Sequence[int]) -> None:
         """Put operators that take no floats before all that is recorded."""
         with self.lock:
-            self.numbers[:0] = numbers
+            self.stream.begin_with(numbers)
             self.marks = [(place + len(numbers), site) for place, site in self.marks]
 
     def templates(self) -> dict[int, Template]:
@@ -224,10 +223,8 @@ class Recording:
     def end_capture(self) -> tuple[list[int], list[float], list[int]]:
         """Give what was recorded since `begin_capture`: numbers, floats, and the places that died meanwhile."""
         with self.lock:
-            self.arena.sweep(self.numbers)
-            numbers, floats = self.numbers[:], self.floats[:]
-            self.numbers.clear()
-            self.floats.clear()
+            self.arena.sweep(self.stream)
+            numbers, floats = self.stream.take()
             self.marks.clear()
             self.capturing = False
             return numbers, floats, self.arena.let_go()
@@ -236,7 +233,7 @@ class Recording:
         """Record what was captured once more."""
         with self.lock:
             self.refuse_in_capture("replaying a graph")
-            self._append(numbers, floats)
+            self.stream.add(numbers, floats)
             self.flush()
 
     def refuse_in_capture(self, what: str) -> None:
@@ -259,19 +256,13 @@ class Recording:
 
         Not done for every operator, because finding the place takes as long as recording it.
         """
-        self.marks.append((len(self.numbers), where_called()))
-
-    def _append(self, numbers: Sequence[int], floats: Sequence[float]) -> None:
-        try:
-            self.numbers.extend(numbers)
-        finally:
-            self.floats.extend(floats)
+        self.marks.append((len(self.stream), where_called()))
 
     def record(self, template: int, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Append one operator; send a batch if it is time."""
         with self.lock:
-            self._append((template, *numbers), floats)
-            if len(self.numbers) > BATCH_NUMBERS:
+            self.stream.add((template, *numbers), floats)
+            if len(self.stream) > BATCH_NUMBERS:
                 self.flush()
 
     def upload(self, template: int, numbers: Sequence[int], payload: Array, borrowed: bool) -> None:
@@ -286,12 +277,12 @@ class Recording:
             large = payload.nbytes >= PAYLOAD_NBYTES
             kept = payload if large or not borrowed else payload.copy()
             try:
-                self.numbers.extend((template, *numbers))
+                self.stream.extend((template, *numbers))
             finally:
                 self._payloads.append(kept)
             self._payloads_nbytes += payload.nbytes
             full = self._payloads_nbytes >= PAYLOAD_NBYTES
-            call = self.flush() if full or len(self.numbers) > BATCH_NUMBERS else None
+            call = self.flush() if full or len(self.stream) > BATCH_NUMBERS else None
         if call is not None and large and borrowed:
             call.wait_sent()
 
@@ -301,7 +292,7 @@ class Recording:
             self.refuse_in_capture("copying from the host's memory")
             role = len(self._files)
             self._files[str(role)] = digest
-            self.numbers.extend((template, address, role))
+            self.stream.extend((template, address, role))
             if role + 1 >= BATCH_FILES:
                 self.flush()
 
@@ -311,13 +302,13 @@ class Recording:
         Raises:
             SessionLost, DestinationDraining: the destination takes no calls any more.
         """
-        if self._session is None and not self.numbers and then is None:
+        if self._session is None and not self.stream and then is None:
             return None
         with self.lock:
             if then is not None:
                 self.refuse_in_capture("reading a value")
-            self.arena.sweep(self.numbers)
-            if self.capturing or not self.numbers and then is None:
+            self.arena.sweep(self.stream)
+            if self.capturing or not self.stream and then is None:
                 return None
             call = self._send(then, into)
             if then is None:
@@ -327,15 +318,17 @@ class Recording:
     def _send(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call:
         session = self.session
         with self.lock:
-            count = len(self.numbers)
-            numbers = self.numbers[:count]
+            numbers, floats = self.stream.recorded()
             issued = session.issued
             # Emptied in one call, between whose parts no interrupt can come.
-            emptied: list[None] = []
-            emptying = map(_CLEAR, (self.floats, self._described, self._payloads))
+            emptied: list[object] = []
+            emptying = itertools.chain(
+                self.stream.taking(len(numbers) // NUMBER_NBYTES, len(floats) // NUMBER_NBYTES),
+                map(_CLEAR, (self._described, self._payloads)),
+            )
             parts: list[Array] = [
-                np.frombuffer(array("Q", numbers), np.uint64),
-                np.array(self.floats, np.float64),
+                np.frombuffer(numbers, np.uint64),
+                np.frombuffer(floats, np.float64),
                 np.frombuffer(_ENCODER.encode(self._described) if self._described else b"", np.uint8),
                 *self._payloads,
             ]
@@ -350,7 +343,6 @@ class Recording:
                 raise
             finally:
                 if session.issued != issued:  # else an interrupt or an error came before it was sent
-                    del self.numbers[:count]
                     self._payloads_nbytes, self._files, self._forget = 0, {}, False
                     emptied.extend(emptying)
             self._last = call
@@ -397,8 +389,8 @@ class Recording:
         """Append an operator whose results depend on data, send what is recorded and wait for what came out."""
         with self.lock:
             self._about_to_wait("an operator whose result's shape depends on data")
-            self.arena.sweep(self.numbers)
-            self._append((template, *numbers), floats)
+            self.arena.sweep(self.stream)
+            self.stream.add((template, *numbers), floats)
             call = self._send()
         return self.decode(self.wait(call))
 

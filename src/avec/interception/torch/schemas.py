@@ -344,12 +344,13 @@ class _Source:
         self.floats.append(f"*{name}_f")
 
 
-def generate(operator: Operator, conjugate: bool, devices: bool) -> tuple[str, dict[str, object]]:
+def generate(operator: Operator, conjugate: bool, devices: bool, inline: bool) -> tuple[str, dict[str, object]]:
     """Write a kernel's fast path.
 
     Args:
         conjugate: tensors may come with torch's lazy bits set.
         devices: there are several accelerators to tell apart.
+        inline: the stream is a `Lists`, which is extended inline.
 
     Returns:
         Source of a function `kernel`, and the values of the arguments' defaults that it names.
@@ -372,7 +373,7 @@ def generate(operator: Operator, conjugate: bool, devices: bool) -> tuple[str, d
         f"  return _slow({call})",
         f" if _entry is None: return _miss(_key, {call})",
     ]
-    lines += [" " + line for line in _recorded(operator, parts)]
+    lines += [" " + line for line in _recorded(operator, parts, inline)]
     return "\n".join(lines) + "\n", defaults
 
 
@@ -388,7 +389,7 @@ def _parameter(argument: Any, defaults: dict[str, object]) -> str:
     return f"{_local(argument)}=_default_{argument.name}"
 
 
-def _recorded(operator: Operator, parts: _Source) -> list[str]:
+def _recorded(operator: Operator, parts: _Source, inline: bool) -> list[str]:
     """The end of a fast path: outputs are made, the operator is recorded."""
     inputs = "".join(f"{each}, " for each in parts.inputs)
     returns = operator.overload._schema.returns
@@ -426,7 +427,9 @@ def _recorded(operator: Operator, parts: _Source) -> list[str]:
         if any(lists):
             result = "_results" if len(lists) == 1 else "_like(_entry.predicted, iter(_results))"
     recorded = f"_extend((_entry.template, {inputs}{outputs}))"
-    if parts.floats:
+    if parts.floats and not inline:
+        recorded = f"_add((_entry.template, {inputs}{outputs}), ({', '.join(parts.floats)},))"
+    if parts.floats and inline:
         made += [
             "with _lock:",
             " if _entry.marked: _mark()",
