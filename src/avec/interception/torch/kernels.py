@@ -151,6 +151,7 @@ class Kernels:
         description = self._described(operator, args, kwargs)
         key = description.key(operator.qualified_name, device)
         entry = cast("Entry | None", self._seen.get(key))
+        grown = False
         if entry is None:
             prediction = self._predict(operator, args, kwargs)
             if prediction is None:
@@ -176,7 +177,8 @@ class Kernels:
             result = operator.written_arguments(args, kwargs)
         else:
             result = _like(entry.predicted, iter(tensors))
-        return result, entry if description.cacheable else None
+        # What has to grow for one call has to grow for the next that looks like it.
+        return result, entry if description.cacheable and not grown else None
 
     def _predict(
         self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
