@@ -220,6 +220,10 @@ class Settings:
         "destination", _choice("destination", "eager"), "what torch.compile does with its graphs: ships them to be "
         "compiled at the destination, or runs them operator by operator", ("run",),
     )  # fmt: skip
+    torch_native: Literal["auto", "off", "required"] = _setting(
+        "auto", _choice("auto", "off", "required"), "AVEC's kernels in C++ for PyTorch, which `avec build` compiles: "
+        "auto uses them where they are built, required stops where they are not", ("run",),
+    )  # fmt: skip
     connect_timeout_s: float = _setting(
         5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor"), "--connect-timeout"
     )

@@ -19,13 +19,14 @@ import threading
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))  # the tests' own modules
 
+import compiled  # noqa: E402
 from destinations import running  # noqa: E402
 from launching import AVEC, environ  # noqa: E402
 
@@ -56,8 +57,9 @@ class Outcome:
 class Host:
     """One host process."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         self._command = command
+        self._variables = variables
         self._process: subprocess.Popen[str] | None = None
         self._log = tempfile.TemporaryFile()
         self.operators: list[str] = []
@@ -71,7 +73,7 @@ class Host:
             stdout=subprocess.DEVNULL,
             stderr=self._log,
             pass_fds=[writing],
-            env=environ(),
+            env=environ(**self._variables),
             text=True,
         )
         os.close(writing)
@@ -138,10 +140,11 @@ def outcomes(url: str, options: argparse.Namespace) -> Iterator[Outcome]:
     command = [*AVEC, "run", "--on", url, str(FOLDER / "checking.py"), "--samples", str(options.samples)]
     if options.corrupt:
         command.append("--corrupt")
-    first = Host(command)
+    variables = compiled.variables() if options.native else {"AVEC_TORCH_NATIVE": "off"}
+    first = Host(command, variables)
     first.start()
     wanted = [name for name in first.operators if re.fullmatch(options.only, name)]
-    hosts = [first, *(Host(command) for _ in range(min(options.hosts, len(wanted)) - 1))]
+    hosts = [first, *(Host(command, variables) for _ in range(min(options.hosts, len(wanted)) - 1))]
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in wanted:
         waiting.put(name)
@@ -212,6 +215,7 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=os.cpu_count() or 1, help="processes that share the operators")
     parser.add_argument("--on", metavar="URL", help="a destination that is there already")
     parser.add_argument("--corrupt", action="store_true", help="change what is fetched: operators have to fail")
+    parser.add_argument("--native", action="store_true", help="with AVEC's kernels in C++, compiled if need be")
     parser.add_argument("--table", type=Path, default=Path("out", "torch_ops.json"), help="where outcomes are written")
     options = parser.parse_args()
     began = time.monotonic()

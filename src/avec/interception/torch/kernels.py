@@ -47,7 +47,7 @@ class Entry:
         marked: bool,
         predicted: object = None,
     ) -> None:
-        self.template = template
+        self.template = template  # 0 if nothing is recorded
         self.predicted = predicted  # the results together
         self.marked = marked  # its calls are noted with their places in the application
         self.layouts = layouts
@@ -75,6 +75,8 @@ class Kernels:
         self._empties = recording.cache()
         self._seen = recording.cache()  # by all that the destination is told, for calls that have no shorter key
         self._generated: dict[str, Kernel] = {}
+        # Told what calls of an operator give, when one was made that was not known by a short key.
+        self.teach: Callable[[str, Entry], None] = lambda operator, entry: None
         self._predictor = Predictor()
         self.generators = Generators(recording)
         self.uploads = Uploads(recording)
@@ -109,12 +111,16 @@ class Kernels:
         cache, stream = self.recording.cache(), self.recording.stream
 
         def slow(args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-            return self.call(operator, args, kwargs)[0]
+            result, entry = self.call(operator, args, kwargs)
+            if entry is not None:
+                self.teach(operator.qualified_name, entry)
+            return result
 
         def miss(key: object, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
             result, entry = self.call(operator, args, kwargs)
             if entry is not None:
                 cache[key] = entry
+                self.teach(operator.qualified_name, entry)
             return result
 
         environment.update(
@@ -321,25 +327,37 @@ class Kernels:
             self.recording.record(BIND, (place, tensor.data_ptr()))
         return tensor
 
-    def empty(self, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], device: int) -> torch.Tensor:
-        """Make a tensor whose elements are not defined."""
+    def empty(
+        self, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], device: int, operator: str = ""
+    ) -> torch.Tensor:
+        """Make a tensor whose elements are not defined.
+
+        Args:
+            operator: the one that was called for that, "aten::empty_strided".
+        """
         layout = self.arena.layout(dtype, shape, stride, device)
         tensor = layout.new()
-        if layout.numel:
-            template = self._empties.get(layout)
-            if template is None:
-                meta = meta_of_layout(layout)
-                arguments = {"dtype": dtype, "device": torch.device("cuda", device)}
-                description = self._described(Operator.named("empty_strided"), (layout.shape, layout.stride), arguments)
-                described = description.template("aten::empty_strided", (meta,))
-                template = self._empties[layout] = self.recording.template(described)
+        entry = cast("Entry | None", self._empties.get(layout))
+        if entry is None:
+            entry = self._empties[layout] = self._empty_entry(layout)
+        if entry.template:
             with self.recording.lock:
-                if layout.nbytes >= MARKED_NBYTES:
+                if entry.marked:
                     self.recording.mark()
-                self.recording.record(template, (tensor.data_ptr(),))  # type: ignore[arg-type]
-            if layout.nbytes > LARGE_NBYTES:
-                self.recording.flush()
+                self.recording.record(entry.template, (tensor.data_ptr(),))
+        if layout.nbytes > LARGE_NBYTES:
+            self.recording.flush()
+        elif operator:
+            self.teach(operator, entry)
         return tensor
+
+    def _empty_entry(self, layout: Layout) -> Entry:
+        if not layout.numel:
+            return Entry(0, (layout,), (None,), False)
+        arguments = {"dtype": layout.dtype, "device": torch.device("cuda", layout.device)}
+        description = self._described(Operator.named("empty_strided"), (layout.shape, layout.stride), arguments)
+        template = description.template("aten::empty_strided", (meta_of_layout(layout),))
+        return Entry(self.recording.template(template), (layout,), (None,), layout.nbytes >= MARKED_NBYTES)
 
     def empty_bytes(self, nbytes: int, device: int) -> torch.Tensor:
         """Make a tensor of so many bytes, which are not defined."""

@@ -100,6 +100,7 @@ class Recording:
         self._next_template = FIRST_TEMPLATE  # never given twice: another thread may be about to record an old number
         self._forget = False
         self._caches: list[dict[object, object]] = []
+        self.forgetting: list[Callable[[], None]] = []  # called when the caches are emptied
         self._payloads: list[Array] = []
         self._payloads_nbytes = 0
         self._files: dict[str, str] = {}
@@ -192,6 +193,8 @@ class Recording:
         """Empty the caches: a setting has changed that decides what calls give."""
         for cache in self._caches:
             cache.clear()
+        for function in self.forgetting:
+            function()
 
     def _forget_templates(self) -> None:
         self.flush()
@@ -264,6 +267,12 @@ class Recording:
             self.stream.add((template, *numbers), floats)
             if len(self.stream) > BATCH_NUMBERS:
                 self.flush()
+
+    def record_marked(self, numbers: Sequence[int], floats: Sequence[float]) -> None:
+        """Append one operator, its template's number among the numbers, with its place in the application."""
+        with self.lock:
+            self.mark()
+            self.stream.add(numbers, floats)
 
     def upload(self, template: int, numbers: Sequence[int], payload: Array, borrowed: bool) -> None:
         """Append an operator that takes a payload.

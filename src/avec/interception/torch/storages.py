@@ -62,6 +62,7 @@ class Layout:
         "_arena",
         "_sizes",
         "device",
+        "dlpack_dtype",
         "dtype",
         "forgotten",
         "free",
@@ -83,7 +84,7 @@ class Layout:
         self.forgotten = False
         rank = len(shape)
         self._sizes = (ctypes.c_int64 * max(1, rank))(*shape), (ctypes.c_int64 * max(1, rank))(*stride)
-        code, bits = _dlpack_dtype(dtype)
+        self.dlpack_dtype = code, bits = _dlpack_dtype(dtype)
         sizes, strides = (ctypes.addressof(each) for each in self._sizes)
         self.head = (_CUDA | device << 32, rank | code << 32 | bits << 40 | 1 << 48, sizes, strides, 0, 0)
         self.numel = 0 if 0 in shape else 1

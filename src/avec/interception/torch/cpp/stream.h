@@ -1,0 +1,168 @@
+// What every operator touches, shared by the kernels in C++ and by Python: stream.py's Stream and Unused.
+//
+// Not here: torch.
+
+#pragma once
+
+#include <Python.h>
+#include <pthread.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace avec {
+
+namespace py = pybind11;
+
+// One lock for all that is shared. It is held for some instructions at a time and never while Python code runs, so that
+// it may be waited for with or without the interpreter's lock. A fork waits for it, so that a child finds it free.
+inline std::mutex& lock() {
+  static std::mutex* mutex = [] {
+    static auto* made = new std::mutex;
+    pthread_atfork([] { made->lock(); }, [] { made->unlock(); }, [] { made->unlock(); });
+    return made;
+  }();
+  return *mutex;
+}
+
+using Guard = std::lock_guard<std::mutex>;
+
+inline uint64_t number_of(py::handle value) {
+  auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  if (!index) throw py::error_already_set();
+  uint64_t number = PyLong_AsUnsignedLongLong(index.ptr());
+  if (number == UINT64_MAX && PyErr_Occurred()) throw py::error_already_set();
+  return number;
+}
+
+inline std::vector<uint64_t> numbers_of(const py::iterable& values) {
+  std::vector<uint64_t> numbers;
+  for (py::handle each : values) numbers.push_back(number_of(each));
+  return numbers;
+}
+
+class Stream {
+ public:
+  size_t size() const {
+    Guard guard(lock());
+    return numbers_.size();
+  }
+
+  // Returns how many numbers there are then.
+  size_t add(const uint64_t* numbers, size_t count, const double* floats, size_t float_count) {
+    Guard guard(lock());
+    numbers_.insert(numbers_.end(), numbers, numbers + count);
+    floats_.insert(floats_.end(), floats, floats + float_count);
+    return numbers_.size();
+  }
+
+  void extend(const py::iterable& values) {
+    auto numbers = numbers_of(values);
+    add(numbers.data(), numbers.size(), nullptr, 0);
+  }
+
+  void add_python(const py::sequence& values, const py::sequence& float_values) {
+    auto numbers = numbers_of(values);
+    std::vector<double> floats;
+    for (py::handle each : float_values) {
+      floats.push_back(PyFloat_AsDouble(each.ptr()));
+      if (PyErr_Occurred()) throw py::error_already_set();
+    }
+    add(numbers.data(), numbers.size(), floats.data(), floats.size());
+  }
+
+  void begin_with(const py::sequence& values) {
+    auto numbers = numbers_of(values);
+    Guard guard(lock());
+    numbers_.insert(numbers_.begin(), numbers.begin(), numbers.end());
+  }
+
+  py::tuple recorded() const {
+    Guard guard(lock());
+    return py::make_tuple(bytes_of(numbers_), bytes_of(floats_));
+  }
+
+  void drop(const std::pair<size_t, size_t>& counts) {
+    Guard guard(lock());
+    numbers_.erase(numbers_.begin(), numbers_.begin() + std::min(counts.first, numbers_.size()));
+    floats_.erase(floats_.begin(), floats_.begin() + std::min(counts.second, floats_.size()));
+  }
+
+  py::tuple take() {
+    std::vector<uint64_t> numbers;
+    std::vector<double> floats;
+    {
+      Guard guard(lock());
+      numbers.swap(numbers_);
+      floats.swap(floats_);
+    }
+    py::list number_list, float_list;
+    for (uint64_t each : numbers) number_list.append(py::int_(each));
+    for (double each : floats) float_list.append(py::float_(each));
+    return py::make_tuple(number_list, float_list);
+  }
+
+ private:
+  template <class T>
+  static py::bytes bytes_of(const std::vector<T>& values) {
+    return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  }
+
+  std::vector<uint64_t> numbers_;
+  std::vector<double> floats_;
+};
+
+// Structs by their addresses, the highest first: the last one is given.
+class Unused {
+ public:
+  size_t size() const {
+    Guard guard(lock());
+    return structs_.size();
+  }
+
+  // 0 where there is none.
+  uint64_t take() {
+    Guard guard(lock());
+    if (structs_.empty()) return 0;
+    uint64_t taken = structs_.back();
+    structs_.pop_back();
+    return taken;
+  }
+
+  uint64_t pop() {
+    uint64_t taken = take();
+    if (!taken) throw py::index_error("pop from empty list");
+    return taken;
+  }
+
+  void give(const py::sequence& values) {
+    auto structs = numbers_of(values);
+    Guard guard(lock());
+    structs_.insert(structs_.end(), structs.begin(), structs.end());
+    std::sort(structs_.begin(), structs_.end(), std::greater<>());
+  }
+
+  void clear() {
+    Guard guard(lock());
+    structs_.clear();
+  }
+
+  py::list list() const {
+    std::vector<uint64_t> structs;
+    {
+      Guard guard(lock());
+      structs = structs_;
+    }
+    py::list found;
+    for (uint64_t each : structs) found.append(py::int_(each));
+    return found;
+  }
+
+ private:
+  std::vector<uint64_t> structs_;
+};
+
+}  // namespace avec
