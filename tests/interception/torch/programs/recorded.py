@@ -1,4 +1,4 @@
-"""Prints what of each batch goes on the wire, for a program that does a little of everything.
+"""Prints what of each batch goes on the wire, for a program that does a little of everything, on two accelerators.
 
 The kernels in Python and those in C++ have to record the same.
 """
@@ -108,6 +108,7 @@ def results() -> None:
         x[torch.tensor([0, 2])], x[x > 3], x.index_select(0, torch.tensor([1], device=CUDA)), x.nonzero()
         torch.where(x > 2, x, 0.0), torch.cat([x, x]), torch.empty(0, 3, device=CUDA) + 1, torch.cat([x, x[:0]])
         x.new_empty(2, 2), torch.empty_like(x), torch.empty(3, 0, device=CUDA), x.to(torch.float16), x.t().contiguous()
+        torch.empty(17 << 20, device=CUDA)[:2].add_(1)  # so large that a batch is sent
         torch.empty(3 << 20, device=CUDA).add_(1).mul(2), x.expand(2, 3, 4).sum().reshape(1)
         F.max_pool2d(x[None, None], 2, return_indices=True), F.batch_norm(x, None, None, training=True)
     x.tolist()
@@ -156,6 +157,23 @@ def graphs() -> None:
     y.sum().item()
 
 
+def several() -> None:
+    x = torch.arange(4.0, device="cuda:0")
+    for _ in range(3):
+        y = x.to("cuda:1") + 1.5
+        with torch.cuda.device(1):
+            y = (
+                y
+                + torch.ones(4, device="cuda")
+                + torch.empty(4, device="cuda").fill_(2)
+                + torch.zeros(4, device="cuda:1")
+            )
+        x = x + y.to(x.device) + torch.ones(4, device="cuda")
+    with contextlib.suppress(RuntimeError):
+        x + y
+    x.tolist()
+
+
 def deaths() -> None:
     kept: list[Tensor] = []
     for step in range(60):
@@ -166,7 +184,7 @@ def deaths() -> None:
 
 
 PARTS: tuple[Callable[[], None], ...] = (
-    training, numbers_and_constants, results, random, transforms, graphs, deaths,
+    training, numbers_and_constants, results, random, transforms, graphs, several, deaths,
 )  # fmt: skip
 
 if __name__ == "__main__":

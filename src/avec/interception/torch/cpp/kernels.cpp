@@ -19,10 +19,15 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <optional>
+#include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace avec {
 namespace {
@@ -154,6 +159,7 @@ class Kernel {
     finish(*entry, call, made, stack);
   }
 
+  // Called from Python, in the middle of a call that this kernel has left to it.
   void learn(uint64_t number, bool marked, const py::sequence& layouts, const py::sequence& plain) {
     const Asked* now = asked;
     if (!now || now->kernel != this || !now->call || now->generation != shared_->generation) return;

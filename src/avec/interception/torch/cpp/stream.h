@@ -8,9 +8,12 @@
 #include <pthread.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace avec {
@@ -30,6 +33,7 @@ inline std::mutex& lock() {
 
 using Guard = std::lock_guard<std::mutex>;
 
+// A Python number; raises what Python raises for one that does not fit.
 inline uint64_t number_of(py::handle value) {
   auto index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
   if (!index) throw py::error_already_set();
