@@ -25,7 +25,7 @@ from .recurrent import Recurrent
 from .schemas import WHOLE
 from .special import SPECIAL
 from .storages import Arena
-from .stream import Lists, UnusedList
+from .stream import Lists
 
 # Operators that have no kernel of their own on a GPU, but reach one below where Python can stand.
 BENEATH = (
@@ -49,7 +49,7 @@ class Activation:
 
     def __init__(self) -> None:
         module = native.load(config.load())
-        arena = Arena(UnusedList if module is None else module.Unused)
+        arena = Arena(module)
         self.recording = Recording(arena, Lists() if module is None else module.Stream())
         self.kernels = Kernels(self.recording, arena)
         self._patches = Patches()

@@ -15,6 +15,7 @@ import mmap
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,18 +129,22 @@ def place_of(address: int) -> int:
 class Arena:
     """The structs of all storages. It is never freed: torch calls deleters until the very end of the process."""
 
-    def __init__(self, new_unused: Callable[[], Unused] = UnusedList) -> None:
+    def __init__(self, native: Any = None) -> None:
         """Make an arena without storages.
 
         Args:
-            new_unused: makes what keeps a layout's unused structs.
+            native: the compiled module, in which a layout's unused structs are kept then, and swept.
         """
-        self.new_unused = new_unused
+        self.new_unused: Callable[[], Unused] = UnusedList if native is None else native.Unused
+        self._native = native
         # Private: what dies in a forked child is alive in its parent.
         self._memory = mmap.mmap(-1, _LIMIT * _STRUCT_NBYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._empties: list[ctypes.Array[ctypes.c_char]] = []
         words = np.frombuffer(self._memory, np.uint32).reshape(_LIMIT, _STRUCT_NBYTES // 4)
         self._base = words.ctypes.data
+        if native is not None:
+            numbering = (self._base, _STRUCT_NBYTES, FREE, FIRST_STORAGE, OFFSET_BITS, ORIGIN)
+            self._numbering = native.Numbering(*numbering)
         self._marks = words[:, 0]  # the lower half of the address: ORIGIN, or what the deleter has written over it
         self._count = 0  # structs that were ever used
         self._layout_of: list[Layout] = []
@@ -226,6 +231,9 @@ class Arena:
             marks = self._marks[: self._count]
             dead = np.flatnonzero(marks < ORIGIN)
             if not dead.size:
+                return
+            if self._native is not None and self._held is None and not self._pinned:
+                self._spare += self._native.end_storages(stream, dead, self._layout_of, self._numbering)
                 return
             places = dead.tolist()
             # Recorded before the marks are taken away: after an interrupt in between it is recorded twice, which does

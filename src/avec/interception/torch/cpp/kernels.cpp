@@ -563,6 +563,12 @@ PYBIND11_MODULE(avec_native, module) {
       .def("pop", &Unused::pop)
       .def("give", &Unused::give)
       .def("clear", &Unused::clear);
+  py::class_<Numbering>(module, "Numbering")
+      .def(py::init([](uint64_t base, uint64_t struct_nbytes, uint64_t free, uint64_t first_storage,
+                       uint64_t offset_bits, uint64_t origin) {
+        return Numbering{base, struct_nbytes, free, first_storage, offset_bits, origin};
+      }));
+  module.def("end_storages", &end_storages);
   py::class_<Kernels>(module, "Kernels")
       .def(py::init<std::shared_ptr<Stream>, uint64_t, size_t, py::object, py::object, py::object, py::object>())
       .def("stand_on", &Kernels::stand_on)

@@ -146,8 +146,12 @@ class Unused {
     auto structs = numbers_of(values);
     Guard guard(lock());
     structs_.insert(structs_.end(), structs.begin(), structs.end());
-    std::sort(structs_.begin(), structs_.end(), std::greater<>());
+    sort();
   }
+
+  // The caller holds the lock.
+  void append(uint64_t struct_) { structs_.push_back(struct_); }
+  void sort() { std::sort(structs_.begin(), structs_.end(), std::greater<>()); }
 
   void clear() {
     Guard guard(lock());
@@ -168,5 +172,49 @@ class Unused {
  private:
   std::vector<uint64_t> structs_;
 };
+
+// How the arena of storages.py numbers its structs, and what the stream says of one that has died.
+struct Numbering {
+  uint64_t base;  // address of the first struct
+  uint64_t struct_nbytes;
+  uint64_t free;  // FREE of the protocol, as the rest
+  uint64_t first_storage, offset_bits, origin;
+  py::str forgotten{"forgotten"}, unused{"free"};  // a layout's attributes
+};
+
+// Record that storages have died, take their marks away and give their structs back to their layouts: the end of
+// Arena.sweep. Returns the places of those whose layouts are forgotten.
+inline py::list end_storages(Stream& stream, const py::buffer& places, const py::list& layouts,
+                             const Numbering& known) {
+  py::buffer_info info = places.request();
+  const auto* first = static_cast<const int64_t*>(info.ptr);
+  py::list spare;
+  std::vector<uint64_t> numbers;
+  std::vector<std::pair<Unused*, uint64_t>> given;
+  for (ssize_t each = 0; each < info.size; ++each) {
+    auto place = static_cast<uint64_t>(first[each]);
+    numbers.push_back(known.free);
+    numbers.push_back((known.first_storage + place) << known.offset_bits | known.origin);
+    py::handle layout = PyList_GET_ITEM(layouts.ptr(), place);
+    if (py::getattr(layout, known.forgotten).ptr() == Py_True) {
+      spare.append(place);
+    } else {
+      given.emplace_back(py::getattr(layout, known.unused).cast<Unused*>(), known.base + place * known.struct_nbytes);
+    }
+  }
+  // Recorded first: another thread may take a struct as soon as it is free, and record what it puts there.
+  stream.add(numbers.data(), numbers.size(), nullptr, 0);
+  for (ssize_t each = 0; each < info.size; ++each) {
+    auto* mark = reinterpret_cast<uint32_t*>(known.base + static_cast<uint64_t>(first[each]) * known.struct_nbytes);
+    *mark = static_cast<uint32_t>(known.origin);
+  }
+  std::sort(given.begin(), given.end());  // by layout
+  Guard guard(lock());
+  for (size_t each = 0; each < given.size(); ++each) {
+    given[each].first->append(given[each].second);
+    if (each + 1 == given.size() || given[each + 1].first != given[each].first) given[each].first->sort();
+  }
+  return spare;
+}
 
 }  // namespace avec
