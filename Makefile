@@ -11,7 +11,8 @@ OPENCV_4 := .cache/opencv-4.14
 OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
-.PHONY: help demo test test-onnx test-opencv test-torch-ops check format bench bench-onnx bench-torch bench-training goldens clean
+.PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay check format bench bench-all bench-onnx bench-torch \
+	bench-training goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -29,6 +30,9 @@ test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and withou
 
 test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, six minutes; OPTIONS="--help" for more
 	$(BIN)/python tests/torch_ops $(OPTIONS)
+
+test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay
+	REPLAY_SEEDS=3 REPLAY_STEPS=2000 $(BIN)/python -m pytest tests/interception/torch/test_replay.py
 
 test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either
 	$(BIN)/python -m pytest $(OPENCV_TESTS)
@@ -48,6 +52,9 @@ format: $(READY) ## Rewrite the sources in the project's format
 
 bench: $(READY)  ## Measure the execution cycle of OpenPose's COCO net on loopback; writes benchmarks/results
 	$(BIN)/python benchmarks/openpose_cycle.py
+
+bench-all: $(READY) ## Measure the standard workloads natively and under AVEC over four links; OPTIONS=--quick on a CPU
+	$(BIN)/avec bench --output benchmarks/results/bench.json $(OPTIONS)
 
 bench-onnx: $(READY) ## Measure a run of ONNX Runtime, of ResNet-50 and of a model that hardly computes; writes benchmarks/results
 	$(BIN)/python benchmarks/onnx_cycle.py

@@ -24,7 +24,7 @@ def deterministic() -> None:
     """Choose, where there is a choice, what gives the same bits each time."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.use_deterministic_algorithms(True)
     torch.manual_seed(7)
 
 
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--small", action="store_true", help="sizes for a CPU")
     arguments = parser.parse_args()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch asks for deterministic algorithms
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     results = {}
     for name in arguments.work.split(","):

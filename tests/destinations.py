@@ -48,6 +48,12 @@ class Destination:
         """The processes that serve connections now."""
         return set(children(self.zygote_pid))
 
+    def only_worker(self) -> int:
+        """The one session's worker, once those of its probes and uploads have ended."""
+        await_true(lambda: len(self.workers()) == 1, "there is one worker")
+        (pid,) = self.workers()
+        return pid
+
     def new_worker(self, before: set[int]) -> int:
         """The one worker that was not there before."""
         (pid,) = self.workers() - before

@@ -30,7 +30,11 @@ def environ(**changes: str) -> dict[str, str]:
 
 
 def execute(
-    *command: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None, stdin: str = ""
+    *command: str,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout_s: float = TIMEOUT_S,
 ) -> Outcome:
     """Run a command line to its end."""
     done = subprocess.run(
@@ -40,7 +44,7 @@ def execute(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

@@ -8,12 +8,11 @@ It delays, slows down, slices, damages, falls silent and cuts, needs no root, an
         relay.up.wait_for(5_000_000)        # blocks until so many bytes went up
         relay.cut(reset=True)
 
-As a link of its own for benchmarks: `python tests/relay.py tcp://127.0.0.1:7700 --delay-ms 10 --rate 12500000`.
+As a link of an exact rate and delay, for measurements, there is `avec.bench.relay`.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import os
 import selectors
@@ -174,10 +173,6 @@ class Relay:
         self._cuts.append(reset)
         self._wake()
 
-    def join(self) -> None:
-        """Block until the relay ends, which it does not do by itself."""
-        self._thread.join()
-
     def _wake(self) -> None:
         os.write(self._alarm, b"!")
 
@@ -288,33 +283,9 @@ def _shutdown(sock: socket.socket) -> None:
         return
 
 
-def main() -> None:
-    """Relay until interrupted; prints its URL."""
-    parser = argparse.ArgumentParser(description="A link in user space.")
-    parser.add_argument("target", help="tcp://host:port of the destination")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--delay-ms", type=float, default=0.0, help="one way")
-    parser.add_argument("--rate", type=float, default=0.0, help="bytes per second, each way")
-    parser.add_argument("--in-flight", type=int, default=4 << 20, help="bytes that the link holds, each way")
-    options = parser.parse_args()
-    with Relay(options.target, options.port) as relay:
-        for direction in (relay.up, relay.down):
-            direction.delay_s, direction.rate = options.delay_ms / 1e3, options.rate
-            direction.in_flight_nbytes = options.in_flight
-        print(relay.url, flush=True)
-        try:
-            relay.join()
-        except KeyboardInterrupt:
-            return
-
-
 def _damaged(piece: memoryview, place: int) -> memoryview:
     if not 0 <= place < len(piece):
         return piece
     copy = bytearray(piece)
     copy[place] ^= 0xFF
     return memoryview(copy)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,10 +18,11 @@ FLAGS = {
     "build": "",
     "login": "--fingerprint --token",
     "user": "",
-    "run": "--cache-dir --connect-timeout --local --no-check --numerics --on --report --trace --verbose -v",
+    "run": "--cache-dir --connect-timeout --graph --local --no-check --numerics --on --report --trace --verbose -v",
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
     " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
     " --require-token",
+    "bench": "--compare --connect-timeout --link --local --note --on --output --quick --repeats --work",
     "doctor": "--connect-timeout --on --security",
 }
 
@@ -50,7 +51,7 @@ def test_the_version_is_said() -> None:
     assert execute(*AVEC, "--version") == (0, f"avec {avec.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "doctor"])
+@pytest.mark.parametrize("command", ["run", "serve", "doctor", "bench"])
 def test_help_names_every_flag(command: str) -> None:
     status, stdout, stderr = execute(*AVEC, command, "--help")
     assert (status, stderr) == (0, "")

@@ -28,15 +28,20 @@ def names(modules: Sequence[str]) -> list[str]:
 
 
 def outcomes(
-    url: str, modules: Sequence[str], timeout_s: float = TIMEOUT_S, variables: Mapping[str, str] | None = None
+    url: str,
+    modules: Sequence[str],
+    timeout_s: float = TIMEOUT_S,
+    options: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Run the checks under `avec run`; the error of each, or nothing.
 
     Args:
+        options: of `avec run`.
         variables: of the host; by default its kernels are those in Python.
     """
     done = subprocess.run(
-        [*AVEC, "run", "--on", url, str(CHECKS / "run.py"), *modules],
+        [*AVEC, "run", "--on", url, *options, str(CHECKS / "run.py"), *modules],
         capture_output=True,
         text=True,
         timeout=timeout_s,

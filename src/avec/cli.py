@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -240,10 +241,11 @@ def build() -> None:
 
 
 @_settings_options("doctor")
-@avec.command()
+@avec.command(cls=RunCommand, context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS]")
 @click.option("--security", metavar="URL", help="say instead what protects hosts from one another at a destination")
-@click.argument("program", required=False, type=click.Path(path_type=Path))
-def doctor(program: Path | None, security: str | None, **flags: object) -> None:
+@click.option("--trace", is_flag=True, help="run the program, then say which operators kept it from repeating itself")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM [ARGS]...]")
+def doctor(program: tuple[str, ...], security: str | None, trace: bool, **flags: object) -> None:
     """Say what of a program would be intercepted, where it would compute, and what stands against it.
 
     The exit status is 1 when something does.
@@ -251,11 +253,17 @@ def doctor(program: Path | None, security: str | None, **flags: object) -> None:
     if security is not None:
         sys.exit(_show_security(_load({**flags, "destination": security})))
     settings = _load(flags)
+    if trace:
+        if not program:
+            raise click.UsageError("--trace runs a program: name it")
+        sys.exit(_show_repeats(program, settings))
+    if len(program) > 1:
+        raise click.UsageError(f"{program[1]!r}: arguments of the program are of use with --trace only")
     from avec.interception import release
     from avec.interception.doctor import examine
 
     release()
-    diagnosis = examine(program, settings)
+    diagnosis = examine(Path(program[0]) if program else None, settings)
     _show(diagnosis)
     sys.exit(0 if diagnosis.fine else FOUND_FAULTS)
 
@@ -273,6 +281,28 @@ def _show_security(settings: config.Settings) -> int:
         table.add_row(measure, f"[red]{state}[/]" if state.startswith("off") else state)
     Console(highlight=False).print(table)
     return FOUND_FAULTS if any(state.startswith("off") for state in measures.values()) else 0
+
+
+def _show_repeats(program: Sequence[str], settings: config.Settings) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from avec.interception.doctor import trace_repeats
+
+    status, found = trace_repeats(program, settings)
+    if found is None:
+        print("avec: the program issued no PyTorch operators on cuda", file=sys.stderr)
+        return status
+    console = Console(highlight=False)
+    console.print(
+        f"{found['stretches']} stretches of operators were sent: {found['repeated']} as repeats, "
+        f"{found['first']} because nothing like them had come before, the others because of:"
+    )
+    table = Table("times", "operator", "called at", "what was different")
+    for each in found["breaks"]:
+        table.add_row(str(each["count"]), each["operator"], each["site"], each["reason"])
+    console.print(table)
+    return status
 
 
 def _show(diagnosis: Diagnosis) -> None:
@@ -295,6 +325,70 @@ def _show(diagnosis: Diagnosis) -> None:
         console.print("The program imports no library that AVEC intercepts, nor any other that it knows.")
     console.print(checks)
     console.print(UNREACHED)
+
+
+@_settings_options("bench")
+@avec.command()
+@click.option("--local", is_flag=True, help="compute at a destination started on this machine (default without --on)")
+@click.option("--work", metavar="LIST", help="of the workloads, such as W2,W6 (default all)")
+@click.option(
+    "--link",
+    metavar="LIST",
+    help="loopback, or RATE-ROUNDTRIP as in 1gbit-20ms, 1ms (default four links, see the docs)",
+)
+@click.option(
+    "--repeats", type=click.IntRange(2), metavar="N", help="of a measurement, where they do not take too long"
+)
+@click.option("--quick", is_flag=True, help="small sizes, which a CPU computes in a minute")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="write the record (JSON)"
+)
+@click.option(
+    "--compare", type=click.Path(path_type=Path), metavar="RECORD", help="say what has changed since a record"
+)
+@click.option("--note", default="", metavar="TEXT", help="for the record: what else was going on")
+def bench(
+    local: bool,
+    work: str | None,
+    link: str | None,
+    repeats: int | None,
+    quick: bool,
+    output: Path | None,
+    compare: Path | None,
+    note: str,
+    **flags: object,
+) -> None:
+    """Measure standard workloads natively and under AVEC, over links of stated rates and round trips.
+
+    The exit status is 1 when something could not be measured.
+    """
+    if local and flags["destination"]:
+        raise click.UsageError("--local and --on exclude each other")
+    settings = _load(flags)
+    if local:
+        settings = replace(settings, destination=None)
+    from rich.console import Console
+
+    from avec.bench import comparison, measuring, record, tables
+    from avec.interception import environment, release
+
+    release()
+    environment.stand_aside(os.environ)
+    earlier = None if compare is None else comparison.read(compare)["results"]
+    results = measuring.measure(
+        measuring.plan(work, link, repeats, quick, settings.destination),
+        settings,
+        lambda line: print(f"avec: {line}", file=sys.stderr),
+    )
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else tables.WIDTH)
+    console.print(tables.tables(results))
+    if earlier is not None:
+        found = list(comparison.changes(earlier, results))
+        console.print(tables.changed(found, comparison.unlike(earlier, results)))
+    if output is not None:
+        record.write(output, measuring.accelerators(results), measuring.links(results), {"note": note, **results})
+        print(f"record: {output}")
+    sys.exit(FOUND_FAULTS if measuring.failed(results) else 0)
 
 
 def main() -> NoReturn:

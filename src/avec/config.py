@@ -29,7 +29,7 @@ LAUNCH_VARIABLE = "AVEC_LAUNCH_PID"  # `avec run` tells its program's process fr
 PREFIX = "AVEC_"
 SCHEMES = ("tcp", "tls")
 
-Command = Literal["run", "serve", "doctor"]
+Command = Literal["run", "serve", "doctor", "bench"]
 Value = str | int | float | bool | Path
 V = TypeVar("V")
 
@@ -91,6 +91,13 @@ def _parse_count(text: str) -> int:
     return value
 
 
+def _parse_percentage(text: str) -> int:
+    value = int(text.removesuffix("%"))
+    if not 0 <= value <= 90:
+        raise ValueError(text)
+    return value
+
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kMGT])(i?)B|B)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -140,6 +147,7 @@ LISTEN_URL = Kind(
 )
 SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_seconds(text))
 COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
+PERCENTAGE = Kind("PERCENT", "a whole number from 0 to 90", lambda text, _: _parse_percentage(text))
 SIZE = Kind("SIZE", "a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
 TOKEN = Kind("TOKEN", "a token as `avec user add` prints it", lambda text, _: _parse_token(text))
 FINGERPRINT = Kind("SHA256", "sha256: and 64 hex digits", lambda text, _: _parse_fingerprint(text))
@@ -197,7 +205,7 @@ def _user_folder(variable: str, below_home: str) -> Path:
 class Settings:
     """All settings with their values; immutable. A field's metadata is its row in the table."""
 
-    destination: str | None = _setting(None, URL, "where to compute", ("run", "doctor"), "--on")
+    destination: str | None = _setting(None, URL, "where to compute", ("run", "doctor", "bench"), "--on")
     numerics: Literal["strict", "fast"] = _setting(
         "strict", _choice("strict", "fast"), "strict is IEEE float32; fast lets the accelerator use TF32, "
         "wrong by up to 3e-3", ("run",), "--numerics",
@@ -224,8 +232,20 @@ class Settings:
         "auto", _choice("auto", "off", "required"), "AVEC's kernels in C++ for PyTorch, which `avec build` compiles: "
         "auto uses them where they are built, required stops where they are not", ("run",),
     )  # fmt: skip
+    torch_replay: Literal["on", "off"] = _setting(
+        "on", _choice("on", "off"), "on: stretches of PyTorch operators that repeat are sent as a number, and replayed "
+        "at the destination", ("run",),
+    )  # fmt: skip
+    torch_repeats: Path | None = _setting(
+        None, PATH, "write which PyTorch operators kept the program from repeating itself to this JSON file at exit; "
+        "`avec doctor --trace` shows it", ("run",),
+    )  # fmt: skip
+    graph: bool = _setting(
+        False, SWITCH, "capture PyTorch modules' outermost calls as torch.compile would, and compile them at the "
+        "destination", ("run",), "--graph",
+    )  # fmt: skip
     connect_timeout_s: float = _setting(
-        5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor"), "--connect-timeout"
+        5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor", "bench"), "--connect-timeout"
     )
     heartbeat_s: float = _setting(
         0.5, SECONDS, "after this much silence a connection is asked for a sign of life", ("run", "serve")
@@ -262,6 +282,10 @@ class Settings:
         True, SWITCH, "compile the graphs that hosts capture with torch.compile, where a compiler is there; 0: carry "
         "them out operator by operator", ("serve",),
     )  # fmt: skip
+    graph_memory_percent: int = _setting(
+        10, PERCENTAGE, "how much of an accelerator's memory CUDA graphs of a session's repeating operators may hold; "
+        "0: none are made", ("serve",),
+    )  # fmt: skip
     onnx_engine: Literal["auto", "onnxruntime", "torch"] = _setting(
         "auto", _choice("auto", "onnxruntime", "torch"),
         "what computes ONNX models: auto is onnxruntime where it has the accelerator, else torch for models that it "
@@ -276,16 +300,16 @@ class Settings:
         repr=False,  # a traceback shows settings
         metadata=_columns(
             TOKEN, "shown to the destination; `avec login` keeps one for each destination, which is better than this",
-            ("run", "doctor"),
+            ("run", "doctor", "bench"),
         ),
     )  # fmt: skip
     fingerprint: str | None = _setting(
         None, FINGERPRINT, "of the certificate that a tls destination must have; `avec login` keeps it too",
-        ("run", "doctor"),
+        ("run", "doctor", "bench"),
     )  # fmt: skip
     host_certificate: Path | None = _setting(
         None, PATH, "this host's own certificate with its key (PEM), for destinations with --client-ca",
-        ("run", "doctor"),
+        ("run", "doctor", "bench"),
     )  # fmt: skip
     certificate: Path | None = _setting(
         None, PATH, "the destination's certificate with its key (PEM); one is made at the first start if none is named",

@@ -37,6 +37,8 @@ class ExecutionCycle:
     wire_nbytes_up: int
     wire_nbytes_down: int
     kernels: int
+    waited: bool = False  # whether the application asked for the answer before it was there
+    blocked_ns: int = 0  # for how long it could not go on: for credit, for the network to take tensors, for the answer
 
     @property
     def total_ns(self) -> int:
@@ -63,6 +65,7 @@ class ModelTransfer:
     nbytes: int
     uploaded_nbytes: int
     seconds: float
+    began_ns: int = 0  # on the host's clock
 
 
 class Recorder:

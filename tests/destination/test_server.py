@@ -278,7 +278,7 @@ def test_a_second_sigterm_ends_at_once_what_the_first_would_wait_for(tmp_path: P
     settings = host_settings(tmp_path / "host", heartbeat_s=60.0)
     with running(tmp_path / "served", AVEC_DRAIN_TIMEOUT_S="60") as destination:
         with Session(destination.url, settings) as session:
-            (worker,) = destination.workers()
+            worker = destination.only_worker()
             os.kill(worker, signal.SIGSTOP)  # it will never be done
             call = session.run(1, "test", b"")
             destination.process.terminate()
@@ -296,7 +296,7 @@ def test_draining_ends_after_its_time(tmp_path: Path) -> None:
     settings = host_settings(tmp_path / "host", heartbeat_s=60.0)
     with running(tmp_path / "served", AVEC_DRAIN_TIMEOUT_S="0.3") as destination:
         with Session(destination.url, settings):
-            (worker,) = destination.workers()
+            worker = destination.only_worker()
             os.kill(worker, signal.SIGSTOP)
             destination.process.terminate()
             assert destination.wait() == 0

@@ -312,6 +312,22 @@ def test_profiles_split_a_call_into_its_stages_and_count_its_bytes(open_session:
     assert forward.stages_ns[3] > 0
 
 
+def test_profiles_say_for_how_long_the_application_was_blocked(open_session: Open) -> None:
+    with Relay(open_session().url) as relay:
+        relay.down.delay_s = 0.1
+        session = open_session(url=relay.url)
+        net = relu(session)
+        asked_early = net.forward(floats(1, 2, 3, 4))
+        asked_early.wait()
+        asked_late = net.forward(floats(1, 2, 3, 4))
+        asked_late.wait_ended()
+        asked_late.wait()
+        early, late = session.recorder.cycles[-2:]
+        session.close()
+    assert (early.waited, late.waited) == (True, False)
+    assert early.blocked_ns >= 100_000_000 > late.blocked_ns
+
+
 def test_the_bytes_of_profiles_are_the_bytes_on_the_wire(
     destination: Destination, open_session: Open, settings: Settings
 ) -> None:

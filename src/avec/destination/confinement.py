@@ -38,7 +38,8 @@ _LAST_CAPABILITY = 63
 SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/proc", "/sys", "/nix", "/run/nvidia")
 
 # Refused system calls and their numbers on (x86_64, aarch64): other processes' memory, other namespaces, the kernel's
-# inside, and connections. Not execve: compiling graphs starts compilers.
+# inside, and connections. Not execve: compiling graphs starts compilers. Not bind, listen and accept: CUDA opens a
+# local socket of its own when it starts, and sockets of other families cannot be made.
 REFUSED_CALLS = {
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
     "pidfd_getfd": (438, 438), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
@@ -49,7 +50,7 @@ REFUSED_CALLS = {
     "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "add_key": (248, 217), "request_key": (249, 218),
     "keyctl": (250, 219), "swapon": (167, 224), "swapoff": (168, 225), "reboot": (169, 142), "syslog": (103, 116),
     "acct": (163, 89), "quotactl": (179, 60), "open_by_handle_at": (304, 265), "personality": (135, 92),
-    "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242),
+    "connect": (42, 203),
 }  # fmt: skip
 _SOCKET = (41, 198)
 _PROCESSORS = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # place in the tables, AUDIT_ARCH
@@ -122,6 +123,8 @@ def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path]) -> None:
         for path in (*SYSTEM_FOLDERS, *_python_paths()):
             _allow(libc, ruleset, path, reading & rights)
         _allow(libc, ruleset, "/dev", (_READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL) & rights)  # accelerators
+        # CUDA gives its threads names there, and does not start where it may not.
+        _allow(libc, ruleset, "/proc/self", (_READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE) & rights)
         shared = _READ_FILE | _WRITE_FILE | _READ_DIR | _CREATE_FILE | _REMOVE_FILE | _TRUNCATE
         _allow(libc, ruleset, "/dev/shm", shared & rights)  # CUDA and semaphores
         for folder in writable:

@@ -39,6 +39,8 @@ class Progress:
     wire_nbytes_up: int = 0
     wire_nbytes_down: int = 0
     offset_ns: int = 0  # the destination's clock minus this one's
+    blocked_ns: int = 0  # for how long the application could not go on because of this call
+    waited: bool = False
     timings: Timings | None = None
 
     def stages_ns(self, delivered_ns: int) -> tuple[int, int, int, int, int, int]:
@@ -114,7 +116,7 @@ class Call:
 
     def wait_sent(self) -> None:
         """Block until the call's tensors were handed to the network, so that they may change again."""
-        self._sent.wait()
+        self._block(self._sent)
 
     def wait_ended(self, timeout_s: float | None = None) -> None:
         """Block until the answer is here, or the call has failed, or the time is over; raises in no case."""
@@ -127,12 +129,19 @@ class Call:
             AvecError: this call failed, or an earlier one on the same handle that nobody has waited for.
         """
         self._awaited = True
-        self.wait_ended()
+        self.progress.waited |= not self.done
+        self._block(self._ended)
         self._record()
         self._on_wait(self)
         if self._error is not None:
             raise self._error
         return self._reply
+
+    def _block(self, until: Happening) -> None:
+        if not until.happened:
+            began_ns = clock_ns()
+            until.wait()
+            self.progress.blocked_ns += clock_ns() - began_ns
 
     def mark_sent(self) -> None:
         """Take note that the network has the call's bytes."""
@@ -178,6 +187,8 @@ class Call:
                 wire_nbytes_up=progress.wire_nbytes_up,
                 wire_nbytes_down=progress.wire_nbytes_down,
                 kernels=progress.timings.kernels if progress.timings else 0,
+                waited=progress.waited,
+                blocked_ns=progress.blocked_ns,
             )
         )
 

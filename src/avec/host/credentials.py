@@ -41,7 +41,7 @@ def credentials_for(url: str, settings: Settings) -> Credentials:
         ConfigurationError: the file of logins cannot be used.
     """
     encrypted = url.startswith("tls:")
-    if not encrypted and not _is_this_machine(url):
+    if not encrypted and not is_on_this_machine(url):
         return Credentials(None, "")  # a token sent there could be read on its way
     login = Login()
     if not settings.token or (encrypted and not settings.fingerprint):
@@ -79,7 +79,8 @@ def _read(path: Path) -> dict[str, Login]:
         raise ConfigurationError(f"cannot read the logins in {path}: {exc}; `avec login` writes it") from exc
 
 
-def _is_this_machine(url: str) -> bool:
+def is_on_this_machine(url: str) -> bool:
+    """Whether a destination's URL says that it is on this machine."""
     name = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -80,7 +80,7 @@ class Provider:
                 self._session.offer(manifest.digest, manifest.nbytes, chunks)  # so that it is kept for the session
             self._known.add(manifest.digest)
         seconds = (clock_ns() - began_ns) / 1e9
-        transfer = ModelTransfer(name or _name(source), manifest.nbytes, uploaded_nbytes, seconds)
+        transfer = ModelTransfer(name or _name(source), manifest.nbytes, uploaded_nbytes, seconds, began_ns)
         self._session.recorder.transfers.append(transfer)
         return manifest.digest
 

@@ -205,6 +205,7 @@ class Session:
         nbytes = sum(array.nbytes for array in arrays)
         self._check_usable()
         self._credit.take(nbytes)
+        progress.blocked_ns = clock_ns() - progress.began_ns  # next to nothing while there is credit
         with self._lock:
             number = next(self._numbers)
             try:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from avec import __version__
 from avec.config import Settings
@@ -206,3 +209,17 @@ def _first_line(program: Path) -> Check:
     return Check(
         "program", False, f"the first line of {program} has {flag}: started as a command it would not be intercepted"
     )
+
+
+def trace_repeats(program: Sequence[str], settings: Settings) -> tuple[int, dict[str, Any] | None]:
+    """Run a program under AVEC and look at what of its PyTorch operators repeated.
+
+    Returns:
+        Its exit status, and what `avec.interception.torch.repeats` has written; None where there was nothing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "repeats.json")
+        where = ("--local",) if settings.destination is None else ("--on", settings.destination)
+        command = (sys.executable, "-m", "avec", "run", *where, *program)
+        status = subprocess.run(command, env={**os.environ, "AVEC_TORCH_REPEATS": str(path)}, check=False).returncode
+        return status, json.loads(path.read_text("utf-8")) if path.exists() else None

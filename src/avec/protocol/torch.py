@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -195,6 +196,27 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
     # and the entry is the last of its batch, answered by Evaluated.
     outputs: tuple[TensorMeta | None, ...] | None = ()
 
+    @property
+    def addresses(self) -> int:
+        """How many addresses of results follow in the stream."""
+        makes = not self.operator.startswith("avec::") or self.operator in MAKING
+        return len(self.outputs or ()) if makes else 0
+
+
+# The executor's own operators whose results are new tensors.
+MAKING = frozenset({"avec::receive", "avec::call_graph"})
+
+
+def listed(template: Template) -> Iterator[Arg]:
+    """All arguments of a template; lists unfolded."""
+    waiting = [*template.args, *template.kwargs.values()]
+    while waiting:
+        arg = waiting.pop(0)
+        if isinstance(arg, ListArg):
+            waiting[:0] = arg.items
+        else:
+            yield arg
+
 
 class Open(msgspec.Struct, frozen=True, array_like=True):
     """Load.body: begin the session's stream. The answer's body is Opened."""
@@ -223,6 +245,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
     cudnn: int = 0  # torch.backends.cudnn.version(); 0 without
     architectures: tuple[str, ...] = ()
     nccl: tuple[int, ...] = ()
+    sdp_order: tuple[int, ...] = ()  # which kernels of attention it prefers. Source: torch._C._get_sdp_priority_order
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -244,7 +267,13 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     epoch: int
     then: Read | None = None
     first_template: int = FIRST_TEMPLATE  # the number of the first one that comes with this batch
-    forget: bool = False  # first of all: forget all templates that came before
+    forget: bool = False  # first of all: forget all templates and traces that came before
+    forget_traces: bool = False  # first of all: forget all traces
+    # The trace that this stretch is; 0: none. It comes once with its numbers, which are kept whether it is carried out
+    # or not. When it is repeated, the stream part has the names of its storages in the order in which they first
+    # appear in it, as u64; none if they are the same. Floats and payloads come with it each time.
+    trace: int = 0
+    repeat: bool = False
 
 
 class Synchronize(msgspec.Struct, frozen=True, array_like=True, tag="synchronize"):

@@ -82,7 +82,7 @@ def test_a_lost_destination_is_a_connection_error_and_the_program_goes_on(tmp_pa
         ) as program:
             assert program.stdout is not None
             assert program.stdout.readline() == "ready\n"
-            (worker,) = destination.workers()
+            worker = destination.only_worker()
             os.kill(worker, signal.SIGKILL)
             stdout, _ = program.communicate("\n", timeout=60)
     assert (program.returncode, stdout) == (0, "SessionLost\nSessionLost\n12.0\n")

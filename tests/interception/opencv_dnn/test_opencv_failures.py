@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from destinations import await_true, running
+from destinations import running
 from launching import APPS, AVEC, NOWHERE, environ, execute
 
 LOST = str(APPS / "opencv_lost.py")
@@ -31,8 +31,7 @@ def test_a_lost_worker_is_told_and_the_program_goes_on(models: Path, tmp_path: P
                 "child, its own net: (1, 5)",
                 "ready",
             ]
-            await_true(lambda: len(destination.workers()) == 1, "the child's worker ends")
-            os.kill(destination.workers().pop(), signal.SIGKILL)
+            os.kill(destination.only_worker(), signal.SIGKILL)
             stdout, stderr = program.communicate("\n", timeout=60)
         assert stdout.splitlines() == [
             "after: avec.errors.SessionLost",

@@ -83,7 +83,7 @@ def test_a_worker_that_dies_is_a_connection_error(tmp_path: Path) -> None:
         ) as program:
             assert program.stdout is not None
             assert program.stdout.readline() == "ready\n"
-            (worker,) = destination.workers()
+            worker = destination.only_worker()
             os.kill(worker, signal.SIGKILL)
             stdout, _ = program.communicate("\n", timeout=60)
     assert (program.returncode, stdout) == (0, "SessionLost\n")

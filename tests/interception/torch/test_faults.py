@@ -49,7 +49,7 @@ def started(url: str, *args: str) -> Iterator[subprocess.Popen[str]]:
 
 def kill_worker(server: Destination) -> None:
     """End the one worker there is, as a crash would."""
-    (worker,) = server.workers()
+    worker = server.only_worker()
     subprocess.run(["kill", "-KILL", str(worker)], check=True)
 
 

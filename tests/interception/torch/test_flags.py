@@ -65,6 +65,7 @@ PRECISIONS = {torch.backends.cuda.matmul: "none", torch.backends.cudnn.conv: "tf
 def own_precisions() -> Iterator[None]:
     """Let each test begin with torch's own precisions of float32."""
     before = {operators: operators.fp32_precision for operators in PRECISIONS}
+    torch._C._set_cudnn_allow_tf32(True)  # torch compares this older setting with the newer ones
     for operators, precision in PRECISIONS.items():
         operators.fp32_precision = precision
     yield

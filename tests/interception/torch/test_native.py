@@ -42,8 +42,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def outcomes(destination: str, two: str, variables: dict[str, str]) -> dict[str, str]:
     """The error of each check, or nothing."""
-    found = torch_checks.outcomes(two, ON_TWO, TIMEOUT_S, variables)
-    return found | torch_checks.outcomes(destination, MODULES, TIMEOUT_S, variables)
+    found = torch_checks.outcomes(two, ON_TWO, TIMEOUT_S, variables=variables)
+    return found | torch_checks.outcomes(destination, MODULES, TIMEOUT_S, variables=variables)
 
 
 @pytest.mark.parametrize("name", torch_checks.names((*MODULES, *ON_TWO)))

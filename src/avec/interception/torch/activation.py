@@ -20,6 +20,7 @@ from .grafting import Graft, graft
 from .kernels import Kernels
 from .native import NativeKernels
 from .operators import cuda_operators
+from .outermost import Outermost
 from .recording import Recording
 from .recurrent import Recurrent
 from .schemas import WHOLE
@@ -62,6 +63,9 @@ class Activation:
         self._native = None if module is None else NativeKernels(module, self.kernels, _learnable())
         cuda.patch(self._patches, self.recording, self._graft)
         compiling.patch(self._patches, self.recording)
+        self._outermost = Outermost(self.recording)
+        if config.load().graph:
+            self._outermost.patch(self._patches)
         random.patch(self._patches, self.recording, self.kernels.generators)
         untyped.patch(self._patches, self.kernels)
         saving.patch(self._patches, self.kernels)
@@ -95,6 +99,7 @@ class Activation:
         """Give torch back as it was. Tensors that live at the destination can no longer be used."""
         atexit.unregister(self.recording.finish)
         compiling.leave()
+        self._outermost.leave()
         self._patches.restore()
         cuda.forget()
         if self._native is not None:

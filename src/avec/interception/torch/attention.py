@@ -29,10 +29,18 @@ class Attention:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
         self._choices: dict[object, int] = {}
+        self._first_order = torch._C._get_sdp_priority_order()
+        kernels.recording.on_open.append(self._take_order)
 
     def composites(self) -> dict[str, Callable[..., Any]]:
         """The operators that are composed here, by name."""
         return {"scaled_dot_product_attention": self.scaled_dot_product_attention}
+
+    def _take_order(self) -> None:
+        """Prefer the kernels that torch prefers on the destination's accelerator, if the program has not chosen."""
+        order = list(self._kernels.recording.destination.sdp_order)
+        if torch._C._get_sdp_priority_order() == self._first_order and len(order) == len(self._first_order):
+            torch._C._set_sdp_priority_order(order)
 
     def scaled_dot_product_attention(
         self,

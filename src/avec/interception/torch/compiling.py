@@ -48,7 +48,7 @@ def patch(patches: Patches, recording: Recording) -> None:
     """Stand in for Inductor where it would compile for an accelerator."""
 
     def compile_graph(module: fx.GraphModule, inputs: Sequence[Any], options: Mapping[str, Any]) -> Function:
-        return compiled(recording, module, inputs, _chosen(options))
+        return compiled(recording, module, inputs, chosen(options))
 
     dynamo.by_name.update(inductor=_inductor, cudagraphs=functools.partial(compiled, recording, options=None))
     inductor.compilers[:] = [compile_graph]
@@ -128,7 +128,7 @@ def _sent(recording: Recording, options: Options | None, module: fx.GraphModule,
     return by_pieces
 
 
-def _chosen(options: Mapping[str, Any]) -> Options:
+def chosen(options: Mapping[str, Any]) -> Options:
     """Of Inductor's settings those that a destination takes: this call's, and what the application has set for all."""
     from torch._inductor import config as inductor_config
 

@@ -21,7 +21,7 @@ from . import resizing
 from .operators import conjugate_aware, negative_aware
 from .prediction import NUMBER, Predictor, on_meta, zero_dimensional
 from .random import Generators
-from .recording import BATCH_NUMBERS, Recording
+from .recording import BATCH_NUMBERS, Recording, cuts_after
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
 from .stream import Lists
@@ -37,7 +37,7 @@ LARGE_NBYTES = 64 << 20  # after an output of this size a batch is sent, so that
 class Entry:
     """What a call that was seen before gives: its template, and the layouts of its outputs."""
 
-    __slots__ = ("first", "layouts", "marked", "plain", "predicted", "template")
+    __slots__ = ("cuts", "first", "layouts", "marked", "plain", "predicted", "template")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Entry:
         predicted: object = None,
     ) -> None:
         self.template = template  # 0 if nothing is recorded
+        self.cuts = cuts_after(template)
         self.predicted = predicted  # the results together
         self.marked = marked  # its calls are noted with their places in the application
         self.layouts = layouts
@@ -216,7 +217,8 @@ class Kernels:
         ]
         outputs = tuple(None if layout is None else meta_of_layout(layout) for layout in layouts)
         template = self.recording.template(description.template(operator.qualified_name, outputs))
-        marked = operator.may_assert or any(layout is not None and layout.nbytes >= MARKED_NBYTES for layout in layouts)
+        marked = operator.may_assert or self.recording.repeats is not None
+        marked = marked or any(layout is not None and layout.nbytes >= MARKED_NBYTES for layout in layouts)
         return Entry(template, layouts, flat, marked, predicted)
 
     def _described(self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]) -> Description:

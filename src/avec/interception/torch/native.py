@@ -22,7 +22,7 @@ from avec.protocol.torch import FIRST_ADDRESS
 
 from . import building
 from .kernels import Entry, Kernels
-from .recording import BATCH_NUMBERS
+from .recording import BATCH_NUMBERS, CUTTING
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Kind, Operator, kind_of
 
 # Of the operators that are special in Python those whose usual calls can be learned.
@@ -100,7 +100,7 @@ class NativeKernels:
         recording = kernels.recording
         self._kernels = kernels
         self._native = module.Kernels(
-            recording.stream, FIRST_ADDRESS, BATCH_NUMBERS, described, kernels.arena.take, recording.flush,
+            recording.stream, FIRST_ADDRESS, BATCH_NUMBERS, CUTTING, described, kernels.arena.take, recording.flush,
             recording.record_marked,
         )  # fmt: skip
         for name in names:

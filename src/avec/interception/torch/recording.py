@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
+from avec import config
 from avec.errors import AcceleratorOutOfMemory, AvecError, DestinationError, ExecutionError
 from avec.host.calls import where_called
 from avec.interception.active import opened as opened_session
@@ -39,15 +40,22 @@ from avec.protocol.torch import (
 )
 from avec.tensor import Array
 
+from .repeats import Repeats
 from .room import Room
 from .storages import Arena
 from .stream import NUMBER_NBYTES, Stream
+from .traces import NOT_LOOKED_FOR, Traces
 
 if TYPE_CHECKING:
     from avec.host.calls import Call, Reply
     from avec.host.session import Session
 
-BATCH_NUMBERS = 320  # about 80 operators: then a batch is sent, so that the destination works while the host goes on
+# A batch is sent so that the destination works while the host goes on. It ends after an operator whose template says
+# so, not at a fixed length: a loop that never waits would else be cut at other places each time, and not repeat.
+BATCH_NUMBERS = 480  # at most: about 100 operators
+LEAST_NUMBERS = 160  # in a batch
+FIRST_NUMBERS = 40  # in the first after a wait, when the destination has nothing to do; then it doubles
+CUTTING = 4  # one of so many templates ends a batch
 MARKED_BATCHES = 300  # more than can be under way
 READING_LIMIT = 64  # reads that nobody has waited for
 BATCH_FILES = 256  # digests that a batch names
@@ -69,6 +77,11 @@ _OPENED = msgspec.msgpack.Decoder(Opened)
 _TEMPLATE = msgspec.msgpack.Decoder(Template)
 
 
+def cuts_after(template: int) -> bool:
+    """Whether a batch ends after an operator of this template."""
+    return template % CUTTING == 0
+
+
 class Recording:
     """This process's stream. What is not sent yet is public to the kernels, which append to it inline.
 
@@ -80,6 +93,7 @@ class Recording:
     def __init__(self, arena: Arena, stream: Stream) -> None:
         self.arena = arena
         self.stream = stream
+        stream.least = FIRST_NUMBERS
         self.lock = threading.RLock()
         self._session: Session | None = None
         self._destination: Opened | None = None
@@ -96,6 +110,7 @@ class Recording:
         self._batch_began = ""  # the place in the application where the batch before was sent
         self._marked: OrderedDict[int, tuple[list[tuple[int, str]], str]] = OrderedDict()  # by call
         self._templates: dict[bytes, int] = {}
+        self._encoded: dict[int, bytes] = {}  # the same, by their numbers
         self._described: list[msgspec.Raw] = []  # templates that the destination has not got yet
         self._next_template = FIRST_TEMPLATE  # never given twice: another thread may be about to record an old number
         self._forget = False
@@ -106,6 +121,9 @@ class Recording:
         self._files: dict[str, str] = {}
         self._reading: deque[tuple[Call, Array]] = deque()  # reads that nobody has waited for
         self._loss_told = False  # an exception has said that the session is lost
+        self._traces: Traces | None = None
+        path = config.load().torch_repeats
+        self.repeats = None if path is None else Repeats(path)  # for `avec doctor --trace`
         self._last: Call | None = None  # the last batch that was sent
         self._room = Room(arena, lambda: self.destination.devices, self._free_nbytes)
         arena.admit = self._room.admit
@@ -149,6 +167,7 @@ class Recording:
     def _open(self) -> None:
         if self.inherited:
             raise RuntimeError(_BAD_FORK)
+        self._traces = Traces(self._template_of) if config.load().torch_replay == "on" else None
         session = active_session()
         handle = session.new_handle()
         reply = session.load(handle, FORMAT, _ENCODER.encode(Open(str(torch.__version__)))).wait()
@@ -180,7 +199,10 @@ class Recording:
                     self._described.append(described)
                 finally:
                     self._templates[encoded] = number
+                    self._encoded[number] = encoded
                     self._next_template = number + 1
+                if self.repeats is not None:
+                    self.repeats.describe(number, template)
         return number
 
     def cache(self) -> dict[object, object]:
@@ -200,8 +222,11 @@ class Recording:
         self.flush()
         self.forget_calls()
         self._templates.clear()
+        self._encoded.clear()
         self._described.clear()  # those that nothing was recorded with
         self.arena.forget_layouts()
+        if self._traces is not None:
+            self._traces.forget()
         self._forget = True
         self.generation += 1
 
@@ -214,7 +239,10 @@ class Recording:
     def templates(self) -> dict[int, Template]:
         """All templates by their numbers."""
         with self.lock:
-            return {number: _TEMPLATE.decode(encoded) for encoded, number in self._templates.items()}
+            return {number: self._template_of(number) for number in self._encoded}
+
+    def _template_of(self, number: int) -> Template:
+        return _TEMPLATE.decode(self._encoded[number])
 
     def begin_capture(self) -> None:
         """From now on, keep what is recorded for `end_capture`. Source: torch.cuda.CUDAGraph.capture_begin."""
@@ -265,7 +293,7 @@ class Recording:
         """Append one operator; send a batch if it is time."""
         with self.lock:
             self.stream.add((template, *numbers), floats)
-            if len(self.stream) > BATCH_NUMBERS:
+            if self._is_due(template):
                 self.flush()
 
     def record_marked(self, numbers: Sequence[int], floats: Sequence[float]) -> None:
@@ -273,6 +301,10 @@ class Recording:
         with self.lock:
             self.mark()
             self.stream.add(numbers, floats)
+
+    def _is_due(self, template: int) -> bool:
+        count = len(self.stream)
+        return count > self.stream.least and (cuts_after(template) or count > BATCH_NUMBERS)
 
     def upload(self, template: int, numbers: Sequence[int], payload: Array, borrowed: bool) -> None:
         """Append an operator that takes a payload.
@@ -291,7 +323,7 @@ class Recording:
                 self._payloads.append(kept)
             self._payloads_nbytes += payload.nbytes
             full = self._payloads_nbytes >= PAYLOAD_NBYTES
-            call = self.flush() if full or len(self.stream) > BATCH_NUMBERS else None
+            call = self.flush() if full or self._is_due(template) else None
         if call is not None and large and borrowed:
             call.wait_sent()
 
@@ -327,16 +359,18 @@ class Recording:
     def _send(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call:
         session = self.session
         with self.lock:
-            numbers, floats = self.stream.recorded()
+            stretch, floats = self.stream.recorded()
             issued = session.issued
             # Emptied in one call, between whose parts no interrupt can come.
             emptied: list[object] = []
             emptying = itertools.chain(
-                self.stream.taking(len(numbers) // NUMBER_NBYTES, len(floats) // NUMBER_NBYTES),
+                self.stream.taking(len(stretch) // NUMBER_NBYTES, len(floats) // NUMBER_NBYTES),
                 map(_CLEAR, (self._described, self._payloads)),
             )
+            traces = self._traces if stretch else None
+            found = NOT_LOOKED_FOR if traces is None else traces.find(stretch)
             parts: list[Array] = [
-                np.frombuffer(numbers, np.uint64),
+                np.frombuffer(found.names if found.known else stretch, np.uint64),
                 np.frombuffer(floats, np.float64),
                 np.frombuffer(_ENCODER.encode(self._described) if self._described else b"", np.uint8),
                 *self._payloads,
@@ -344,7 +378,12 @@ class Recording:
             while parts and not parts[-1].size and not self._payloads:
                 parts.pop()
             first_template = self._next_template - len(self._described)
-            body = _ENCODER.encode(Batch(self._epoch, then, first_template, self._forget))
+            if self.repeats is not None and stretch:
+                self.repeats.see(np.frombuffer(stretch, np.uint64).tolist(), found.known, self.marks)
+            forget_traces = traces is not None and traces.forgotten
+            body = _ENCODER.encode(
+                Batch(self._epoch, then, first_template, self._forget, forget_traces, found.number, found.known)
+            )
             try:
                 call = session.run(self._handle, "torch.run", body, parts, self._files, into)
             except DestinationError:
@@ -353,8 +392,13 @@ class Recording:
             finally:
                 if session.issued != issued:  # else an interrupt or an error came before it was sent
                     self._payloads_nbytes, self._files, self._forget = 0, {}, False
+                    if traces is not None:
+                        traces.forgotten = False
                     emptied.extend(emptying)
+            if traces is not None:
+                traces.sent(stretch, found)
             self._last = call
+            self.stream.least = min(2 * self.stream.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
@@ -370,6 +414,7 @@ class Recording:
         self._about_to_wait("reading a value")
         call = self.flush(read, (into,))
         assert call is not None
+        self.stream.least = FIRST_NUMBERS
         _put(self.wait(call), into)
 
     def read_later(self, read: Read, into: Array) -> Call:
@@ -401,6 +446,7 @@ class Recording:
             self.arena.sweep(self.stream)
             self.stream.add((template, *numbers), floats)
             call = self._send()
+        self.stream.least = FIRST_NUMBERS
         return self.decode(self.wait(call))
 
     def decode(self, reply: Reply) -> Answer | None:
@@ -458,6 +504,8 @@ class Recording:
         lost: AvecError | None = None
         try:
             self.flush()
+            if self.repeats is not None:
+                self.repeats.write()
             if self._last is not None:
                 self._last.wait_ended(FINISH_TIMEOUT_S)
                 lost = self._last.error

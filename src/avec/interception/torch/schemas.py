@@ -476,4 +476,5 @@ def _recorded(operator: Operator, parts: _Source, inline: bool) -> list[str]:
         ]
     else:
         made += ["if _entry.marked:", f" with _lock: _mark(); {recorded}", f"else: {recorded}"]
-    return [*made, "if len(_numbers) > _LIMIT: _flush()", f"return {result}"]
+    due = "if len(_numbers) > _numbers.least and (_entry.cuts or len(_numbers) > _LIMIT): _flush()"
+    return [*made, due, f"return {result}"]

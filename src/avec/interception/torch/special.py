@@ -178,6 +178,16 @@ def _use_cudnn_ctc_loss(
     )
 
 
+@special("_cudnn_rnn_flatten_weight")
+def _cudnn_rnn_flatten_weight(kernels: Kernels, weight_arr: Sequence[torch.Tensor], *sizes: object) -> torch.Tensor:
+    """Leave the weights where they are: their storages are the host's to name, and cuDNN gathers them in each call.
+
+    Source: ATen/native/cudnn/RNN.cpp, which makes them views of the result.
+    """
+    first = weight_arr[0]
+    return kernels.empty(first.dtype, (sum(each.numel() for each in weight_arr),), (1,), first.get_device())
+
+
 @special("_use_miopen_ctc_loss", "_use_miopen_ctc_loss.Tensor")
 def _use_miopen_ctc_loss(kernels: Kernels, *args: object) -> bool:
     return False

@@ -22,6 +22,8 @@ class Stream(Protocol):
     exception, which is called with Recording's lock.
     """
 
+    least: int  # numbers from which on a batch may end
+
     def __len__(self) -> int:
         """How many numbers there are."""
 
@@ -50,10 +52,11 @@ class Stream(Protocol):
 class Lists(list[int]):
     """A Stream in Python: itself the list of the numbers, with one of the floats."""
 
-    __slots__ = ("floats",)
+    __slots__ = ("floats", "least")
 
     def __init__(self) -> None:
         super().__init__()
+        self.least = 0
         self.floats: list[float] = []
 
     def add(self, numbers: Sequence[int], floats: Sequence[float], /) -> None:

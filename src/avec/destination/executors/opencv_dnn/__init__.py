@@ -26,9 +26,7 @@ class OpenCvExecutor:
     """Makes objects of OpenCV's on one accelerator. See avec.destination.executors.Executor."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        if accelerator.numerics == "strict":
-            # cuDNN may round float32 to TF32 unless it is told. Source: NVIDIA's documentation of cuDNN.
-            os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        self._strict = accelerator.numerics == "strict"
         self._cuda = accelerator.device.type == "cuda" and cv2.cuda.getCudaEnabledDeviceCount() > 0
 
     def load(self, body: bytes, arrays: Sequence[Array], files: Mapping[str, Path]) -> tuple[OpenCvObject, Answer]:
@@ -38,6 +36,10 @@ class OpenCvExecutor:
             InvalidArgument: the request itself is wrong.
             OpenCvError, UnsupportedOperation: the object cannot be made.
         """
+        if self._strict and self._cuda:
+            # cuDNN may round float32 to TF32 unless it is told. Source: NVIDIA's documentation of cuDNN. Not before an
+            # object is asked for: it holds for all that computes in this process, PyTorch programs among them.
+            os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         encoded, parts = whole_body(body, arrays)
         try:
             request = _LOADS.decode(encoded)

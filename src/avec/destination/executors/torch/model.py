@@ -1,12 +1,12 @@
-"""A session's stream of operators: carries out batches in order, and stops at the first failure.
+"""A session's requests to torch: carried out in order, up to the first failure.
 
 One failed operator stops the stream until the host has raised its error (Batch.epoch in the protocol). What is freed
-meanwhile is freed all the same.
+meanwhile is freed all the same. Not here: how a stretch of the stream is carried out (`stream`, `traces`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,27 +14,27 @@ import msgspec
 import numpy as np
 import torch
 
+from avec import config
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Answer, Model
+from avec.destination.executors.torch.captures import Captures
 from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.events import Events
-from avec.destination.executors.torch.failures import failure, is_out_of_memory
+from avec.destination.executors.torch.failures import failure
 from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.graphs import Graphs
 from avec.destination.executors.torch.own_operators import Surroundings
 from avec.destination.executors.torch.results import Results
 from avec.destination.executors.torch.storages import Memory
-from avec.destination.executors.torch.templates import Compiler, Entry, entry_of
+from avec.destination.executors.torch.stream import Stream
+from avec.destination.executors.torch.templates import Compiler
+from avec.destination.executors.torch.traces import Traces
 from avec.destination.executors.torch.transfers import Transfers
 from avec.destination.executors.torch.triton_kernels import TritonKernels
-from avec.errors import ExecutionError, InvalidArgument
+from avec.errors import AcceleratorOutOfMemory, InvalidArgument
 from avec.protocol.torch import (
-    BIND,
     FIRST_PAYLOAD_PART,
-    FIRST_TEMPLATE,
     FLOATS_PART,
-    FREE,
-    PLACE_TEXT,
     STREAM_PART,
     TEMPLATES_PART,
     Batch,
@@ -60,7 +60,6 @@ _SKIPPED = Answer(_ENCODER.encode(Skipped()))
 # What a batch without them has.
 _EMPTY_PARTS: tuple[Array, ...] = (np.empty(0, np.uint64), np.empty(0, np.float64), np.empty(0, np.uint8))
 
-BIND_WIDTH, FREE_WIDTH = 3, 2
 T = TypeVar("T")
 
 
@@ -79,10 +78,13 @@ class TorchModel:
         self._around = Surroundings(
             devices, self._generators, self._events, self._transfers, self._graphs, self._kernels
         )
-        self._compiler = Compiler(
-            self._memory, devices, self._generators, self._around, self._results.hold, host_version
-        )
-        self._entries: dict[int, Entry] = {}  # by the templates' numbers
+        compiler = Compiler(self._memory, devices, self._generators, self._around, self._results.hold, host_version)
+        self._stream = Stream(self._memory, self._results, compiler, devices)
+        self._captures: Captures | None = None
+        if devices.cuda:
+            share = config.load().graph_memory_percent / 100
+            self._captures = Captures(self._stream, self._memory, devices, self._around, share)
+        self._traces = Traces(self._stream, self._captures)
         self._epoch = 0  # the highest that came
         self._failed_epoch: int | None = None
 
@@ -102,9 +104,11 @@ class TorchModel:
                 if isinstance(request, LoadGraph | LoadKernel):
                     return self._load(request, arrays)
                 return _SKIPPED if skipped else self._answer(request)
-        except Exception:
+        except Exception as exc:
             self._failed_epoch = self._epoch
             self._results.drop()
+            if self._captures is not None and isinstance(exc, AcceleratorOutOfMemory):
+                self._captures.release()  # when the program tries again with less, it shall have all there is
             raise
         finally:
             if self._around.default_dtype is not torch.float32:
@@ -113,13 +117,14 @@ class TorchModel:
     def close(self) -> None:
         """Free all that the session holds on the accelerator."""
         self._results.drop()
+        self._traces.forget()
         self._memory.close()
         self._generators.close()
         self._events.close()
         self._transfers.close()
         self._graphs.close()
         self._kernels.close()
-        self._entries.clear()
+        self._stream.forget()
 
     def _load(self, request: LoadGraph | LoadKernel, arrays: Sequence[Array]) -> Answer:
         if len(arrays) != 1 or arrays[0].dtype != np.uint8:
@@ -145,18 +150,26 @@ class TorchModel:
         numbers, floats, templates = _parts(arrays)
         # Even when nothing is carried out: the host counts on the templates' numbers.
         if batch.forget:
-            self._entries.clear()
+            self._traces.forget()
+            self._stream.forget()
             self._memory.forget_layouts()
-        if templates and batch.first_template < FIRST_TEMPLATE:
-            raise InvalidArgument(f"a template {batch.first_template}; they are numbered from {FIRST_TEMPLATE} on")
-        self._entries.update(enumerate([entry_of(template) for template in templates], batch.first_template))
+        self._stream.take(templates, batch.first_template)
+        if batch.forget_traces:
+            self._traces.forget()
+        if batch.trace and not batch.repeat:
+            self._traces.keep(batch.trace, numbers, floats)
         if skipped:
-            self._free_rest(numbers, 0)
+            if batch.repeat:
+                numbers = self._traces.numbers(batch.trace, np.array(numbers, np.uint64))
+            self._stream.free_rest(numbers, 0)
             return _SKIPPED
         around = self._around
         around.payloads, around.files, around.next_payload = arrays[FIRST_PAYLOAD_PART:], files, 0
         try:
-            kernels = self._carry_out(numbers, floats)
+            if batch.repeat:
+                kernels = self._traces.carry_out(batch.trace, np.array(numbers, np.uint64), floats)
+            else:
+                kernels = self._stream.carry_out(numbers, floats)
             read = () if batch.then is None else (self._read(batch.then),)
         finally:
             self._transfers.settle()
@@ -170,82 +183,6 @@ class TorchModel:
             return self._transfers.read(tensor, read.conj, read.neg)
         except Exception as exc:
             raise failure(exc, "reading a tensor") from exc
-
-    def _carry_out(self, numbers: list[int], floats: list[float]) -> int:
-        """Carry out a stretch of the stream; how many operators it had."""
-        entries, free, results = self._entries, self._memory.free, self._results
-        place = float_place = kernels = 0
-        end, float_count = len(numbers), len(floats)
-        try:
-            while place < end:
-                number = numbers[place]
-                if number >= FIRST_TEMPLATE:
-                    entry = entries[number]
-                    if float_place + entry.floats > float_count or place + entry.width > end:
-                        raise InvalidArgument(f"{len(floats)} floats, where the stream's templates take more")
-                    carry_out = entry.carry_out
-                    if carry_out is None:
-                        carry_out = entry.carry_out = self._compiler.compile(entry)
-                    if entry.template.outputs is None:
-                        results.begin(place + entry.width == end)
-                    carry_out(numbers, place, floats, float_place)
-                    place += entry.width
-                    float_place += entry.floats
-                    kernels += 1
-                elif number == FREE:
-                    free(numbers[place + 1])
-                    place += FREE_WIDTH
-                elif number == BIND:
-                    results.bind(numbers[place + 1], numbers[place + 2])
-                    place += BIND_WIDTH
-                else:
-                    raise InvalidArgument(f"an entry {number} in the stream, at {place}: there is none such")
-        except Exception as exc:
-            if is_out_of_memory(exc):
-                self._devices.account(0).failures += 1
-            self._free_rest(numbers, place)
-            raise self._described(exc, numbers, place) from exc
-        results.end_batch()
-        return kernels
-
-    def _free_rest(self, numbers: list[int], place: int) -> None:
-        """Free what a stretch of the stream frees, from an entry on that is not carried out."""
-        for kind, at in self._walk(numbers, place):
-            if kind == FREE:
-                self._memory.free(numbers[at + 1])
-
-    def _walk(self, numbers: list[int], place: int) -> Iterator[tuple[int, int]]:
-        """Each whole entry's first number and its place; ends at one that makes no sense."""
-        while place < len(numbers):
-            kind = numbers[place]
-            width = self._width(kind)
-            if not width or place + width > len(numbers):
-                return
-            yield kind, place
-            place += width
-
-    def _width(self, kind: int) -> int:
-        """How many numbers an entry takes; 0 if there is none such."""
-        if kind >= FIRST_TEMPLATE:
-            entry = self._entries.get(kind)
-            return 0 if entry is None else entry.width
-        return {FREE: FREE_WIDTH, BIND: BIND_WIDTH}.get(kind, 0)
-
-    def _described(self, exc: Exception, numbers: list[int], place: int) -> ExecutionError:
-        """An exception with the operator's name and the entry's number added."""
-        kind = numbers[place]
-        width = self._width(kind)
-        count = sum(1 for _, at in self._walk(numbers, 0) if at < place)
-        where = f"entry {count} of its batch, {PLACE_TEXT.format(place)}"
-        if not width:
-            return InvalidArgument(f"there is no template {kind} among the {len(self._entries)} known ({where})")
-        if place + width > len(numbers):
-            return InvalidArgument(
-                f"a stream of {len(numbers)} numbers ends within an entry that takes {width} ({where})"
-            )
-        if kind >= FIRST_TEMPLATE:
-            where = f"{self._entries[kind].template.operator}, {where}"
-        return failure(exc, where)
 
 
 def _parts(arrays: Sequence[Array]) -> tuple[list[int], list[float], list[Template]]:

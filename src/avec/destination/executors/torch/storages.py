@@ -77,14 +77,20 @@ def _check_extent(meta: TensorMeta, itemsize: int) -> None:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Storage:
     """One live storage: the tensor that it was made for, and where its other views are kept."""
 
     tensor: Tensor
     layout: Layout
     pointer: int
+    address: int = 0  # where it lives now; 0: it does not
     views: list[tuple[dict[int, Tensor], int]] | None = None
+
+    def bytes(self) -> Tensor:
+        """All its bytes, also those between the elements."""
+        untyped = self.tensor.untyped_storage()
+        return seen(untyped, torch.uint8, self.tensor.device, 0, (untyped.nbytes(),), (1,))
 
 
 class Memory:
@@ -170,11 +176,39 @@ class Memory:
             raise InvalidArgument(
                 f"{address:#x} was given to a result; it has to be the beginning of a storage, and not in use"
             )
-        self._storages[address] = Storage(tensor, layout, pointer)
-        layout.tensors[address] = tensor
-        if pointer:
-            self._pointers.add(pointer)
-        layout.account.add(layout.nbytes)
+        self.put(address, Storage(tensor, layout, pointer))
+
+    def put(self, address: int, storage: Storage) -> None:
+        """Have a storage live at an address that is not in use."""
+        self._storages[address] = storage
+        storage.address = address
+        storage.layout.tensors[address] = storage.tensor
+        if storage.pointer:
+            self._pointers.add(storage.pointer)
+        storage.layout.account.add(storage.layout.nbytes)
+
+    def move(self, storage: Storage) -> None:
+        """Have what lives in a storage live in another, with the same bytes, at the same address."""
+        layout = storage.layout
+        other = torch.empty_like(storage.bytes())
+        other.copy_(storage.bytes())
+        tensor = seen(other.untyped_storage(), layout.dtype, layout.device, 0, layout.shape, layout.stride)
+        address = storage.address
+        self.free(address)
+        self.put(address, Storage(tensor, layout, tensor.data_ptr()))
+
+    def storages(self) -> dict[int, Storage]:
+        """What lives now, by address: to be looked at."""
+        return self._storages
+
+    def restore(self, before: dict[int, Storage]) -> None:
+        """Have those storages live, and no others, that lived when a copy of `storages()` was taken."""
+        for address, storage in list(self._storages.items()):
+            if before.get(address) is not storage:
+                self.free(address)
+        for address, storage in before.items():
+            if address not in self._storages:
+                self.put(address, storage)
 
     def aliases(self, tensor: Tensor) -> bool:
         """Whether a result may share a live storage: only one from its storage's beginning is told apart."""
@@ -185,10 +219,12 @@ class Memory:
         storage = self._storages.pop(address, None)
         if storage is None:
             return
+        storage.address = 0
         layout = storage.layout
         layout.tensors.pop(address, None)
         if storage.views is not None:
             _forget_views(storage)
+            storage.views = None  # a trace's storage lives again
         self._pointers.discard(storage.pointer)
         layout.account.remove(layout.nbytes)
 

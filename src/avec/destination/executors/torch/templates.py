@@ -23,6 +23,7 @@ from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.operators import Operator, resolve, scalar_overload
 from avec.destination.executors.torch.own_operators import OWN_OPERATORS, Surroundings
 from avec.destination.executors.torch.quirks import QUIRKS, STAND_INS
+from avec.destination.executors.torch.seeds import SEEDED
 from avec.destination.executors.torch.storages import Layout, Memory, named_dtype
 from avec.errors import ExecutionError, InvalidArgument, UnsupportedOperation
 from avec.protocol.torch import (
@@ -71,9 +72,7 @@ def entry_of(template: Template) -> Entry:
             f"{template.operator} takes {template.numbers} numbers and {template.floats} floats; "
             f"0 to {INPUTS_LIMIT} are possible"
         )
-    own = OWN_OPERATORS.get(template.operator)
-    addresses = 0 if own is not None and not own.makes else len(template.outputs or ())
-    return Entry(template, 1 + template.numbers + addresses, template.floats)
+    return Entry(template, 1 + template.numbers + template.addresses, template.floats)
 
 
 class Compiler:
@@ -125,7 +124,7 @@ class Compiler:
 
     def _callable(self, operator: Operator) -> object:
         if self.devices.cuda:
-            return operator.call
+            return SEEDED.get(operator.name) or operator.call
         return STAND_INS.get(operator.name) or operator.call
 
     def _compile_own(self, entry: Entry, source: _Source) -> CarryOut:

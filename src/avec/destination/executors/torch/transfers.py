@@ -20,6 +20,7 @@ from avec.tensor import Array, bytes_view
 # Waiting for the GPU instead, as for larger ones, would let it run dry.
 STAGED_NBYTES = 16 << 20
 RESULT_NBYTES = 64 << 10  # of the memory that results are read into; it doubles
+SMALL_RESULTS = 256  # kinds of results up to RESULT_NBYTES that have page-locked memory of their own
 
 
 class Transfers:
@@ -29,6 +30,7 @@ class Transfers:
         self._accelerator = accelerator
         self._cuda = accelerator.device.type == "cuda"
         self._result: Array = np.empty(0, np.uint8)
+        self._small: dict[tuple[torch.dtype, torch.Size], tuple[Tensor, Array]] = {}
         self._unread: list[torch.cuda.Event] = []
 
     def source(self, layout: Layout, payload: Array) -> Tensor:
@@ -83,6 +85,12 @@ class Transfers:
 
     def read(self, tensor: Tensor, conj: bool, neg: bool) -> Array:
         """A tensor's elements in C order; on a CPU they may be its own memory. Valid until the next read."""
+        if self._cuda and not conj and not neg:
+            pinned, memory = self._small.get((tensor.dtype, tensor.shape)) or self._make_small(tensor)
+            if pinned is not None:
+                pinned.copy_(tensor, non_blocking=True)
+                torch.cuda.current_stream(tensor.device).synchronize()
+                return memory
         tensor = tensor.conj() if conj else tensor
         tensor = torch._neg_view(tensor) if neg else tensor
         tensor = tensor.resolve_conj().resolve_neg().contiguous()
@@ -100,8 +108,19 @@ class Transfers:
         torch.cuda.current_stream(flat.device).synchronize()
         return self._result[:nbytes]
 
+    def _make_small(self, tensor: Tensor) -> tuple[Tensor | None, Array]:
+        """Page-locked memory for results of a kind, where that is worth keeping."""
+        nbytes = tensor.numel() * tensor.dtype.itemsize
+        if not 0 < nbytes <= RESULT_NBYTES or len(self._small) >= SMALL_RESULTS or tensor.is_conj() or tensor.is_neg():
+            return None, self._result
+        memory = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        found = memory.view(tensor.dtype).view(tensor.shape), memory.numpy()
+        self._small[tensor.dtype, tensor.shape] = found
+        return found
+
     def close(self) -> None:
         """Free the memory that results were read into."""
+        self._small.clear()
         self._result = np.empty(0, np.uint8)
 
     @staticmethod

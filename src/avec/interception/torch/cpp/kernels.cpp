@@ -125,6 +125,7 @@ struct Shared {
   py::object describe, take, flush, record_marked;
   uint64_t first_address = 0;
   size_t limit = 0;  // of numbers in a batch
+  uint64_t cutting = 1;  // one of so many templates ends a batch
   std::atomic<uint64_t> generation{0};  // of what was learned
 };
 
@@ -451,7 +452,7 @@ class Kernel {
     } else {
       size = shared_->stream->add(call.numbers.data(), call.numbers.size(), call.floats.data(), call.floats.size());
     }
-    if (size > shared_->limit) {
+    if (size > shared_->stream->least && (entry.number % shared_->cutting == 0 || size > shared_->limit)) {
       py::gil_scoped_acquire gil;
       ask_python(shared_->flush);
     }
@@ -492,12 +493,13 @@ struct Quiet : c10::WarningHandler {
 
 class Kernels {
  public:
-  Kernels(std::shared_ptr<Stream> stream, uint64_t first_address, size_t limit, py::object describe, py::object take,
-          py::object flush, py::object record_marked)
+  Kernels(std::shared_ptr<Stream> stream, uint64_t first_address, size_t limit, uint64_t cutting, py::object describe,
+          py::object take, py::object flush, py::object record_marked)
       : library_(new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__)) {
     shared_->stream = std::move(stream);
     shared_->first_address = first_address;
     shared_->limit = limit;
+    shared_->cutting = cutting;
     shared_->describe = std::move(describe);
     shared_->take = std::move(take);
     shared_->flush = std::move(flush);
@@ -546,6 +548,8 @@ PYBIND11_MODULE(avec_native, module) {
   py::class_<Stream, std::shared_ptr<Stream>>(module, "Stream")
       .def(py::init<>())
       .def("__len__", &Stream::size)
+      .def_property("least", [](const Stream& self) { return self.least.load(); },
+                    [](Stream& self, size_t least) { self.least = least; })
       .def("extend", &Stream::extend)
       .def("add", &Stream::add_python)
       .def("begin_with", &Stream::begin_with)
@@ -570,7 +574,7 @@ PYBIND11_MODULE(avec_native, module) {
       }));
   module.def("end_storages", &end_storages);
   py::class_<Kernels>(module, "Kernels")
-      .def(py::init<std::shared_ptr<Stream>, uint64_t, size_t, py::object, py::object, py::object, py::object>())
+      .def(py::init<std::shared_ptr<Stream>, uint64_t, size_t, uint64_t, py::object, py::object, py::object, py::object>())
       .def("stand_on", &Kernels::stand_on)
       .def("learn", &Kernels::learn)
       .def("clear", &Kernels::forget)

@@ -9,6 +9,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -50,6 +51,8 @@ inline std::vector<uint64_t> numbers_of(const py::iterable& values) {
 
 class Stream {
  public:
+  std::atomic<size_t> least{0};  // numbers from which on a batch may end
+
   size_t size() const {
     Guard guard(lock());
     return numbers_.size();

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs a command as on a machine without a GPU: in a mount namespace that hides the driver and its devices. Needs root.
 set -eu
-if [ "${1:-}" != --hidden ]; then exec unshare --mount -- "$0" --hidden "$@"; fi
+if [ "${1:-}" != --hidden ]; then exec unshare --mount -- sh "$0" --hidden "$@"; fi
 shift
 mount --make-rprivate /
 for device in /dev/nvidia*; do

@@ -1,0 +1,105 @@
+"""Links for measurements: their names, and that a relay delays and slows down as it says, and changes nothing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from avec.bench.calibration import CONTROL, calibrate_relay
+from avec.bench.links import LinkProfile, profile, relayed
+from avec.errors import ConfigurationError
+
+NBYTES = 3_000_000
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    """A server that sends back what one connection after another sends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=send_back, args=(listener,))
+        thread.start()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def send_back(listener: socket.socket) -> None:
+    while True:
+        try:
+            sock, _ = listener.accept()
+        except OSError:  # the test is over
+            return
+        with sock:
+            while data := sock.recv(1 << 16):
+                sock.sendall(data)
+
+
+def there_and_back(url: str, data: bytes) -> tuple[bytes, float]:
+    """What comes back through a server that sends back, and after how long."""
+    parts = urlsplit(url)
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0))) as sock:
+        began_s = time.monotonic()
+        sender = threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR)))
+        sender.start()
+        received = b"".join(iter(lambda: sock.recv(1 << 16), b""))
+        sender.join()
+        return received, time.monotonic() - began_s
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("loopback", LinkProfile("loopback", relayed=False)),
+        ("1ms", LinkProfile("1ms", True, 0.001)),
+        ("10gbit-0.1ms", LinkProfile("10gbit-0.1ms", True, 0.0001, 1.25e9)),
+        ("100mbit-20ms~2ms", LinkProfile("100mbit-20ms~2ms", True, 0.02, 12.5e6, 0.002)),
+    ],
+)
+def test_a_link_is_named_by_its_rate_and_its_round_trip(name: str, expected: LinkProfile) -> None:
+    assert profile(name) == expected
+
+
+@pytest.mark.parametrize("name", ["", "fast", "1s", "1gbit", "ms", "1kbit-1ms"])
+def test_no_other_names_are_links(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="there is no link"):
+        profile(name)
+
+
+@pytest.mark.parametrize("name", ["0ms", "1gbit-2ms", "400mbit-1ms~1ms"])
+def test_a_relay_passes_on_every_byte_in_order(echo: str, name: str) -> None:
+    data = np.random.default_rng(0).bytes(NBYTES)
+    link = profile(name)
+    with relayed(echo, link, link.round_trip_s / 2) as url:
+        assert there_and_back(url, data)[0] == data
+
+
+def test_a_relay_holds_each_byte_for_its_delay(echo: str) -> None:
+    with relayed(echo, profile("50ms"), 0.025) as url:
+        assert 0.05 <= there_and_back(url, b"x")[1] < 0.25
+
+
+def test_a_relay_lets_no_more_through_than_its_rate(echo: str) -> None:
+    link = profile("100mbit-0ms")
+    with relayed(echo, link, 0.0) as url:
+        assert there_and_back(url, bytes(NBYTES))[1] >= NBYTES / link.rate
+
+
+def test_a_relay_to_nowhere_ends_its_connections() -> None:
+    with relayed("tcp://127.0.0.1:1", CONTROL, 0.0) as url:
+        parts = urlsplit(url)
+        with socket.create_connection((str(parts.hostname), int(parts.port or 0))) as sock:
+            assert sock.recv(1) == b""
+
+
+def test_calibration_finds_the_delay_that_makes_the_round_trip() -> None:
+    found = calibrate_relay(profile("200mbit-20ms"))
+    assert 19 < found.round_trip_ms["p50"] < 22  # relaying itself took a part of it
+    assert 0 < found.delay_ms < 10
+    assert found.up_gbit_s == pytest.approx(0.2, rel=0.2)
+    assert found.down_gbit_s == pytest.approx(0.2, rel=0.2)

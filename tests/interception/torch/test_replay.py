@@ -1,0 +1,111 @@
+"""Values are the same whether what repeats is replayed or sent anew, in a program that is perturbed at random.
+
+`make test-torch-replay` does more steps of more such programs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from destinations import running
+from launching import APPS, AVEC, PLAIN, environ, execute
+
+PROGRAM = APPS / "torch_perturbed.py"
+REPEATS = Path(__file__).parent / "programs" / "repeats.py"
+# Beside each other on two cores; more threads would sum up in another order. The other is for a GPU: the program sets
+# it where it runs, and the destination has to multiply in the same way.
+VARIABLES = {"OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+STEPS = int(os.environ.get("REPLAY_STEPS", "500"))
+SEEDS = range(int(os.environ.get("REPLAY_SEEDS", "1")))
+TIMEOUT_S = 60.0 + 0.2 * STEPS
+# As in test_apps: torch takes other operators for CUDA than for CPUs, and what is printed has four decimals.
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 2e-3, 2e-4
+NUMBER = re.compile(r" -?\d+\.\d{4}")
+DIGEST = re.compile(r" [0-9a-f]{16}$", re.MULTILINE)
+
+pytestmark = pytest.mark.timeout(4 * TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a destination that computes as the program does."""
+    with running(tmp_path_factory.mktemp("replay"), **VARIABLES) as destination:
+        yield destination.url
+
+
+def _outputs(seed: int, *commands: tuple[Sequence[str], dict[str, str]]) -> list[str]:
+    """Run the program in several ways at the same time; what each prints."""
+    args = (str(PROGRAM), "--exact", f"--seed={seed}", f"--steps={STEPS}")
+    processes = [
+        subprocess.Popen(
+            [*command, *args],
+            env=environ(**VARIABLES, **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command, variables in commands
+    ]
+    try:
+        outputs = []
+        for process in processes:
+            printed, errors = process.communicate(timeout=TIMEOUT_S)
+            assert (process.returncode, errors) == (0, "")
+            outputs.append(printed)
+        return outputs
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_replayed_values_are_those_sent_anew_bit_by_bit(
+    seed: int, url: str, tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    counted = [*AVEC, "run", "--on", url, str(REPEATS), str(tmp_path / "repeats.json")]
+    with_replay, without, plain = _outputs(
+        seed,
+        (counted, {"AVEC_TORCH_REPLAY": "on"}),
+        ([*AVEC, "run", "--on", url], {"AVEC_TORCH_REPLAY": "off"}),
+        (PLAIN, {}),
+    )
+    assert with_replay == without
+    if _has_gpu():
+        assert with_replay == plain
+    else:
+        _assert_close(with_replay, plain)
+
+    steps = {name: int(count) for name, count in re.findall(r"([a-z]+) (\d+)", with_replay.splitlines()[-1])}
+    batches = json.loads((tmp_path / "repeats.json").read_text("utf-8"))
+    for name, count in {**steps, **batches}.items():
+        record_property(name, count)
+    assert steps["steady"] + steps["perturbed"] == STEPS
+    assert steps["perturbed"] > STEPS / 10
+    # Both have to happen, and often.
+    assert batches["repeats"] > batches["batches"] / 10, batches
+    assert batches["batches"] - batches["repeats"] > batches["batches"] / 10, batches
+
+
+def _has_gpu() -> bool:
+    """Whether the plain program computes on a GPU."""
+    return execute(*PLAIN, "-c", "import torch; print(torch.cuda.is_available())")[1] == "True\n"
+
+
+def _assert_close(printed: str, expected: str) -> None:
+    """Compare lines, of values what is said without their digests."""
+    printed, expected = DIGEST.sub("", printed), DIGEST.sub("", expected)
+    for line, other in zip(printed.splitlines(), expected.splitlines(), strict=True):
+        assert NUMBER.sub("#", line) == NUMBER.sub("#", other)
+        for one, two in zip(NUMBER.findall(line), NUMBER.findall(other), strict=True):
+            assert math.isclose(float(one), float(two), rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE), (
+                f"{line}, and plainly {other}"
+            )
