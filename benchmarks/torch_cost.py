@@ -13,10 +13,13 @@ from pathlib import Path
 from processes import HERE, destination, run, run_avec
 from record import summary, write
 
+from avec.interception.torch import building
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bursts", type=int, default=40)
+    parser.add_argument("--native", action="store_true", help="measure AVEC's kernels in C++, too; compiles them")
     parser.add_argument("--note", default="", help="what else was going on, for the record")
     parser.add_argument("--results", type=Path, help="the record's folder; default benchmarks/results")
     arguments = parser.parse_args()
@@ -28,10 +31,13 @@ def main() -> None:
     if gpu:
         results["native"] = summarised(run(loop))
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(AVEC_CACHE_DIR=folder, OMP_WAIT_POLICY="passive")
+        os.environ.update(AVEC_CACHE_DIR=folder, AVEC_TORCH_NATIVE="off", OMP_WAIT_POLICY="passive")
         with destination() as url:
-            avec = summarised(run_avec(url, loop))
-    results["avec"] = avec
+            results["avec"] = avec = summarised(run_avec(url, loop))
+            if arguments.native:
+                building.build(Path(folder))
+                os.environ["AVEC_TORCH_NATIVE"] = "required"
+                results["avec_with_kernels_in_cpp"] = avec = summarised(run_avec(url, loop))
     name = torch.cuda.get_device_name() if gpu else "CPU of this machine"
     path = write(f"torch-cost-{'cuda' if gpu else 'cpu'}", name, "loopback, no added delay", results, arguments.results)
     for each, figures in avec.items():

@@ -15,6 +15,7 @@ from avec import cli
 from launching import AVEC, SELF, environ, execute, serving
 
 FLAGS = {
+    "build": "",
     "login": "--fingerprint --token",
     "user": "",
     "run": "--cache-dir --connect-timeout --graph --local --no-check --numerics --on --report --trace --verbose -v",

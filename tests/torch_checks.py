@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launching import AVEC, environ
@@ -28,15 +28,24 @@ def names(modules: Sequence[str]) -> list[str]:
 
 
 def outcomes(
-    url: str, modules: Sequence[str], timeout_s: float = TIMEOUT_S, options: Sequence[str] = ()
+    url: str,
+    modules: Sequence[str],
+    timeout_s: float = TIMEOUT_S,
+    options: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Run the checks under `avec run`; the error of each, or nothing."""
+    """Run the checks under `avec run`; the error of each, or nothing.
+
+    Args:
+        options: of `avec run`.
+        variables: of the host; by default its kernels are those in Python.
+    """
     done = subprocess.run(
         [*AVEC, "run", "--on", url, *options, str(CHECKS / "run.py"), *modules],
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env=environ(),
+        env=environ(**(variables or {"AVEC_TORCH_NATIVE": "off"})),
         check=False,
     )
     assert done.returncode == 0, done.stderr

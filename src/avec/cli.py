@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 import rich_click as click
 
 from avec import __version__, config
-from avec.errors import AvecError, ConfigurationError, DestinationError
+from avec.errors import AvecError, ConfigurationError, DestinationError, UnsupportedOperation
 
 if TYPE_CHECKING:
     from avec.interception.doctor import Diagnosis
@@ -223,6 +223,21 @@ def revoke_user(name: str) -> None:
 
     described_users(config.load({}))[0].revoke(name)
     print(f"avec: {name} is let in no longer")
+
+
+@avec.command()
+def build() -> None:
+    """Compile AVEC's kernels for PyTorch in C++ on a host with a compiler; programs issue their operators faster then.
+
+    They are kept for this version of torch and of Python, and used from then on; AVEC_TORCH_NATIVE=off leaves them out.
+    """
+    from avec.interception.torch import building
+
+    try:
+        path, compiled = building.build(config.load({}).cache_dir)
+    except UnsupportedOperation as exc:
+        sys.exit(_fail(str(exc), FOUND_FAULTS))
+    print(f"avec: {path} {'is compiled' if compiled else 'is there already'}")
 
 
 @_settings_options("doctor")

@@ -228,6 +228,10 @@ class Settings:
         "destination", _choice("destination", "eager"), "what torch.compile does with its graphs: ships them to be "
         "compiled at the destination, or runs them operator by operator", ("run",),
     )  # fmt: skip
+    torch_native: Literal["auto", "off", "required"] = _setting(
+        "auto", _choice("auto", "off", "required"), "AVEC's kernels in C++ for PyTorch, which `avec build` compiles: "
+        "auto uses them where they are built, required stops where they are not", ("run",),
+    )  # fmt: skip
     torch_replay: Literal["on", "off"] = _setting(
         "on", _choice("on", "off"), "on: stretches of PyTorch operators that repeat are sent as a number, and replayed "
         "at the destination", ("run",),

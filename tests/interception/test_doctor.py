@@ -9,6 +9,7 @@ import pytest
 from avec import config
 from avec.errors import ConfigurationError
 from avec.interception.doctor import Diagnosis, examine
+from avec.interception.torch import building
 
 
 def examined(program: Path | None, **flags: str) -> Diagnosis:
@@ -53,6 +54,21 @@ def test_a_destination_that_does_not_answer_is_a_fault() -> None:
     assert not fine
     assert "no destination answers at tcp://127.0.0.1:1" in finding
     assert not diagnosis.fine
+
+
+def test_it_says_whether_the_torch_kernels_in_cpp_are_there(tmp_path: Path) -> None:
+    cache = str(tmp_path)
+    fine, finding = found(examined(None, cache_dir=cache), "torch kernels")
+    assert fine
+    assert "`avec build` compiles some in C++" in finding
+    assert not found(examined(None, cache_dir=cache, torch_native="required"), "torch kernels")[0]
+    installed = building.installed_torch()
+    assert installed is not None
+    path = building.library_path(tmp_path, installed[1])
+    path.parent.mkdir()
+    path.touch()
+    assert found(examined(None, cache_dir=cache), "torch kernels") == (True, f"those in C++, {path}")
+    assert "switched off" in found(examined(None, cache_dir=cache, torch_native="off"), "torch kernels")[1]
 
 
 def test_interception_is_really_tried() -> None:

@@ -28,6 +28,7 @@ from typing import TypeVar
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))  # the tests' own modules
 
+import compiled  # noqa: E402
 import native  # noqa: E402
 from hosts import Crashed, Host, shared  # noqa: E402
 
@@ -111,6 +112,7 @@ def main() -> int:
     parser.add_argument("--native", action="store_true", help="compare with this machine's own GPU, bit by bit")
     parser.add_argument("--reference", metavar="URL", help="with --native: a destination in native CUDA's place")
     parser.add_argument("--corrupt", action="store_true", help="change what is fetched: operators have to fail")
+    parser.add_argument("--compiled", action="store_true", help="with AVEC's kernels in C++, compiled if need be")
     parser.add_argument("--table", type=Path, default=Path("out", "torch_ops.json"), help="where outcomes are written")
     options = parser.parse_args()
     if options.native and not options.reference and not has_gpu():
@@ -133,7 +135,8 @@ def _destination(options: argparse.Namespace) -> Iterator[str]:
 def _compare_with_cpu(url: str, options: argparse.Namespace) -> int:
     began = time.monotonic()
     found = sorted(
-        _collected(_under_avec(url, options.corrupt), options, _outcome).values(), key=lambda each: each.operator
+        _collected(_under_avec(url, options, options.corrupt), options, _outcome).values(),
+        key=lambda each: each.operator,
     )
     _write(options.table, [vars(each) for each in found])
     print(f"{summary(found)}; {time.monotonic() - began:.0f} s; the table is in {options.table}")
@@ -144,8 +147,8 @@ def _compare_with_cpu(url: str, options: argparse.Namespace) -> int:
 
 def _compare_natively(url: str, options: argparse.Namespace) -> int:
     began = time.monotonic()
-    reference = _under_avec(options.reference) if options.reference else [*PLAIN, str(FOLDER / "checking.py")]
-    tested = [*gpu_hidden(), *_under_avec(url, options.corrupt)]
+    reference = _under_avec(options.reference, options) if options.reference else [*PLAIN, str(FOLDER / "checking.py")]
+    tested = [*gpu_hidden(), *_under_avec(url, options, options.corrupt)]
 
     def run(command: Sequence[str]) -> tuple[dict[str, native.Descriptions], float]:
         return _collected([*command, "--describe"], options, native.describe), time.monotonic() - began
@@ -173,8 +176,10 @@ def _control(found: Sequence[Outcome] | Sequence[native.Comparison]) -> int:
     return 0 if sum(not each.passes for each in found) >= CONTROL_SHARE * len(found) else 1
 
 
-def _under_avec(url: str, corrupt: bool = False) -> list[str]:
-    return [*AVEC, "run", "--on", url, str(FOLDER / "checking.py"), *(["--corrupt"] if corrupt else [])]
+def _under_avec(url: str, options: argparse.Namespace, corrupt: bool = False) -> list[str]:
+    variables = compiled.variables() if options.compiled else {"AVEC_TORCH_NATIVE": "off"}
+    command = ["env", *(f"{name}={value}" for name, value in variables.items())]
+    return [*command, *AVEC, "run", "--on", url, str(FOLDER / "checking.py"), *(["--corrupt"] if corrupt else [])]
 
 
 def _collected(

@@ -23,6 +23,7 @@ from avec.config import Settings
 from avec.errors import ConfigurationError, DestinationError
 from avec.interception import FRONT_ENDS, environment
 from avec.interception.launch import deaf_flag, interpreter_line
+from avec.interception.torch import building
 
 # Libraries that use an accelerator and would do so on this host, because AVEC does not stand under them.
 NOT_INTERCEPTED = (
@@ -82,6 +83,8 @@ def examine(program: Path | None, settings: Settings) -> Diagnosis:
     """
     imported = _imports_of(program) if program is not None else {each.module for each in FRONT_ENDS}
     checks = [_python(), _bootstrap(settings), _destination(settings)]
+    if "torch" in imported and (kernels := _torch_kernels(settings)) is not None:
+        checks.append(kernels)
     if program is not None:
         checks.append(_first_line(program))
     return Diagnosis(tuple(_libraries(imported)), tuple(checks))
@@ -180,6 +183,23 @@ def _destination(settings: Settings) -> Check:
         True,
         f"{settings.destination}: {accelerators}; formats {', '.join(status.formats)}; {status.sessions} sessions",
     )
+
+
+def _torch_kernels(settings: Settings) -> Check | None:
+    """Look whether the kernels in C++ are there for the torch that is installed; None where torch is not."""
+    installed = building.installed_torch()
+    if installed is None:
+        return None
+    subject = "torch kernels"
+    if settings.torch_native == "off":
+        return Check(subject, True, "those in Python; those in C++ are switched off by the setting `torch_native`")
+    path = building.library_path(settings.cache_dir, installed[1])
+    if path.exists():
+        return Check(subject, True, f"those in C++, {path}")
+    finding = f"those in Python; `avec build` compiles some in C++ for torch {installed[1]}, which cost the host less"
+    if settings.torch_native == "required":
+        return Check(subject, False, f"the setting `torch_native` requires those in C++; run `avec build` ({path})")
+    return Check(subject, True, finding)
 
 
 def _first_line(program: Path) -> Check:

@@ -6,6 +6,7 @@ import atexit
 import functools
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -13,10 +14,11 @@ from avec import config
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
-from . import collectives, compiling, cuda, extensions, printing, random, refusals, saving, structured, untyped
+from . import collectives, compiling, cuda, extensions, native, printing, random, refusals, saving, structured, untyped
 from .attention import Attention
 from .grafting import Graft, graft
 from .kernels import Kernels
+from .native import NativeKernels
 from .operators import cuda_operators
 from .outermost import Outermost
 from .recording import Recording
@@ -24,6 +26,7 @@ from .recurrent import Recurrent
 from .schemas import WHOLE
 from .special import SPECIAL
 from .storages import Arena
+from .stream import Lists
 
 # Operators that have no kernel of their own on a GPU, but reach one below where Python can stand.
 BENEATH = (
@@ -31,18 +34,33 @@ BENEATH = (
 )  # fmt: skip
 
 
+def _operators() -> Iterable[str]:
+    """The operators that have a kernel of AVEC's on the key CUDA."""
+    return dict.fromkeys((*cuda_operators(), *BENEATH, *WHOLE))
+
+
+def _learnable() -> Iterator[str]:
+    """Those of them whose usual calls kernels in C++ can learn."""
+    other = {*SPECIAL, *structured.FROM_DENSE}.difference(native.LEARNED)
+    return (name for name in _operators() if name not in other)
+
+
 class Activation:
     """All that AVEC has changed in this process's torch."""
 
     def __init__(self) -> None:
-        arena = Arena()
-        self.recording = Recording(arena)
+        module = native.load(config.load())
+        arena = Arena(module)
+        self.recording = Recording(arena, Lists() if module is None else module.Stream())
         self.kernels = Kernels(self.recording, arena)
         self._patches = Patches()
         self._graft: Graft = graft(
-            lambda: len(self.recording.described.devices), lambda: self.recording.described.cudnn
+            lambda: len(self.recording.described.devices),
+            lambda: self.recording.described.cudnn,
+            None if module is None else module.answer_about_cudnn,
         )
         self._libraries = [self._register(), extensions.register(self.kernels), *collectives.register()]
+        self._native = None if module is None else NativeKernels(module, self.kernels, _learnable())
         cuda.patch(self._patches, self.recording, self._graft)
         compiling.patch(self._patches, self.recording)
         self._outermost = Outermost(self.recording)
@@ -63,7 +81,7 @@ class Activation:
         to_sparse = structured.dense_kernels()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*overrid")  # a build with CUDA has kernels for these already
-            for name in dict.fromkeys((*cuda_operators(), *BENEATH, *WHOLE)):
+            for name in _operators():
                 special = SPECIAL.get(name)
                 kernel = self.kernels.kernel(name) if special is None else functools.partial(special, self.kernels)
                 library.m.impl(name, "CUDA", to_sparse.get(name, kernel), False)
@@ -84,6 +102,8 @@ class Activation:
         self._outermost.leave()
         self._patches.restore()
         cuda.forget()
+        if self._native is not None:
+            self._native.leave()
         for library in self._libraries:
             library._destroy()  # type: ignore[no-untyped-call]
         self._graft.restore()

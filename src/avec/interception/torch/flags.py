@@ -38,7 +38,7 @@ class Flags:
 
     def set(self, name: str, value: Value) -> None:
         """Send a setting with the operators before and after it."""
-        if self._recording.opened or self._recording.numbers:
+        if self._recording.opened or self._recording.stream:
             self._recording.record(self._template(name, value), ())
         else:
             self._waiting.pop(name, None)  # the last one counts, in the order in which they were set last

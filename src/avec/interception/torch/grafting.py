@@ -78,6 +78,7 @@ _HOOKS_FUNCTIONS = {
 _PLAN_CACHE_SIZE = 4096  # Source: torch's CUFFT_DEFAULT_CACHE_SIZE
 
 _Native: TypeAlias = "ctypes._CFunctionType"
+Native: TypeAlias = Callable[[Callable[[], int]], Mapping[str, int]]
 
 # torch keeps pointers into what is grafted (an allocator in storages, the guard in threads), even after `restore`.
 _kept: list[object] = []
@@ -202,6 +203,13 @@ class _Callbacks:
         except AvecError:
             return 0
 
+    def known_cudnn_version(self) -> int:
+        """The same for who asks but once; -1 where the destination cannot be asked now."""
+        try:
+            return self._ask_cudnn_version()
+        except AvecError:
+            return -1
+
     def has_cudnn(self, this: int) -> bool:
         return self.cudnn_version(this) > 0
 
@@ -215,7 +223,7 @@ class _Callbacks:
         self._plan_cache_sizes[index] = size
 
 
-def graft(device_count: Callable[[], int], cudnn_version: Callable[[], int]) -> Graft:
+def graft(device_count: Callable[[], int], cudnn_version: Callable[[], int], native: Native | None = None) -> Graft:
     """Stand in for torch's CUDA device guard and hooks.
 
     It has to be done before the process's first backward pass, which fixes how many devices autograd serves.
@@ -223,13 +231,14 @@ def graft(device_count: Callable[[], int], cudnn_version: Callable[[], int]) -> 
     Args:
         device_count: how many devices there are; asked whenever torch asks, in any thread.
         cudnn_version: 91002 for 9.10.2, 0 without cuDNN; likewise.
+        native: makes native functions of some, given one that tells the version or -1 and is asked until it is known.
 
     Raises:
         UnsupportedOperation: this build of torch or this platform is not known well enough; torch is as it was.
     """
     undo: list[Callable[[], None]] = []
     try:
-        return _graft(device_count, cudnn_version, undo)
+        return _graft(device_count, cudnn_version, native, undo)
     except BaseException as exc:
         while undo:
             undo.pop()()
@@ -245,7 +254,12 @@ def _refusal(reason: str) -> UnsupportedOperation:
     )
 
 
-def _graft(device_count: Callable[[], int], cudnn_version: Callable[[], int], undo: list[Callable[[], None]]) -> Graft:
+def _graft(
+    device_count: Callable[[], int],
+    cudnn_version: Callable[[], int],
+    native: Native | None,
+    undo: list[Callable[[], None]],
+) -> Graft:
     _check_platform()
     package = Path(torch.__file__).parent
     headers = package / "include"
@@ -278,9 +292,12 @@ def _graft(device_count: Callable[[], int], cudnn_version: Callable[[], int], un
     guard_vtable = Vtable.of(read_word(place), libraries)
     guard_vtable.check(guard_layout, (_CUDA_GUARD_CLASS,))
     guard = _Guard(read_word(place), guard_vtable, guard_layout)
-    callbacks = _Callbacks(device_count, cudnn_version, guard, pinned).native()
+    asked = _Callbacks(device_count, cudnn_version, guard, pinned)
+    callbacks = asked.native()
     _kept.append((pinned, callbacks))
     addresses = constants | {name: _address_of(callback) for name, callback in callbacks.items()}
+    if native is not None:
+        addresses |= native(asked.known_cudnn_version)
     _graft_guard(place, guard_vtable, guard_layout, addresses["device_count"])
     undo.append(lambda: write_word(hooks, hooks_vtable.start))
     _graft_hooks(hooks, hooks_vtable, hooks_layout, addresses)

@@ -60,7 +60,7 @@ class Captured:
         self._shift(strays)
         recording.arena.pin(used, [place for place in died if place in used])
         with recording.lock:
-            recording.arena.give_back([place for place in died if place not in used], recording.numbers)
+            recording.arena.give_back([place for place in died if place not in used], recording.stream)
 
     def replay(self) -> None:
         """Record it once more."""

@@ -24,6 +24,7 @@ from .random import Generators
 from .recording import BATCH_NUMBERS, Recording, cuts_after
 from .schemas import BOOKKEEPING, NUMBERS_AS_TENSORS, Operator, generate
 from .storages import Arena, Layout, from_dlpack, new_capsule
+from .stream import Lists
 from .templates import Description, meta_of_layout, name_of
 from .uploads import Uploads
 
@@ -46,7 +47,7 @@ class Entry:
         marked: bool,
         predicted: object = None,
     ) -> None:
-        self.template = template
+        self.template = template  # 0 if nothing is recorded
         self.cuts = cuts_after(template)
         self.predicted = predicted  # the results together
         self.marked = marked  # its calls are noted with their places in the application
@@ -75,6 +76,8 @@ class Kernels:
         self._empties = recording.cache()
         self._seen = recording.cache()  # by all that the destination is told, for calls that have no shorter key
         self._generated: dict[str, Kernel] = {}
+        # Told what calls of an operator give, when one was made that was not known by a short key.
+        self.teach: Callable[[str, Entry], None] = lambda operator, entry: None
         self._predictor = Predictor()
         self.generators = Generators(recording)
         self.uploads = Uploads(recording)
@@ -106,29 +109,34 @@ class Kernels:
             environment.update(_redispatch=operator.overload.redispatch, _keys=CPU)
             assert isinstance(_bookkeeping, FunctionType)  # for mypy
             return _bookkeeping
-        cache = self.recording.cache()
+        cache, stream = self.recording.cache(), self.recording.stream
 
         def slow(args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-            return self.call(operator, args, kwargs)[0]
+            result, entry = self.call(operator, args, kwargs)
+            if entry is not None:
+                self.teach(operator.qualified_name, entry)
+            return result
 
         def miss(key: object, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
             result, entry = self.call(operator, args, kwargs)
             if entry is not None:
                 cache[key] = entry
+                self.teach(operator.qualified_name, entry)
             return result
 
         environment.update(
             _Tensor=torch.Tensor, _Parameter=torch.nn.Parameter, _FIRST=FIRST_ADDRESS, _LIMIT=BATCH_NUMBERS,
             _find=cache.get, _slow=slow, _miss=miss, _from_dlpack=from_dlpack, _new_capsule=new_capsule,
-            _recording=self.recording, _take=self.arena.take,
-            _numbers=self.recording.numbers, _extend=self.recording.numbers.extend,
-            _extend_floats=self.recording.floats.extend, _lock=self.recording.lock, _flush=self.recording.flush,
+            _take=self.arena.take, _numbers=stream, _extend=stream.extend, _add=stream.add,
+            _extend_floats=stream.floats.extend if isinstance(stream, Lists) else None,
+            _lock=self.recording.lock, _flush=self.recording.flush,
             _current=torch.cuda.current_device, _mark=self.recording.mark, _like=_like, _handle=self.generators.handle,
         )  # fmt: skip
         lazy_bits = operator.overload.namespace == "aten" and (
             conjugate_aware(operator.name) or negative_aware(operator.name)
         )
-        source, defaults = generate(operator, lazy_bits, len(self.recording.destination.devices) > 1)
+        devices = len(self.recording.destination.devices) > 1
+        source, defaults = generate(operator, lazy_bits, devices, isinstance(stream, Lists))
         environment.update(defaults)
         exec(compile(source, f"{_FOLDER}<kernel {operator.name}>", "exec"), environment)
         kernel = environment["kernel"]
@@ -150,6 +158,7 @@ class Kernels:
         description = self._described(operator, args, kwargs)
         key = description.key(operator.qualified_name, device)
         entry = cast("Entry | None", self._seen.get(key))
+        grown = False
         if entry is None:
             prediction = self._predict(operator, args, kwargs)
             if prediction is None:
@@ -175,7 +184,8 @@ class Kernels:
             result = operator.written_arguments(args, kwargs)
         else:
             result = _like(entry.predicted, iter(tensors))
-        return result, entry if description.cacheable else None
+        # What has to grow for one call has to grow for the next that looks like it.
+        return result, entry if description.cacheable and not grown else None
 
     def _predict(
         self, operator: Operator, args: Sequence[object], kwargs: Mapping[str, object]
@@ -319,25 +329,37 @@ class Kernels:
             self.recording.record(BIND, (place, tensor.data_ptr()))
         return tensor
 
-    def empty(self, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], device: int) -> torch.Tensor:
-        """Make a tensor whose elements are not defined."""
+    def empty(
+        self, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int], device: int, operator: str = ""
+    ) -> torch.Tensor:
+        """Make a tensor whose elements are not defined.
+
+        Args:
+            operator: the one that was called for that, "aten::empty_strided".
+        """
         layout = self.arena.layout(dtype, shape, stride, device)
         tensor = layout.new()
-        if layout.numel:
-            template = self._empties.get(layout)
-            if template is None:
-                meta = meta_of_layout(layout)
-                arguments = {"dtype": dtype, "device": torch.device("cuda", device)}
-                description = self._described(Operator.named("empty_strided"), (layout.shape, layout.stride), arguments)
-                described = description.template("aten::empty_strided", (meta,))
-                template = self._empties[layout] = self.recording.template(described)
+        entry = cast("Entry | None", self._empties.get(layout))
+        if entry is None:
+            entry = self._empties[layout] = self._empty_entry(layout)
+        if entry.template:
             with self.recording.lock:
-                if layout.nbytes >= MARKED_NBYTES:
+                if entry.marked:
                     self.recording.mark()
-                self.recording.record(template, (tensor.data_ptr(),))  # type: ignore[arg-type]
-            if layout.nbytes > LARGE_NBYTES:
-                self.recording.flush()
+                self.recording.record(entry.template, (tensor.data_ptr(),))
+        if layout.nbytes > LARGE_NBYTES:
+            self.recording.flush()
+        elif operator:
+            self.teach(operator, entry)
         return tensor
+
+    def _empty_entry(self, layout: Layout) -> Entry:
+        if not layout.numel:
+            return Entry(0, (layout,), (None,), False)
+        arguments = {"dtype": layout.dtype, "device": torch.device("cuda", layout.device)}
+        description = self._described(Operator.named("empty_strided"), (layout.shape, layout.stride), arguments)
+        template = description.template("aten::empty_strided", (meta_of_layout(layout),))
+        return Entry(self.recording.template(template), (layout,), (None,), layout.nbytes >= MARKED_NBYTES)
 
     def empty_bytes(self, nbytes: int, device: int) -> torch.Tensor:
         """Make a tensor of so many bytes, which are not defined."""

@@ -6,10 +6,10 @@ Not here: what is recorded (`kernels`, `special`) and what a tensor is (`storage
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import threading
 import warnings
-from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from avec.tensor import Array
 from .repeats import Repeats
 from .room import Room
 from .storages import Arena
+from .stream import NUMBER_NBYTES, Stream
 from .traces import NOT_LOOKED_FOR, Traces
 
 if TYPE_CHECKING:
@@ -82,18 +83,17 @@ def cuts_after(template: int) -> bool:
 
 
 class Recording:
-    """This process's stream. Its lists are public to the generated kernels, which append to them inline.
+    """This process's stream. What is not sent yet is public to the kernels, which append to it inline.
 
-    `numbers` alone may be extended by one call without `lock`, which CPython makes atomic; whoever adds to a second
-    list as well takes the lock, and does that in a `finally`: an interrupt (Ctrl-C) can be raised after each call of a
+    Numbers alone may be appended by one call without `lock`, which CPython makes atomic; whoever adds to a second list
+    as well takes the lock, and does that in a `finally`: an interrupt (Ctrl-C) can be raised after each call of a
     function, and would leave a stream in which everything later takes the wrong floats.
     """
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, stream: Stream) -> None:
         self.arena = arena
-        self.numbers: list[int] = []
-        self.floats: list[float] = []
-        self.least = FIRST_NUMBERS  # numbers from which on a batch may end
+        self.stream = stream
+        stream.least = FIRST_NUMBERS
         self.lock = threading.RLock()
         self._session: Session | None = None
         self._destination: Opened | None = None
@@ -115,6 +115,7 @@ class Recording:
         self._next_template = FIRST_TEMPLATE  # never given twice: another thread may be about to record an old number
         self._forget = False
         self._caches: list[dict[object, object]] = []
+        self.forgetting: list[Callable[[], None]] = []  # called when the caches are emptied
         self._payloads: list[Array] = []
         self._payloads_nbytes = 0
         self._files: dict[str, str] = {}
@@ -177,8 +178,7 @@ class Recording:
     def after_fork(self) -> None:
         """In a forked child: nothing that the parent has recorded is the child's to send."""
         self.lock = threading.RLock()
-        self.numbers.clear()
-        self.floats.clear()
+        self.stream.take()
         self._payloads.clear()
         self._reading.clear()
         if self._session is not None:
@@ -215,6 +215,8 @@ class Recording:
         """Empty the caches: a setting has changed that decides what calls give."""
         for cache in self._caches:
             cache.clear()
+        for function in self.forgetting:
+            function()
 
     def _forget_templates(self) -> None:
         self.flush()
@@ -231,7 +233,7 @@ class Recording:
     def begin_with(self, numbers: Sequence[int]) -> None:
         """Put operators that take no floats before all that is recorded."""
         with self.lock:
-            self.numbers[:0] = numbers
+            self.stream.begin_with(numbers)
             self.marks = [(place + len(numbers), site) for place, site in self.marks]
 
     def templates(self) -> dict[int, Template]:
@@ -252,10 +254,8 @@ class Recording:
     def end_capture(self) -> tuple[list[int], list[float], list[int]]:
         """Give what was recorded since `begin_capture`: numbers, floats, and the places that died meanwhile."""
         with self.lock:
-            self.arena.sweep(self.numbers)
-            numbers, floats = self.numbers[:], self.floats[:]
-            self.numbers.clear()
-            self.floats.clear()
+            self.arena.sweep(self.stream)
+            numbers, floats = self.stream.take()
             self.marks.clear()
             self.capturing = False
             return numbers, floats, self.arena.let_go()
@@ -264,7 +264,7 @@ class Recording:
         """Record what was captured once more."""
         with self.lock:
             self.refuse_in_capture("replaying a graph")
-            self._append(numbers, floats)
+            self.stream.add(numbers, floats)
             self.flush()
 
     def refuse_in_capture(self, what: str) -> None:
@@ -287,24 +287,24 @@ class Recording:
 
         Not done for every operator, because finding the place takes as long as recording it.
         """
-        self.marks.append((len(self.numbers), where_called()))
-
-    def _append(self, numbers: Sequence[int], floats: Sequence[float]) -> None:
-        try:
-            self.numbers.extend(numbers)
-        finally:
-            self.floats.extend(floats)
+        self.marks.append((len(self.stream), where_called()))
 
     def record(self, template: int, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Append one operator; send a batch if it is time."""
         with self.lock:
-            self._append((template, *numbers), floats)
+            self.stream.add((template, *numbers), floats)
             if self._is_due(template):
                 self.flush()
 
+    def record_marked(self, numbers: Sequence[int], floats: Sequence[float]) -> None:
+        """Append one operator, its template's number among the numbers, with its place in the application."""
+        with self.lock:
+            self.mark()
+            self.stream.add(numbers, floats)
+
     def _is_due(self, template: int) -> bool:
-        count = len(self.numbers)
-        return count > self.least and (cuts_after(template) or count > BATCH_NUMBERS)
+        count = len(self.stream)
+        return count > self.stream.least and (cuts_after(template) or count > BATCH_NUMBERS)
 
     def upload(self, template: int, numbers: Sequence[int], payload: Array, borrowed: bool) -> None:
         """Append an operator that takes a payload.
@@ -318,7 +318,7 @@ class Recording:
             large = payload.nbytes >= PAYLOAD_NBYTES
             kept = payload if large or not borrowed else payload.copy()
             try:
-                self.numbers.extend((template, *numbers))
+                self.stream.extend((template, *numbers))
             finally:
                 self._payloads.append(kept)
             self._payloads_nbytes += payload.nbytes
@@ -333,7 +333,7 @@ class Recording:
             self.refuse_in_capture("copying from the host's memory")
             role = len(self._files)
             self._files[str(role)] = digest
-            self.numbers.extend((template, address, role))
+            self.stream.extend((template, address, role))
             if role + 1 >= BATCH_FILES:
                 self.flush()
 
@@ -343,13 +343,13 @@ class Recording:
         Raises:
             SessionLost, DestinationDraining: the destination takes no calls any more.
         """
-        if self._session is None and not self.numbers and then is None:
+        if self._session is None and not self.stream and then is None:
             return None
         with self.lock:
             if then is not None:
                 self.refuse_in_capture("reading a value")
-            self.arena.sweep(self.numbers)
-            if self.capturing or not self.numbers and then is None:
+            self.arena.sweep(self.stream)
+            if self.capturing or not self.stream and then is None:
                 return None
             call = self._send(then, into)
             if then is None:
@@ -359,26 +359,27 @@ class Recording:
     def _send(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call:
         session = self.session
         with self.lock:
-            count = len(self.numbers)
-            numbers = self.numbers[:count]
+            stretch, floats = self.stream.recorded()
             issued = session.issued
             # Emptied in one call, between whose parts no interrupt can come.
-            emptied: list[None] = []
-            emptying = map(_CLEAR, (self.floats, self._described, self._payloads))
-            stretch = array("Q", numbers).tobytes()
-            traces = self._traces if numbers else None
+            emptied: list[object] = []
+            emptying = itertools.chain(
+                self.stream.taking(len(stretch) // NUMBER_NBYTES, len(floats) // NUMBER_NBYTES),
+                map(_CLEAR, (self._described, self._payloads)),
+            )
+            traces = self._traces if stretch else None
             found = NOT_LOOKED_FOR if traces is None else traces.find(stretch)
             parts: list[Array] = [
                 np.frombuffer(found.names if found.known else stretch, np.uint64),
-                np.array(self.floats, np.float64),
+                np.frombuffer(floats, np.float64),
                 np.frombuffer(_ENCODER.encode(self._described) if self._described else b"", np.uint8),
                 *self._payloads,
             ]
             while parts and not parts[-1].size and not self._payloads:
                 parts.pop()
             first_template = self._next_template - len(self._described)
-            if self.repeats is not None and numbers:
-                self.repeats.see(numbers, found.known, self.marks)
+            if self.repeats is not None and stretch:
+                self.repeats.see(np.frombuffer(stretch, np.uint64).tolist(), found.known, self.marks)
             forget_traces = traces is not None and traces.forgotten
             body = _ENCODER.encode(
                 Batch(self._epoch, then, first_template, self._forget, forget_traces, found.number, found.known)
@@ -390,7 +391,6 @@ class Recording:
                 raise
             finally:
                 if session.issued != issued:  # else an interrupt or an error came before it was sent
-                    del self.numbers[:count]
                     self._payloads_nbytes, self._files, self._forget = 0, {}, False
                     if traces is not None:
                         traces.forgotten = False
@@ -398,7 +398,7 @@ class Recording:
             if traces is not None:
                 traces.sent(stretch, found)
             self._last = call
-            self.least = min(2 * self.least, LEAST_NUMBERS)
+            self.stream.least = min(2 * self.stream.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
@@ -414,7 +414,7 @@ class Recording:
         self._about_to_wait("reading a value")
         call = self.flush(read, (into,))
         assert call is not None
-        self.least = FIRST_NUMBERS
+        self.stream.least = FIRST_NUMBERS
         _put(self.wait(call), into)
 
     def read_later(self, read: Read, into: Array) -> Call:
@@ -443,10 +443,10 @@ class Recording:
         """Append an operator whose results depend on data, send what is recorded and wait for what came out."""
         with self.lock:
             self._about_to_wait("an operator whose result's shape depends on data")
-            self.arena.sweep(self.numbers)
-            self._append((template, *numbers), floats)
+            self.arena.sweep(self.stream)
+            self.stream.add((template, *numbers), floats)
             call = self._send()
-        self.least = FIRST_NUMBERS
+        self.stream.least = FIRST_NUMBERS
         return self.decode(self.wait(call))
 
     def decode(self, reply: Reply) -> Answer | None:

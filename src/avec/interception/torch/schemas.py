@@ -5,6 +5,7 @@ Not here: what a kernel does when it sees a call for the first time (`kernels`).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -219,6 +220,45 @@ class Operator:
         return name in ON_HOST.get(self.base, ())
 
 
+class Kind(enum.IntEnum):
+    """What a kernel does with an argument. The kernels in C++ have the same list."""
+
+    TENSOR = 0
+    TARGET = 1  # it is written to
+    TENSOR_OR_NUMBER = 2
+    OPTIONAL_TENSOR = 3
+    TENSORS = 4
+    NUMBER = 5
+    NUMBERS = 6
+    GENERATOR = 7
+    CONSTANT = 8
+
+
+def kind_of(argument: Any) -> Kind:
+    """What a kernel does with an argument, by its type in the schema."""
+    match str(argument.type):
+        case "Tensor" if argument.alias_info is not None:
+            return Kind.TARGET
+        case "Tensor" if argument.name in MAY_BE_NUMBERS:
+            return Kind.TENSOR_OR_NUMBER
+        case "Tensor" if argument.name.startswith("cum_seq"):  # undefined where sequences are of one length
+            return Kind.OPTIONAL_TENSOR
+        case "Tensor":
+            return Kind.TENSOR
+        case "Optional[Tensor]":
+            return Kind.OPTIONAL_TENSOR
+        case "List[Tensor]" | "List[Optional[Tensor]]":
+            return Kind.TENSORS
+        case "number" | "float" | "Optional[number]" | "Optional[float]":
+            return Kind.NUMBER
+        case "List[number]" | "List[float]" | "Optional[List[float]]" | "Optional[List[number]]":
+            return Kind.NUMBERS
+        case "Optional[Generator]" | "Generator":
+            return Kind.GENERATOR
+        case _:
+            return Kind.CONSTANT
+
+
 class _Source:
     """Collects the parts of a kernel's fast path, argument by argument.
 
@@ -237,29 +277,26 @@ class _Source:
         self.floats: list[str] = []
 
     def add(self, argument: Any) -> None:
-        """Add the code for one argument, by its type in the schema."""
-        name, kind = _local(argument), str(argument.type)
-        written = argument.alias_info is not None
-        match kind:
-            case "Tensor" if argument.name in MAY_BE_NUMBERS and not written:
+        """Add the code for one argument."""
+        name = _local(argument)
+        match kind_of(argument):
+            case Kind.TENSOR | Kind.TARGET as kind:
+                self._tensor(name, kind is Kind.TARGET)
+            case Kind.TENSOR_OR_NUMBER:
                 self._tensor_or_number(name)
-            case "Tensor" if argument.name.startswith("cum_seq"):  # undefined where sequences are of one length
+            case Kind.OPTIONAL_TENSOR:
                 self._optional_tensor(name)
-            case "Tensor":
-                self._tensor(name, written)
-            case "Optional[Tensor]":
-                self._optional_tensor(name)
-            case "List[Tensor]" | "List[Optional[Tensor]]":
+            case Kind.TENSORS:
                 self._tensors(name)
-            case "number" | "float" | "Optional[number]" | "Optional[float]":
+            case Kind.NUMBER:
                 self._number(name)
-            case "List[number]" | "List[float]" | "Optional[List[float]]" | "Optional[List[number]]":
+            case Kind.NUMBERS:
                 self._number_list(name)
-            case "Optional[Generator]" | "Generator":
+            case Kind.GENERATOR:
                 self._generator(name)
-            case _ if kind.startswith(("List[", "Optional[List[")):
+            case Kind.CONSTANT if "List[" in str(argument.type):
                 self.key.append(f"None if {name} is None else tuple({name})")
-            case _:
+            case Kind.CONSTANT:
                 self.key.append(name)
                 if self._devices and argument.name == "device":
                     self.key.append("_current()")  # what a device without an index means
@@ -344,12 +381,13 @@ class _Source:
         self.floats.append(f"*{name}_f")
 
 
-def generate(operator: Operator, conjugate: bool, devices: bool) -> tuple[str, dict[str, object]]:
+def generate(operator: Operator, conjugate: bool, devices: bool, inline: bool) -> tuple[str, dict[str, object]]:
     """Write a kernel's fast path.
 
     Args:
         conjugate: tensors may come with torch's lazy bits set.
         devices: there are several accelerators to tell apart.
+        inline: the stream is a `Lists`, which is extended inline.
 
     Returns:
         Source of a function `kernel`, and the values of the arguments' defaults that it names.
@@ -372,7 +410,7 @@ def generate(operator: Operator, conjugate: bool, devices: bool) -> tuple[str, d
         f"  return _slow({call})",
         f" if _entry is None: return _miss(_key, {call})",
     ]
-    lines += [" " + line for line in _recorded(operator, parts)]
+    lines += [" " + line for line in _recorded(operator, parts, inline)]
     return "\n".join(lines) + "\n", defaults
 
 
@@ -388,7 +426,7 @@ def _parameter(argument: Any, defaults: dict[str, object]) -> str:
     return f"{_local(argument)}=_default_{argument.name}"
 
 
-def _recorded(operator: Operator, parts: _Source) -> list[str]:
+def _recorded(operator: Operator, parts: _Source, inline: bool) -> list[str]:
     """The end of a fast path: outputs are made, the operator is recorded."""
     inputs = "".join(f"{each}, " for each in parts.inputs)
     returns = operator.overload._schema.returns
@@ -426,7 +464,9 @@ def _recorded(operator: Operator, parts: _Source) -> list[str]:
         if any(lists):
             result = "_results" if len(lists) == 1 else "_like(_entry.predicted, iter(_results))"
     recorded = f"_extend((_entry.template, {inputs}{outputs}))"
-    if parts.floats:
+    if parts.floats and not inline:
+        recorded = f"_add((_entry.template, {inputs}{outputs}), ({', '.join(parts.floats)},))"
+    if parts.floats and inline:
         made += [
             "with _lock:",
             " if _entry.marked: _mark()",
@@ -436,5 +476,5 @@ def _recorded(operator: Operator, parts: _Source) -> list[str]:
         ]
     else:
         made += ["if _entry.marked:", f" with _lock: _mark(); {recorded}", f"else: {recorded}"]
-    due = "if len(_numbers) > _recording.least and (_entry.cuts or len(_numbers) > _LIMIT): _flush()"
+    due = "if len(_numbers) > _numbers.least and (_entry.cuts or len(_numbers) > _LIMIT): _flush()"
     return [*made, due, f"return {result}"]

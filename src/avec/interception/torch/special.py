@@ -62,7 +62,9 @@ def _empty(
     memory_format: torch.memory_format | None = None,
 ) -> torch.Tensor:
     shape = tuple(size)
-    return kernels.empty(dtype or torch.get_default_dtype(), shape, _stride(shape, memory_format), _index(device))
+    stride = _stride(shape, memory_format)
+    name = "aten::empty.memory_format"
+    return kernels.empty(dtype or torch.get_default_dtype(), shape, stride, _index(device), name)
 
 
 @special("empty_strided")
@@ -76,7 +78,8 @@ def _empty_strided(
     device: torch.device | None = None,
     pin_memory: bool | None = None,
 ) -> torch.Tensor:
-    return kernels.empty(dtype or torch.get_default_dtype(), tuple(size), tuple(stride), _index(device))
+    name = "aten::empty_strided"
+    return kernels.empty(dtype or torch.get_default_dtype(), tuple(size), tuple(stride), _index(device), name)
 
 
 @special("_efficientzerotensor")

@@ -15,11 +15,14 @@ import mmap
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from avec.protocol.torch import FIRST_STORAGE, FREE, OFFSET_BITS, ORIGIN
+
+from .stream import Stream, Unused, UnusedList
 
 # Source: dlpack.h, DLManagedTensor: data, device (type, id), ndim with dtype (code, bits, lanes), shape, strides,
 # byte_offset, manager_ctx, deleter. 64 bytes.
@@ -43,11 +46,10 @@ new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 from_dlpack = torch._C._from_dlpack
 
 
-class _Endless(list[int]):
+class _Endless(UnusedList):
     """The unused structs of a layout without elements: one, which serves any number of tensors at a time."""
 
     def pop(self, index: object = -1) -> int:
-        """Give it."""
         return self[0]
 
 
@@ -61,6 +63,7 @@ class Layout:
         "_arena",
         "_sizes",
         "device",
+        "dlpack_dtype",
         "dtype",
         "forgotten",
         "free",
@@ -77,12 +80,12 @@ class Layout:
     ) -> None:
         self._arena = arena
         self.dtype, self.shape, self.stride, self.device = dtype, shape, stride, device
-        self.free: list[int] = []  # structs of this layout that are not in use
+        self.free: Unused = arena.new_unused()
         self.structs = 0  # all that it was given
         self.forgotten = False
         rank = len(shape)
         self._sizes = (ctypes.c_int64 * max(1, rank))(*shape), (ctypes.c_int64 * max(1, rank))(*stride)
-        code, bits = _dlpack_dtype(dtype)
+        self.dlpack_dtype = code, bits = _dlpack_dtype(dtype)
         sizes, strides = (ctypes.addressof(each) for each in self._sizes)
         self.head = (_CUDA | device << 32, rank | code << 32 | bits << 40 | 1 << 48, sizes, strides, 0, 0)
         self.numel = 0 if 0 in shape else 1
@@ -95,7 +98,10 @@ class Layout:
 
     def new(self) -> torch.Tensor:
         """Make a tensor on a storage of its own; the destination does not know of it yet."""
-        pointer = self.free.pop() if self.free else self._arena.take(self)
+        try:
+            pointer = self.free.pop() if self.free else self._arena.take(self)
+        except IndexError:  # another thread was faster
+            pointer = self._arena.take(self)
         tensor: torch.Tensor = from_dlpack(new_capsule(pointer, b"dltensor", None))
         return tensor
 
@@ -123,12 +129,22 @@ def place_of(address: int) -> int:
 class Arena:
     """The structs of all storages. It is never freed: torch calls deleters until the very end of the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, native: Any = None) -> None:
+        """Make an arena without storages.
+
+        Args:
+            native: the compiled module, in which a layout's unused structs are kept then, and swept.
+        """
+        self.new_unused: Callable[[], Unused] = UnusedList if native is None else native.Unused
+        self._native = native
         # Private: what dies in a forked child is alive in its parent.
         self._memory = mmap.mmap(-1, _LIMIT * _STRUCT_NBYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._empties: list[ctypes.Array[ctypes.c_char]] = []
         words = np.frombuffer(self._memory, np.uint32).reshape(_LIMIT, _STRUCT_NBYTES // 4)
         self._base = words.ctypes.data
+        if native is not None:
+            numbering = (self._base, _STRUCT_NBYTES, FREE, FIRST_STORAGE, OFFSET_BITS, ORIGIN)
+            self._numbering = native.Numbering(*numbering)
         self._marks = words[:, 0]  # the lower half of the address: ORIGIN, or what the deleter has written over it
         self._count = 0  # structs that were ever used
         self._layout_of: list[Layout] = []
@@ -207,27 +223,30 @@ class Arena:
         self._empties.append(struct_)  # for as long as torch may look at it
         return ctypes.addressof(struct_)
 
-    def sweep(self, numbers: list[int]) -> None:
+    def sweep(self, stream: Stream) -> None:
         """Take back the structs of storages that have died, and record that, the lowest address first."""
         with self._lock:
             if self._unpinned and self._held is None:
-                self._end_pins(numbers)
+                self._end_pins(stream)
             marks = self._marks[: self._count]
             dead = np.flatnonzero(marks < ORIGIN)
             if not dead.size:
+                return
+            if self._native is not None and self._held is None and not self._pinned:
+                self._spare += self._native.end_storages(stream, dead, self._layout_of, self._numbering)
                 return
             places = dead.tolist()
             # Recorded before the marks are taken away: after an interrupt in between it is recorded twice, which does
             # no harm, where a storage whose end is never told would stay.
             if self._held is not None:
                 self._held.extend(places)
-                numbers.extend([each for place in places for each in (FREE, address_of(place))])
+                stream.extend([each for place in places for each in (FREE, address_of(place))])
                 marks[dead] = ORIGIN
                 return
             if self._pinned:
                 self._pinned_dead.update(place for place in places if place in self._pinned)
                 places = [place for place in places if place not in self._pinned]
-            numbers.extend([each for place in places for each in (FREE, address_of(place))])
+            stream.extend([each for place in places for each in (FREE, address_of(place))])
             marks[dead] = ORIGIN
             self._reuse(places)
 
@@ -256,12 +275,12 @@ class Arena:
         """End `pin` at the next sweep. Takes no lock: a graph's finalizer may call it at any time."""
         self._unpinned.append(places)
 
-    def give_back(self, places: list[int], numbers: list[int]) -> None:
+    def give_back(self, places: list[int], stream: Stream) -> None:
         """Take back the structs of storages that died during `hold`, and record that."""
         with self._lock:
-            self._give_back(sorted(places), numbers)
+            self._give_back(sorted(places), stream)
 
-    def _end_pins(self, numbers: list[int]) -> None:
+    def _end_pins(self, stream: Stream) -> None:
         free = []
         while self._unpinned:
             for place in self._unpinned.pop():
@@ -271,26 +290,24 @@ class Arena:
                     if place in self._pinned_dead:
                         self._pinned_dead.discard(place)
                         free.append(place)
-        self._give_back(sorted(free), numbers)
+        self._give_back(sorted(free), stream)
 
-    def _give_back(self, places: list[int], numbers: list[int]) -> None:
+    def _give_back(self, places: list[int], stream: Stream) -> None:
         # Recorded first: another thread may take a struct as soon as it is free, and record what it puts there.
-        numbers.extend([each for place in places for each in (FREE, address_of(place))])
+        stream.extend([each for place in places for each in (FREE, address_of(place))])
         self._reuse(places)
 
     def _reuse(self, places: list[int]) -> None:
-        touched = {}
+        touched: dict[Layout, list[int]] = {}
         base, layout_of = self._base, self._layout_of
         for place in places:
             layout = layout_of[place]
             if layout.forgotten:
                 self._spare.append(place)
                 continue
-            layout.free.append(base + place * _STRUCT_NBYTES)
-            touched[id(layout)] = layout.free
-        for free in touched.values():
-            if len(free) > 1:
-                free.sort(reverse=True)  # pop gives the lowest address: a function of what lives, not of when it died
+            touched.setdefault(layout, []).append(base + place * _STRUCT_NBYTES)
+        for layout, structs in touched.items():
+            layout.free.give(structs)
 
     def forget_layouts(self) -> None:
         """Drop all layouts: a program whose shapes always change would collect them without end.

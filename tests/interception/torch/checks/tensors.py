@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -67,6 +68,12 @@ def check_out_grows() -> None:
     out = torch.empty(0, device="cuda")
     torch.add(x, x, out=out)
     assert torch.equal(out, x * 2)
+    for _ in range(2):
+        out = torch.zeros(1, device="cuda")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of that
+            torch.add(x, x, out=out)
+        assert torch.equal(out, x * 2)
 
 
 def check_values_in_python() -> None:

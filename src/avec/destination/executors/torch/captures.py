@@ -20,6 +20,7 @@ import torch
 
 from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.failures import is_out_of_memory
+from avec.destination.executors.torch.own_operators import Surroundings
 from avec.destination.executors.torch.storages import Memory, Storage
 from avec.destination.executors.torch.stream import Step, Stream
 from avec.errors import InvalidArgument
@@ -39,20 +40,20 @@ class _Capture:
     """A graph, what it takes from before and what it leaves; addresses by their places in the stretch's numbers."""
 
     part: _Part
+    settings: object  # torch's, that it was made under
     device: int
     graph: torch.cuda.CUDAGraph
     nbytes: int  # of its pool
     inputs: list[int]
     taken: list[Storage]  # those that it reads and writes in their place; kept alive with their memory
-    written: list[bool]
     freed: list[int]
     left: list[tuple[int, Storage]]
     used: int = 0  # when it was last replayed
 
-    def moved(self, memory: Memory, numbers: list[int]) -> list[tuple[Storage, Storage, bool]] | None:
+    def moved(self, memory: Memory, numbers: list[int]) -> list[tuple[Storage, Storage]] | None:
         """What would have to be copied to where the graph reads; None where it cannot be used."""
         storages, found, nbytes = memory.storages(), [], 0
-        for place, storage, written in zip(self.inputs, self.taken, self.written, strict=True):
+        for place, storage in zip(self.inputs, self.taken, strict=True):
             now = storages.get(_base(numbers[place]))
             if now is storage:
                 continue
@@ -62,7 +63,7 @@ class _Capture:
             nbytes += storage.layout.nbytes
             if nbytes > COPIED_NBYTES:
                 return None
-            found.append((storage, now, written))
+            found.append((storage, now))
         return found
 
     def replay(self, memory: Memory, numbers: list[int]) -> bool:
@@ -78,12 +79,11 @@ class _Capture:
             moved = self.moved(memory, numbers)
             if moved is None:  # what it takes was among them, and is too large
                 return False
-        for storage, now, _ in moved:
+        for storage, now in moved:
             storage.bytes().copy_(now.bytes())
         self.graph.replay()
-        for storage, now, written in moved:
-            if written:
-                now.bytes().copy_(storage.bytes())
+        for storage, now in moved:  # schemas do not tell of all that is written: of BatchNorm's statistics, for one
+            now.bytes().copy_(storage.bytes())
         for address in freed:
             memory.free(address)
         for place, storage in self.left:
@@ -183,15 +183,19 @@ def _worthwhile(part: _Part) -> _Part:
 class Captures:
     """The graphs of a session, within a bound of memory."""
 
-    def __init__(self, stream: Stream, memory: Memory, devices: Devices, share: float) -> None:
+    def __init__(
+        self, stream: Stream, memory: Memory, devices: Devices, surroundings: Surroundings, share: float
+    ) -> None:
         """Begin without any.
 
         Args:
+            surroundings: know torch's settings, which a graph keeps.
             share: which part of each accelerator's memory graphs may hold; 0: none are made.
         """
         self.stream = stream
         self._memory = memory
         self._devices = devices
+        self._around = surroundings
         self._share = share
         self._captured: list[_Capture] = []
         self._nbytes: dict[int, int] = {}
@@ -207,7 +211,7 @@ class Captures:
         """Carry out a part of a trace by a graph; False, and nothing has happened, if it has to be done otherwise."""
         try:
             for capture in part.captures:
-                if capture.replay(self._memory, numbers):
+                if capture.settings == self._around.settings and capture.replay(self._memory, numbers):
                     self._used(capture)
                     return True
             made = self._capture(plan, part, numbers, floats)
@@ -241,7 +245,7 @@ class Captures:
         if device is None or part.attempts >= VARIANTS or not self._room(device):
             return None
         before = dict(self._memory.storages())
-        inputs, written, freed, made = _flow(numbers, part.steps)
+        inputs, freed, made = _flow(numbers, part.steps)
         taken = [before.get(_base(numbers[place])) for place in inputs]
         if not all(each is not None and each.tensor.is_cuda for each in taken):
             return None  # not there; or, as an attention's random seeds, in host memory where no graph made them
@@ -255,12 +259,12 @@ class Captures:
             return None
         capture = _Capture(
             part=part,
+            settings=self._around.settings,
             device=device,
             graph=graph,
             nbytes=torch.cuda.memory_reserved(device) - reserved,
             inputs=inputs,
             taken=[each for each in taken if each is not None],
-            written=written,
             freed=freed,
             left=[(place, left[numbers[place]]) for place in made if numbers[place] in left],
         )
@@ -326,14 +330,13 @@ class Captures:
         return free >= account.peak - account.current + MARGIN_NBYTES
 
 
-def _flow(numbers: list[int], steps: Sequence[Step]) -> tuple[list[int], list[bool], list[int], list[int]]:
+def _flow(numbers: list[int], steps: Sequence[Step]) -> tuple[list[int], list[int], list[int]]:
     """How values flow through steps, by places in the stretch's numbers.
 
     Returns:
-        What is taken from before, each storage once; whether it may be written there; what of before is freed; and
-        what is made and not freed.
+        What is taken from before, each storage once; what of before is freed; and what is made and not freed.
     """
-    taken: dict[int, tuple[int, bool]] = {}
+    taken: dict[int, int] = {}
     freed: list[int] = []
     made: dict[int, int] = {}
     for step in steps:
@@ -342,12 +345,10 @@ def _flow(numbers: list[int], steps: Sequence[Step]) -> tuple[list[int], list[bo
             if made.pop(numbers[place + 1], None) is None:
                 freed.append(place + 1)
             continue
-        for at, written in step.usage.inputs:
+        for at in step.usage.inputs:
             address = numbers[place + 1 + at]
             if address and _base(address) not in made:
-                first, before = taken.get(_base(address), (place + 1 + at, False))
-                taken[_base(address)] = first, before or written
+                taken.setdefault(_base(address), place + 1 + at)
         first = place + 1 + step.usage.template.numbers
         made.update({numbers[at]: at for at in range(first, first + step.usage.template.addresses) if numbers[at]})
-    places = [place for place, _ in taken.values()]
-    return places, [written for _, written in taken.values()], freed, list(made.values())
+    return list(taken.values()), freed, list(made.values())

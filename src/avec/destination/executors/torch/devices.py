@@ -136,6 +136,9 @@ class Devices:
             return Opened(str(torch.__version__), (cpu,) * len(self._devices))
         has_nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
         nccl = torch.cuda.nccl.version() if has_nccl else ()  # type: ignore[no-untyped-call]
+        # torch looks at the accelerator when it first chooses a kernel of attention, and prefers others from then on.
+        asked = torch.empty(1, 1, 1, 64, dtype=torch.float16, device=self._devices[0])
+        torch._fused_sdp_choice(asked, asked, asked)
         return Opened(
             version=str(torch.__version__),
             devices=tuple(_describe_gpu(device) for device in self._devices),

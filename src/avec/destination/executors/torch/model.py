@@ -83,7 +83,7 @@ class TorchModel:
         self._captures: Captures | None = None
         if devices.cuda:
             share = config.load().graph_memory_percent / 100
-            self._captures = Captures(self._stream, self._memory, devices, share)
+            self._captures = Captures(self._stream, self._memory, devices, self._around, share)
         self._traces = Traces(self._stream, self._captures)
         self._epoch = 0  # the highest that came
         self._failed_epoch: int | None = None

@@ -36,7 +36,6 @@ class Operator:
     call: Callable[..., Any]
     names: tuple[str, ...]  # of its arguments
     kinds: tuple[str, ...]  # their types, "number" for torch's Scalar
-    writes: tuple[bool, ...]  # which arguments it writes to
     results: int  # how many tensors it gives; −1 if there are lists or other values among them
     takes_numbers: bool  # for tensors, as torch.add does
     others: tuple[str, ...]  # the names of its overloads
@@ -79,7 +78,6 @@ def _described(name: str) -> Operator | None:
         call=found._op,
         names=tuple(argument.name for argument in arguments),
         kinds=tuple(str(argument.type) for argument in arguments),
-        writes=tuple(argument.alias_info is not None and argument.alias_info.is_write for argument in arguments),
         results=len(returns) if all(kind == "Tensor" for kind in returns) else -1,
         takes_numbers=torch._C._should_allow_numbers_as_tensors(base),
         others=tuple(f"{namespace}::{base}.{other}" for other in packet.overloads()),

@@ -36,6 +36,7 @@ class Surroundings:
     payloads: Sequence[Array] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     next_payload: int = 0
+    settings: tuple[tuple[str, object], ...] = ()  # all that were made, by which CUDA graphs are told apart
     default_dtype: torch.dtype = torch.float32  # the stream's own: the worker's other models have torch's
 
     def payload(self) -> Array:
@@ -95,6 +96,7 @@ def _flag(around: Surroundings, layouts: Sequence[Layout], name: object, value: 
         torch.set_default_dtype(around.default_dtype)
     else:
         set_flag(name, value)
+    around.settings = tuple(sorted({**dict(around.settings), str(name): value}.items()))
 
 
 def _record_event(around: Surroundings, layouts: Sequence[Layout], number: object, device: object) -> None:

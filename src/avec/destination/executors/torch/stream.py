@@ -118,7 +118,7 @@ class Stream:
             if kind >= FIRST_TEMPLATE:
                 usage = self._usage(kind)
                 first = place + 1
-                found += [first + at for at, _ in usage.inputs]
+                found += [first + at for at in usage.inputs]
                 first += usage.template.numbers
                 found += range(first, first + usage.template.addresses)
             else:
