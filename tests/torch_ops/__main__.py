@@ -28,10 +28,10 @@ from typing import TypeVar
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent))  # the tests' own modules
 
-import compiled  # noqa: E402
 import native  # noqa: E402
 from hosts import Crashed, Host, shared  # noqa: E402
 
+import compiled  # noqa: E402
 from avec.bench.processes import gpu_hidden, has_gpu  # noqa: E402
 from destinations import running  # noqa: E402
 from launching import AVEC, PLAIN  # noqa: E402
