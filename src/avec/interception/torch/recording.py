@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 # A batch is sent so that the destination works while the host goes on. It ends after an operator whose template says
 # so, not at a fixed length: a loop that never waits would else be cut at other places each time, and not repeat.
 BATCH_NUMBERS = 480  # at most: about 100 operators
-LEAST_NUMBERS = 160  # in a batch
+LEAST_NUMBERS = 240  # in a batch
 FIRST_NUMBERS = 40  # in the first after a wait, when the destination has nothing to do; then it doubles
 CUTTING = 4  # one of so many templates ends a batch
 MARKED_BATCHES = 300  # more than can be under way
