@@ -20,6 +20,7 @@ from launching import APPS, AVEC, PLAIN, environ, execute
 
 PROGRAM = APPS / "torch_perturbed.py"
 REPEATS = Path(__file__).parent / "programs" / "repeats.py"
+RECORDED_GRAPHS = Path(__file__).parents[2] / "destination" / "torch" / "recorded_graphs"
 # Beside each other on two cores; more threads would sum up in another order. The other is for a GPU: the program sets
 # it where it runs, and the destination has to multiply in the same way.
 VARIABLES = {"OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -93,6 +94,29 @@ def test_replayed_values_are_those_sent_anew_bit_by_bit(
     # Both have to happen, and often.
     assert batches["repeats"] > batches["batches"] / 10, batches
     assert batches["batches"] - batches["repeats"] > batches["batches"] / 10, batches
+
+
+# What a graph keeps of the accelerator's memory, of which a tenth is for graphs: next to nothing, or a third of that.
+@pytest.mark.parametrize("nbytes", [1, 1 << 35], ids=["much room", "room for three"])
+def test_graphs_have_the_values_of_operators_bit_by_bit(nbytes: int, url: str, tmp_path: Path) -> None:
+    """A destination without GPU records lists of operators in the place of CUDA graphs."""
+    counts = tmp_path / "counts.json"
+    recording = {
+        "PYTHONPATH": os.pathsep.join((str(RECORDED_GRAPHS), environ()["PYTHONPATH"])),
+        "RECORDED_GRAPHS": str(counts),
+        "RECORDED_GRAPHS_NBYTES": str(nbytes),
+        "AVEC_CONFINE": "0",  # its worker writes the counts
+    }
+    with running(tmp_path / "recording", **VARIABLES, **recording) as destination:
+        with_graphs, without = _outputs(
+            0,
+            ([*AVEC, "run", "--on", destination.url], {}),
+            ([*AVEC, "run", "--on", url], {"AVEC_TORCH_REPLAY": "off"}),
+        )
+    assert with_graphs == without
+    found = json.loads(counts.read_text("utf-8"))
+    assert found["recorded"] > 5, found
+    assert found["replayed"] > found["recorded"], found
 
 
 def _has_gpu() -> bool:

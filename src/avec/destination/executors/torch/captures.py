@@ -11,13 +11,14 @@ generators of the program's own, are carried out between graphs. Not here: which
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 import numpy as np
-import torch
 
+from avec.destination.executors.torch.cuda_graphs import Graph, Recorder
 from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.failures import is_out_of_memory
 from avec.destination.executors.torch.own_operators import Surroundings
@@ -30,6 +31,7 @@ from avec.tensor import Array
 SMALLEST = 2  # operators of a graph; fewer are issued as fast one by one
 COPIED_NBYTES = 32 << 20  # of what a graph takes from elsewhere; beyond it another graph is made
 VARIANTS = 64  # graphs of one stretch, as of a net's layers that are alike; and attempts to make them
+IDLE_S = 1.0  # a graph that was not replayed for so long makes room for others
 MARGIN_NBYTES = 1 << 30  # what has to stay free beside what the program has been seen to need
 
 log = logging.getLogger("avec.destination")
@@ -42,13 +44,13 @@ class _Capture:
     part: _Part
     settings: object  # torch's, that it was made under
     device: int
-    graph: torch.cuda.CUDAGraph
+    graph: Graph
     nbytes: int  # of its pool
     inputs: list[int]
     taken: list[Storage]  # those that it reads and writes in their place; kept alive with their memory
     freed: list[int]
     left: list[tuple[int, Storage]]
-    used: int = 0  # when it was last replayed
+    used_s: float = 0.0  # when it was last replayed; of the monotonic clock
 
     def moved(self, memory: Memory, numbers: list[int]) -> list[tuple[Storage, Storage]] | None:
         """What would have to be copied to where the graph reads; None where it cannot be used."""
@@ -184,15 +186,23 @@ class Captures:
     """The graphs of a session, within a bound of memory."""
 
     def __init__(
-        self, stream: Stream, memory: Memory, devices: Devices, surroundings: Surroundings, share: float
+        self,
+        recorder: Recorder,
+        stream: Stream,
+        memory: Memory,
+        devices: Devices,
+        surroundings: Surroundings,
+        share: float,
     ) -> None:
         """Begin without any.
 
         Args:
+            recorder: makes the graphs.
             surroundings: know torch's settings, which a graph keeps.
             share: which part of each accelerator's memory graphs may hold; 0: none are made.
         """
         self.stream = stream
+        self._recorder = recorder
         self._memory = memory
         self._devices = devices
         self._around = surroundings
@@ -200,8 +210,6 @@ class Captures:
         self._captured: list[_Capture] = []
         self._nbytes: dict[int, int] = {}
         self._limits: dict[int, int] = {}
-        self._streams: dict[int, torch.cuda.Stream] = {}
-        self._replays = 0
 
     def plan(self, steps: list[Step], floats: list[float]) -> Plan:
         """How to carry out a trace that came with these floats before."""
@@ -212,14 +220,14 @@ class Captures:
         try:
             for capture in part.captures:
                 if capture.settings == self._around.settings and capture.replay(self._memory, numbers):
-                    self._used(capture)
+                    capture.used_s = time.monotonic()
                     return True
             made = self._capture(plan, part, numbers, floats)
             if made is None or not made.replay(self._memory, numbers):
                 return False
         except Exception as exc:
             raise self.stream.stopped(exc, numbers, part.steps[0].place) from exc
-        self._used(made)
+        made.used_s = time.monotonic()
         return True
 
     def drop(self, capture: _Capture) -> None:
@@ -232,12 +240,7 @@ class Captures:
         """Free all graphs: there is no memory for them."""
         for capture in self._captured.copy():
             self.drop(capture)
-        if self._streams:
-            torch.cuda.empty_cache()
-
-    def _used(self, capture: _Capture) -> None:
-        self._replays += 1
-        capture.used = self._replays
+        self._recorder.release()
 
     def _capture(self, plan: Plan, part: _Part, numbers: list[int], floats: list[float]) -> _Capture | None:
         """Make a graph of a part, if it can have one more. It is not carried out by that."""
@@ -247,56 +250,39 @@ class Captures:
         before = dict(self._memory.storages())
         inputs, freed, made = _flow(numbers, part.steps)
         taken = [before.get(_base(numbers[place])) for place in inputs]
-        if not all(each is not None and each.tensor.is_cuda for each in taken):
+        if not all(each is not None and self._recorder.fits(each.tensor) for each in taken):
             return None  # not there; or, as an attention's random seeds, in host memory where no graph made them
         part.attempts += 1
-        reserved = torch.cuda.memory_reserved(device)
-        graph, failed = self._record(device, part.steps, numbers, floats)
-        left = dict(self._memory.storages())
-        self._memory.restore(before)
-        if failed is not None:
-            self._refuse(plan, part, *failed)
+        at = part.steps[-1]
+
+        def carry_out() -> None:
+            nonlocal at
+            for at in part.steps:
+                at.carry_out(numbers, at.place, floats, at.float_place)
+
+        try:
+            graph, nbytes = self._recorder.record(device, carry_out)
+            left = dict(self._memory.storages())
+        except Exception as exc:  # whatever it is, the operators are carried out one by one, and raise it again
+            self._refuse(plan, part, at, exc)
             return None
+        finally:
+            self._memory.restore(before)
         capture = _Capture(
             part=part,
             settings=self._around.settings,
             device=device,
             graph=graph,
-            nbytes=torch.cuda.memory_reserved(device) - reserved,
+            nbytes=nbytes,
             inputs=inputs,
             taken=[each for each in taken if each is not None],
             freed=freed,
             left=[(place, left[numbers[place]]) for place in made if numbers[place] in left],
         )
-        self._nbytes[device] = self._nbytes.get(device, 0) + capture.nbytes
+        self._nbytes[device] = self._nbytes.get(device, 0) + nbytes
         part.captures.append(capture)
         self._captured.append(capture)
         return capture
-
-    def _record(
-        self, device: int, steps: Sequence[Step], numbers: list[int], floats: list[float]
-    ) -> tuple[torch.cuda.CUDAGraph, tuple[Step, Exception] | None]:
-        """Record steps into a graph; which step failed, if one did."""
-        graph = torch.cuda.CUDAGraph()
-        failed: tuple[Step, Exception] | None = None
-        with torch.cuda.device(device):
-            if device not in self._streams:
-                self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            stream = self._streams[device]
-            stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(stream):
-                graph.capture_begin(capture_error_mode="thread_local")
-                for step in steps:
-                    try:
-                        step.carry_out(numbers, step.place, floats, step.float_place)
-                    except Exception as exc:
-                        failed = step, exc
-                        break
-                try:
-                    graph.capture_end()
-                except RuntimeError as exc:
-                    failed = failed or (steps[-1], exc)
-        return graph, failed
 
     def _refuse(self, plan: Plan, part: _Part, step: Step, exc: Exception) -> None:
         """Note that a step cannot be captured: what was begun is void, and everything is carried out one by one."""
@@ -313,20 +299,19 @@ class Captures:
         """Whether there is memory for one more graph, perhaps after freeing some that are not used any more."""
         limit = self._limits.get(device)
         if limit is None:
-            limit = self._limits[device] = int(self._share * torch.cuda.mem_get_info(device)[1])
+            limit = self._limits[device] = int(self._share * self._recorder.memory(device)[0])
         if self._nbytes.get(device, 0) >= limit:
             # What a program goes through in turn must not drive itself out: only what it has left behind goes.
-            old = self._replays - 4 * len(self._captured)
-            for capture in sorted(self._captured, key=attrgetter("used")):
-                if capture.used >= old or self._nbytes.get(device, 0) < limit:
+            idle_s = time.monotonic() - IDLE_S
+            for capture in sorted(self._captured, key=attrgetter("used_s")):
+                if capture.used_s > idle_s or self._nbytes.get(device, 0) < limit:
                     break
                 if capture.device == device:
                     self.drop(capture)
             if self._nbytes.get(device, 0) >= limit:
                 return False
         account = self._devices.account(device)
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        free -= torch.cuda.memory_allocated(device)
+        free = self._recorder.memory(device)[1]
         return free >= account.peak - account.current + MARGIN_NBYTES
 
 

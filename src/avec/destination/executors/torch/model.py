@@ -18,6 +18,7 @@ from avec import config
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Answer, Model
 from avec.destination.executors.torch.captures import Captures
+from avec.destination.executors.torch.cuda_graphs import CudaGraphs, Recorder
 from avec.destination.executors.torch.devices import Devices
 from avec.destination.executors.torch.events import Events
 from avec.destination.executors.torch.failures import failure
@@ -63,6 +64,11 @@ _EMPTY_PARTS: tuple[Array, ...] = (np.empty(0, np.uint64), np.empty(0, np.float6
 T = TypeVar("T")
 
 
+def recorder_of(devices: Devices) -> Recorder | None:
+    """What makes graphs of operators there; None where nothing does."""
+    return CudaGraphs() if devices.cuda else None
+
+
 class TorchModel:
     """One session's stream. See avec.destination.executors.Model."""
 
@@ -81,9 +87,10 @@ class TorchModel:
         compiler = Compiler(self._memory, devices, self._generators, self._around, self._results.hold, host_version)
         self._stream = Stream(self._memory, self._results, compiler, devices)
         self._captures: Captures | None = None
-        if devices.cuda:
+        recorder = recorder_of(devices)
+        if recorder is not None:
             share = config.load().graph_memory_percent / 100
-            self._captures = Captures(self._stream, self._memory, devices, self._around, share)
+            self._captures = Captures(recorder, self._stream, self._memory, devices, self._around, share)
         self._traces = Traces(self._stream, self._captures)
         self._epoch = 0  # the highest that came
         self._failed_epoch: int | None = None
