@@ -24,7 +24,9 @@ Outcome = tuple[int, str, str]  # status, stdout, stderr
 
 def environ(**changes: str) -> dict[str, str]:
     """An environment without any setting of AVEC, in which `python -m avec` is this very avec."""
-    variables = {name: text for name, text in os.environ.items() if not name.startswith("AVEC_")}
+    # torch puts the second kind into the environment of a process that has compiled something.
+    others = ("AVEC_", "TORCHINDUCTOR_")
+    variables = {name: text for name, text in os.environ.items() if not name.startswith(others)}
     variables["PYTHONPATH"] = str(Path(avec.__file__).parent.parent)
     return {**variables, **changes}
 

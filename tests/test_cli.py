@@ -23,7 +23,7 @@ FLAGS = {
     " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
     " --require-token",
     "bench": "--compare --connect-timeout --link --local --note --on --output --quick --repeats --work",
-    "doctor": "--connect-timeout --on --security",
+    "doctor": "--connect-timeout --on --security --trace",
 }
 
 

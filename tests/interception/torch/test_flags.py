@@ -23,7 +23,7 @@ class Stream:
 
     def __init__(self, opened: bool) -> None:
         self.opened = opened
-        self.numbers: list[int] = []
+        self.stream: list[int] = []
         self.sent: Sent = []
         self.on_open: list[Callable[[], None]] = []
         self._templates: list[Template] = []
