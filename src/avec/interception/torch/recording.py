@@ -379,7 +379,7 @@ class Recording:
                 parts.pop()
             first_template = self._next_template - len(self._described)
             if self.repeats is not None and stretch:
-                self.repeats.see(np.frombuffer(stretch, np.uint64).tolist(), found.known, self.marks)
+                self.repeats.see(np.frombuffer(found.kind, np.uint64).tolist(), found.known, self.marks)
             forget_traces = traces is not None and traces.forgotten
             body = _ENCODER.encode(
                 Batch(self._epoch, then, first_template, self._forget, forget_traces, found.number, found.known)

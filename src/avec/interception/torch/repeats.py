@@ -37,17 +37,18 @@ class Repeats:
         """Look at a stretch that is being sent.
 
         Args:
+            numbers: with its storages numbered (see traces.Found.kind), so that other addresses are no difference.
             known: it has come before.
             marks: where in the application its operators were called, by their places.
         """
         self._stretches += 1
-        self._repeated += known
+        if known:
+            self._repeated += 1
+            return
         entries = list(self._entries(numbers))
         first = next((kind for kind, _, _ in entries if kind >= FIRST_TEMPLATE), 0)
         before = self._last.get(first)
         self._last[first] = numbers
-        if known:
-            return
         if before is None:
             self._first += 1
             return
@@ -106,7 +107,7 @@ class Repeats:
         inputs = 1 + self._templates[kind].numbers
         if before[was : was + inputs] != numbers[place : place + inputs]:
             return "it takes another tensor, or another number, than before"
-        return "its result has another address: more or other tensors live than before"
+        return "its result takes the place of another tensor than before"
 
     def _other_entry(self, old: int, new: int) -> str:
         if min(old, new) < FIRST_TEMPLATE:
