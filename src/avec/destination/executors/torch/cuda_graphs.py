@@ -5,11 +5,15 @@ Not here: what is worth a graph, and when it may be replayed (`captures`).
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+_MODE = "thread_local"  # another thread receives meanwhile, into page-locked memory
 
 
 class Graph(Protocol):
@@ -47,26 +51,27 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._streams: dict[int, torch.cuda.Stream] = {}
+        self._failed: list[torch.cuda.CUDAGraph] = []  # torch's allocator may look at them yet
 
     def fits(self, tensor: Tensor) -> bool:
         return tensor.is_cuda
 
     def record(self, device: int, carry_out: Callable[[], None]) -> tuple[Graph, int]:
         reserved = torch.cuda.memory_reserved(device)
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         with torch.cuda.device(device):
             if device not in self._streams:
                 self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream = self._streams[device]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
-                graph.capture_begin(capture_error_mode="thread_local")
+                graph.capture_begin(pool, capture_error_mode=_MODE)
                 try:
                     carry_out()
+                    graph.capture_end()
                 except Exception:
-                    _end_failed(graph)
+                    self._abandon(graph, device, pool)
                     raise
-                graph.capture_end()
         return graph, torch.cuda.memory_reserved(device) - reserved
 
     def memory(self, device: int) -> tuple[int, int]:
@@ -77,9 +82,21 @@ class CudaGraphs:
     def release(self) -> None:
         torch.cuda.empty_cache()
 
+    def _abandon(self, graph: torch.cuda.CUDAGraph, device: int, pool: tuple[int, int]) -> None:
+        """End a recording that has failed, so that torch goes on as before it.
 
-def _end_failed(graph: torch.cuda.CUDAGraph) -> None:
-    try:
-        graph.capture_end()
-    except RuntimeError:
-        return  # what the operator has raised says more
+        Source: at::cuda::CUDAGraph::capture_end, which leaves the allocator and the random number generator in the
+        middle of a recording when CUDA has already given it up; another one, of nothing, sets the generator right.
+        """
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            self._failed.append(graph)
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(device, pool)
+                torch._C._cuda_releasePool(device, pool)
+            nothing = torch.cuda.CUDAGraph()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is empty
+                nothing.capture_begin(capture_error_mode=_MODE)
+                nothing.capture_end()
