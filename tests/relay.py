@@ -40,7 +40,7 @@ class Direction:
     slice_nbytes: int = 0  # forward at most so many at a time; 0 is unlimited
     damage_at: int = -1  # flip all bits of the byte at this offset
     cut_at: int = -1  # cut all connections once so many bytes were forwarded
-    cut_by: Literal["FIN", "RST"] = "FIN"
+    cut_by: Literal["FIN", "RST", "silence"] = "FIN"
     in_flight_nbytes: int = 256 * 1024  # what the link holds before it pushes back
     nbytes: int = 0  # forwarded so far
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -140,6 +140,7 @@ class Relay:
         self.connections = 0  # so far
         self._silent = False
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
+        self._dead: list[tuple[_Pipe, _Pipe]] = []  # connections that stay, and over which nothing comes any more
         self._cuts: deque[bool] = deque()  # to be made, each with a RST or without
         self._over = False
         self._wakeup, self._alarm = os.pipe()
@@ -183,6 +184,7 @@ class Relay:
             self._wait()
             if not self._silent:
                 self._forward()
+        self._pipes += self._dead
         self._end_all(reset=False)
         self._listener.close()
 
@@ -251,7 +253,11 @@ class Relay:
                     break
                 if cut:
                     pipe.direction.cut_at = -1  # once
-                    self._end_all(reset=pipe.direction.cut_by == "RST")
+                    if pipe.direction.cut_by == "silence":
+                        self._dead += self._pipes
+                        self._pipes = []
+                    else:
+                        self._end_all(reset=pipe.direction.cut_by == "RST")
                     return
             else:
                 if all(pipe.passed_end for pipe in pair):

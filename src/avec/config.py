@@ -84,6 +84,10 @@ def _parse_seconds(text: str) -> float:
     return value
 
 
+def _parse_seconds_or_0(text: str) -> float:
+    return 0.0 if float(text) == 0 else _parse_seconds(text)
+
+
 def _parse_count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -146,6 +150,7 @@ LISTEN_URL = Kind(
     lambda text, _: _parse_url(text, lowest_port=0),
 )
 SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_seconds(text))
+SECONDS_OR_0 = Kind("SECONDS", "a number of seconds, 0 for not at all", lambda text, _: _parse_seconds_or_0(text))
 COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
 PERCENTAGE = Kind("PERCENT", "a whole number from 0 to 90", lambda text, _: _parse_percentage(text))
 SIZE = Kind("SIZE", "a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
@@ -266,6 +271,11 @@ class Settings:
         ("serve",),
         "--idle-host-timeout",
     )
+    resume_timeout_s: float = _setting(
+        30.0, SECONDS_OR_0, "for how long a host tries to resume its session after the connection broke, and at a "
+        "destination for how long a worker waits for that; the shorter one counts", ("run", "serve"),
+        "--resume-timeout",
+    )  # fmt: skip
     hello_timeout_s: float = _setting(5.0, SECONDS, "how long a new connection may take to say who it is", ("serve",))
     max_sessions: int = _setting(
         16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"

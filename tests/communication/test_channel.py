@@ -15,14 +15,14 @@ from avec.communication.transport import Transport
 from avec.errors import ProtocolError, SessionLost
 from avec.protocol.codec import allocate_array, encode
 from avec.protocol.connection import Connection
-from avec.protocol.messages import Draining, Goodbye, Message, Ping, Pong, Result, Run, Welcome
+from avec.protocol.messages import VERSION, Draining, Goodbye, Message, Ping, Pong, Result, Run, Welcome
 from communication.pairs import open_pair
 from conformance.transport import receive_exactly
 
 PATIENT = Heartbeat(interval_s=20.0, misses=3)
 QUICK = Heartbeat(interval_s=0.1, misses=3)
 PING_NBYTES = sum(map(len, encode(Ping(time.monotonic_ns()))))
-WELCOME = Welcome(1, "1", "test")
+WELCOME = Welcome(VERSION, "1", "test")
 
 
 @contextlib.contextmanager

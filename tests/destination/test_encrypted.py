@@ -81,8 +81,8 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
 
 @pytest.fixture
 def ann(encrypted: Encrypted, settings: Settings) -> Iterator[Settings]:
-    """The settings of a host whose user is known; all her sessions have ended before."""
-    own = encrypted.settings(settings, encrypted.users.add("ann"))
+    """The settings of a host whose user is known; all her sessions have ended before, and a break ends a session."""
+    own = replace(encrypted.settings(settings, encrypted.users.add("ann")), resume_timeout_s=0.0)
     await_true(lambda: encrypted.destination.sessions(own) == 0, "all places are free")
     yield own
 
@@ -246,7 +246,7 @@ def test_one_that_shakes_hands_and_says_nothing_is_dropped_in_its_time(encrypted
 
 @pytest.mark.parametrize("nbytes", [5000, 60_000, 1 << 30])
 def test_nothing_above_4_kb_is_parsed_of_a_stranger(encrypted: Encrypted, nbytes: int) -> None:
-    frame = bytearray(frame_bytes(messages.Hello(1, 1, "session", "avec"), 0, ()))
+    frame = bytearray(frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "session", "avec"), 0, ()))
     frame[4:8] = min(nbytes, 0xFFFFFFFF).to_bytes(4, "little")
     with closing(raw(encrypted)) as transport:
         transport.send([bytes(frame)])

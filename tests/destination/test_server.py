@@ -138,7 +138,7 @@ def test_no_hostile_bytes_after_a_hello_end_more_than_their_own_worker(
     destination: Destination, open_session: Open
 ) -> None:
     bystander = relu(open_session())
-    hello = frame_bytes(messages.Hello(1, 1, "session", "hostile"), 0, ())
+    hello = frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "session", "hostile"), 0, ())
     socks = []
     with ExitStack() as stack:
         for data, _ in list(FRAMES.values())[:10]:
@@ -150,7 +150,7 @@ def test_no_hostile_bytes_after_a_hello_end_more_than_their_own_worker(
     assert bystander.forward(floats(1, 2, 3, 4)).wait().arrays[0][0] == 1
 
 
-@pytest.mark.parametrize(("oldest", "newest"), [(2, 3), (0, 0)])
+@pytest.mark.parametrize(("oldest", "newest"), [(messages.VERSION + 1, messages.VERSION + 2), (0, 0)])
 def test_a_host_of_another_version_is_told_both_versions(destination: Destination, oldest: int, newest: int) -> None:
     refused = refusal(destination, frame_bytes(messages.Hello(oldest, newest, "session", "avec 9"), 0, ()))
     assert isinstance(refused, ProtocolMismatch)
@@ -158,13 +158,13 @@ def test_a_host_of_another_version_is_told_both_versions(destination: Destinatio
 
 
 def test_a_hello_that_has_grown_is_welcome(destination: Destination) -> None:
-    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", {"new": True}]
+    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", 0, "", "", 0, 0, {"new": True}]
     assert isinstance(answer_to(destination, raw_frame(messages.Hello, meta)), messages.Status)
 
 
 @pytest.mark.parametrize("program", ["\0" * 3800, "字" * 1200, "a\nb\x1b[31m", "\\" * 3800])
 def test_a_programs_name_can_neither_burst_nor_forge_the_log(destination: Destination, program: str) -> None:
-    hello = frame_bytes(messages.Hello(1, 1, "session", "avec", program), 0, ())
+    hello = frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "session", "avec", program), 0, ())
     with stranger(destination) as sock:
         sock.sendall(hello)
         assert sock.recv(3) == b"AV" + bytes([messages.VERSION])
@@ -175,7 +175,7 @@ def test_a_programs_name_can_neither_burst_nor_forge_the_log(destination: Destin
 
 def test_half_a_hello_is_dropped_after_its_time(small: Destination) -> None:
     with stranger(small) as sock:
-        sock.sendall(frame_bytes(messages.Hello(1, 1, "session", "avec"), 0, ())[:-1])
+        sock.sendall(frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "session", "avec"), 0, ())[:-1])
         began_s = time.monotonic()
         assert what_comes(sock) == b""
         assert HELLO_TIMEOUT_S * 0.5 < time.monotonic() - began_s < HELLO_TIMEOUT_S + 5
@@ -185,7 +185,7 @@ def test_half_a_hello_is_dropped_after_its_time(small: Destination) -> None:
 def test_a_hello_in_single_bytes_is_understood(small: Destination) -> None:
     with stranger(small) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for byte in frame_bytes(messages.Hello(1, 1, "status", "avec"), 0, ()):
+        for byte in frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "status", "avec"), 0, ()):
             sock.sendall(bytes([byte]))
         assert what_comes(sock)[3] == NUMBERS[messages.Status]
 
@@ -236,7 +236,7 @@ def test_an_upload_takes_no_sessions_place(small: Destination, tmp_path: Path) -
 def test_a_session_ends_when_the_host_says_nothing_for_long(small: Destination) -> None:
     before = small.workers()
     with stranger(small) as sock:
-        sock.sendall(frame_bytes(messages.Hello(1, 1, "session", "avec"), 0, ()))
+        sock.sendall(frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "session", "avec"), 0, ()))
         assert sock.recv(1)
         worker = small.new_worker(before)
         what_comes(sock)
@@ -269,7 +269,7 @@ def test_a_host_is_refused_at_once_while_the_destination_drains(tmp_path: Path) 
             await_true(lambda: "draining" in destination.log_text(), "it drains")
             with pytest.raises(DestinationUnreachable, match="refused"):
                 Session(destination.url, settings)
-            early.sendall(frame_bytes(messages.Hello(1, 1, "session", "avec"), 0, ()))
+            early.sendall(frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "session", "avec"), 0, ()))
             assert what_comes(early)[3] == NUMBERS[messages.Refused]
         assert destination.wait() == 0
 

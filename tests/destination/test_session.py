@@ -26,7 +26,7 @@ from communication.pairs import open_pair
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
-WELCOME = messages.Welcome(1, "1", "test")
+WELCOME = messages.Welcome(messages.VERSION, "1", "test")
 PATIENT = Heartbeat(30.0, 3)
 ONE_BYTE = np.zeros(1, np.uint8)
 

@@ -25,7 +25,7 @@ from avec.host.session import Session
 from avec.modelcache import ModelCache, Upload, manifest_of_bytes
 from avec.modelcache.locks import if_unused
 from avec.protocol.codec import CHUNK_NBYTES
-from avec.protocol.messages import Chunk, Failed, Goodbye, Offer, Stored, Want, Welcome
+from avec.protocol.messages import VERSION, Chunk, Failed, Goodbye, Offer, Stored, Want, Welcome
 from communication.pairs import open_pair
 from destinations import PYTHON, Destination, await_true
 from launching import environ
@@ -43,6 +43,12 @@ OVERHEAD_NBYTES = 4096  # hellos, offers, heartbeats
 def model(request: pytest.FixtureRequest) -> bytes:
     """A model of three chunks that no other test has."""
     return random.Random(request.node.nodeid).randbytes(MODEL_NBYTES)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Of hosts to whom a broken connection is a failed upload; `tests/host/test_resume.py` is about the others."""
+    return replace(settings, resume_timeout_s=0.0)
 
 
 @pytest.fixture
@@ -312,7 +318,7 @@ def test_a_slow_disk_is_not_taken_for_a_cut(tmp_path: Path, monkeypatch: pytest.
             Channel(theirs, "destination", Heartbeat(20.0, 1), uploads.allocate),
             Channel(ours, "host", HASTY),
         )
-        destination.send(Welcome(1, "1", "test"))
+        destination.send(Welcome(VERSION, "1", "test"))
         serving = pool.submit(uploads.serve, destination)
         assert isinstance(host.receive().message, Welcome)
         host.send(Offer(digest=manifest.digest, nbytes=5), 1, [np.frombuffer(manifest.chunks, np.uint8)])

@@ -13,7 +13,7 @@ from avec.protocol.codec import Frame, allocate_array, encode
 from avec.protocol.connection import Connection
 
 ACCELERATOR = messages.AcceleratorInfo("cpu", "none", 1)
-WELCOME = messages.Welcome(1, "1", "scripted", ACCELERATOR, ("caffe",), 8, 1 << 20)
+WELCOME = messages.Welcome(messages.VERSION, "1", "scripted", ACCELERATOR, ("caffe",), 8, 1 << 20)
 
 
 class Peer:

@@ -130,7 +130,7 @@ def test_a_welcome_of_another_version_is_a_mismatch(settings: Settings, version:
 
 
 def test_a_welcome_without_an_accelerator_is_refused(settings: Settings) -> None:
-    with scripted(first_answer(messages.Welcome(1, "1", "avec"))) as url:
+    with scripted(first_answer(messages.Welcome(messages.VERSION, "1", "avec"))) as url:
         with pytest.raises(ProtocolError, match="answered Welcome to the request for a session"):
             Session(url, settings)
 

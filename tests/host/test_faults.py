@@ -31,6 +31,12 @@ def hasty(settings: Settings) -> Settings:
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Of hosts to whom a broken connection is a lost session; `test_resume.py` is about the others."""
+    return replace(settings, resume_timeout_s=0.0)
+
+
+@pytest.fixture
 def relay(destination: Destination) -> Iterator[Relay]:
     with Relay(destination.url) as relay:
         yield relay
@@ -279,7 +285,7 @@ import numpy as np
 from avec.errors import SessionLost
 from avec.host.session import Session
 from destinations import SLOW, SLOW_SHAPE, Net, floats, host_settings, relu
-session = Session({url!r}, host_settings(Path({folder!r})))
+session = Session({url!r}, host_settings(Path({folder!r}), resume_timeout_s=0.0))
 """
 
 

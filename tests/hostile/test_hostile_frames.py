@@ -126,7 +126,7 @@ def test_nothing_that_a_stranger_sends_raises_anything_but_protocol_errors(data:
 @given(STREAMS)
 def test_nothing_that_a_known_host_sends_raises_anything_but_protocol_errors(data: bytes) -> None:
     connection = Connection("destination", allocate_array)
-    connection.send(messages.Welcome(1, "1", "test"))
+    connection.send(messages.Welcome(messages.VERSION, "1", "test"))
     _feed_until_refused(connection, data)
 
 
@@ -134,5 +134,5 @@ def test_nothing_that_a_known_host_sends_raises_anything_but_protocol_errors(dat
 @given(STREAMS)
 def test_nothing_that_a_destination_sends_raises_anything_but_protocol_errors(data: bytes) -> None:
     connection = Connection("host", allocate_array)
-    feed(connection, frame_bytes(messages.Welcome(1, "1", "test"), 0, ()))
+    feed(connection, frame_bytes(messages.Welcome(messages.VERSION, "1", "test"), 0, ()))
     _feed_until_refused(connection, data)

@@ -28,16 +28,17 @@ _SCALAR = np.array(7, np.uint16)
 
 # One of each type at least; numbers and arrays as they are really sent.
 EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
-    (messages.Hello(1, 1, "session", "avec 0.1.0", "openpose.py", "fast"), 0, ()),
-    (messages.Welcome(1, "12", "avec 0.1.0", _GPU, ("caffe", "onnx"), 256, 256 << 20, 3), 0, ()),
-    (messages.Welcome(1, "13", "avec 0.1.0"), 0, ()),
+    (messages.Hello(2, 2, "session", "avec 0.1.0", "openpose.py", "fast", resume_s=30.0), 0, ()),
+    (messages.Hello(2, 2, "resume", "avec 0.1.0", session="12", secret="s3cret", epoch=2, answered=41), 0, ()),
+    (messages.Welcome(2, "12", "avec 0.1.0", _GPU, ("caffe", "onnx"), 256, 256 << 20, 3, "s3cret", 30.0, 43), 0, ()),
+    (messages.Welcome(2, "13", "avec 0.1.0"), 0, ()),
     (messages.Refused(_ERROR), 0, ()),
     (messages.Offer(digest=_DIGEST, nbytes=5), 1, (np.arange(32, dtype=np.uint8),)),
     (messages.Want(_DIGEST, ((0, 1), (5, 9))), 1, ()),
     (messages.Chunk(digest=_DIGEST, index=3), 0, (np.arange(5, dtype=np.uint8),)),
     (messages.Stored(_DIGEST), 0, ()),
     (messages.Load(handle=1, format="caffe", files={"weights": _DIGEST}, body=b"\x93"), 2, (_FLOATS, _EMPTY)),
-    (messages.Run(handle=1, body=b"\x90"), 2**64 - 1, (_FLOATS, _SCALAR)),
+    (messages.Run(handle=1, body=b"\x90", answered=2**40), 2**64 - 1, (_FLOATS, _SCALAR)),
     (messages.Run(handle=2**32, handles=(1, 7)), 3, ()),
     (messages.Release((1, 2, 300)), 0, ()),
     (messages.Result(body=b"\x90", timings=_TIMINGS), 2, (_FLOATS,)),
@@ -46,7 +47,7 @@ EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
     (messages.Pong(1_000_000_007, 5, 6), 0, ()),
     (messages.Draining("it is shutting down"), 0, ()),
     (messages.Goodbye(), 0, ()),
-    (messages.Status((_GPU,), ("caffe",), "avec 0.1.0", 2, 5, 10**9), 0, ()),
+    (messages.Status((_GPU,), ("caffe",), "avec 0.1.0", 2, 5, 10**9, waiting=1), 0, ()),
 )
 
 

@@ -153,6 +153,20 @@ class Channel:
         """Release the descriptor; no thread may be sending or receiving."""
         self._transport.close()
 
+    def retire(self) -> None:
+        """End the connection at once and release the descriptor, although others may be sending: they get SessionLost.
+
+        To be called by the receiving thread.
+        """
+        self._transport.abort()  # whoever sends now is done soon
+        with self._sending:  # a descriptor that is released while somebody sends may be another connection's by then
+            self._finished = True
+            self._transport.close()
+
+    def unfinished(self) -> tuple[Array, ...]:
+        """The tensors of a frame that will never be complete, for those who gave the memory."""
+        return self._connection.unfinished()
+
     def _receive_frame(self) -> Frame:
         silent = 0
         while True:

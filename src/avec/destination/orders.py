@@ -1,4 +1,4 @@
-"""What the server and its zygote say to each other: one JSON datagram each, a connection's descriptor beside it."""
+"""What the server, its zygote and the workers say to each other: one JSON datagram each, descriptors beside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, tag=True):
-    """server → zygote → worker: fork a worker for the connection whose descriptor comes along."""
+    """server → zygote → worker: fork a worker for the connection whose descriptor comes along.
+
+    A session's worker gets a second one: its end of a pair of sockets, over which the server resumes the session.
+    """
 
     purpose: Literal["session", "upload"]
     session: str
@@ -30,6 +33,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     user: str = ""  # whose models it may use; empty where nobody is asked
     peer: str = ""  # the host's address
     cache_limit_nbytes: int | None = None  # the user's own
+    secret: str = ""  # of the session, for its host
+    resume_s: float = 0.0  # for how long to wait for the host after the connection broke
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
@@ -42,6 +47,20 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """server → zygote: tell every worker to finish."""
+
+
+class Resumed(msgspec.Struct, frozen=True, tag=True):
+    """server → worker: the host has come back over the connection whose descriptor comes along."""
+
+    epoch: int  # higher than those before
+    answered: int  # the last call whose answer the host has
+    peer: str
+
+
+class Broken(msgspec.Struct, frozen=True, tag=True):
+    """worker → server: the connection of an epoch broke, and the worker waits for its host."""
+
+    epoch: int
 
 
 FromServer = Assignment | Drain

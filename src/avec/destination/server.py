@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Self
 
 import msgspec
@@ -30,6 +30,7 @@ from avec.destination.admission import Access, Admission
 from avec.destination.audit import AuditLog, Line, now
 from avec.destination.encryption import Encryption
 from avec.destination.encryption import start as start_encryption
+from avec.destination.guests import Guest, gone
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromZygote, Ready
 from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
@@ -43,15 +44,6 @@ PROGRAM_LIMIT = 64  # characters of an application's name
 ZYGOTE_TIMEOUT_S = 120.0  # importing torch from a cold disk
 
 log = logging.getLogger("avec.destination")
-
-
-@dataclass(slots=True)
-class Guest:
-    """A connection that was let in and has, or had, a worker."""
-
-    line: Line  # of the audit log, but for its end
-    began_s: float
-    encryption: Encryption | None = None
 
 
 def serve(
@@ -138,7 +130,7 @@ class Server:
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
         self._strangers: dict[int, Stranger] = {}
         self._guests: dict[str, Guest] = {}
-        self._encryptions: dict[int, Encryption] = {}
+        self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
         self._workers = {"session": 0, "upload": 0}
         self._sessions_so_far = 0
         self._ends_s: float | None = None  # draining: when patience ends
@@ -157,6 +149,8 @@ class Server:
         signal.set_wakeup_fd(-1)
         for stranger in self._strangers.values():
             stranger.transport.close()
+        for guest in self._guests.values():
+            guest.close()
         self._selector.close()
         for descriptor in (self._wakeup, self._alarm, self._lifeline):
             if descriptor is not None:
@@ -260,8 +254,21 @@ class Server:
                 log.log(logging.WARNING if status else logging.INFO, "%s %s ended: %s", purpose, session, how)
                 self._note_end(self._guests.pop(session), how if status else "left")
 
+    def _hear_worker(self, session: str) -> None:
+        guest = self._guests[session]
+        if not guest.hear():
+            self._part(guest)
+
+    def _part(self, guest: Guest) -> None:
+        """Hear no more from a guest's worker."""
+        if guest.worker is not None:
+            self._selector.unregister(guest.worker)
+            guest.worker.close()
+            guest.worker = None
+
     def _note_end(self, guest: Guest, outcome: str) -> None:
-        received, sent = guest.encryption.counts() if guest.encryption is not None else (None, None)
+        self._part(guest)
+        received, sent = guest.counts()
         seconds = round(time.monotonic() - guest.began_s, 3)
         self._write_audit(replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent))
 
@@ -277,7 +284,8 @@ class Server:
         """Take leave of the processes that encrypted connections; the zygote's end shows elsewhere."""
         for pid in list(self._encryptions):
             if os.waitpid(pid, os.WNOHANG)[0]:
-                del self._encryptions[pid]
+                encryption, guest = self._encryptions.pop(pid)
+                guest.note_ended(encryption)
 
     def _accept(self) -> None:
         try:
@@ -317,12 +325,18 @@ class Server:
             if hello.purpose == "status":
                 stranger.answer(self._status(user))
                 return
+            if hello.purpose == "resume":
+                self._resume(stranger, hello, line.user)
+                return
             self._check_room(hello.purpose, user)
         except AvecError as exc:
             self._write_audit(replace_line(line, outcome=f"refused: {exc.code}"))
             raise
         self._sessions_so_far += 1
         session = str(self._sessions_so_far)
+        guest = Guest(line)
+        if hello.purpose == "session":  # of two numbers the first is given where the other is none
+            guest.resume_s = max(0.0, min(self._settings.resume_timeout_s, hello.resume_s))
         assignment = Assignment(
             hello.purpose,
             session,
@@ -332,27 +346,57 @@ class Server:
             line.user,
             stranger.transport.peer,
             user.cache_limit_nbytes if user else None,
+            guest.secret,
+            guest.resume_s,
         )
-        encryption = self._assign(stranger, msgspec.json.encode(assignment))
-        self._guests[session] = Guest(line, time.monotonic(), encryption)
+        self._assign(stranger, guest, msgspec.json.encode(assignment))
+        self._guests[session] = guest
         self._workers[hello.purpose] += 1
+        if guest.worker is not None:
+            self._watch(guest.worker.fileno(), lambda: self._hear_worker(session))
         log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
 
-    def _assign(self, stranger: Stranger, assignment: bytes) -> Encryption | None:
-        """Have a worker forked for a connection, and before it a process that encrypts, where that is to be done."""
+    def _resume(self, stranger: Stranger, hello: Hello, user: str) -> None:
+        """Pass a connection to the worker of the session that its host has come back to."""
+        self._check_open()
+        guest = self._guests.get(hello.session)
+        if guest is None or guest.line.purpose != "session":
+            raise gone()
+        guest.check(hello, user)
+        with self._connection(stranger, guest) as descriptor:
+            guest.pass_on(hello, descriptor, stranger.transport.peer)
+        log.info("session %s: its host has come back from %s", hello.session, stranger.transport.peer)
+
+    def _assign(self, stranger: Stranger, guest: Guest, assignment: bytes) -> None:
+        """Have a worker forked for a connection."""
+        with self._connection(stranger, guest) as descriptor:
+            if guest.line.purpose != "session":
+                socket.send_fds(self._zygote, [assignment], [descriptor])
+                return
+            guest.worker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                socket.send_fds(self._zygote, [assignment], [descriptor, theirs.fileno()])
+
+    @contextlib.contextmanager
+    def _connection(self, stranger: Stranger, guest: Guest) -> Iterator[int]:
+        """The descriptor of a connection for a worker, behind a process that encrypts where that is to be done."""
         transport = stranger.open_transport()
         if not stranger.encrypted:
-            socket.send_fds(self._zygote, [assignment], [transport.fileno()])
-            return None
+            yield transport.fileno()
+            return
         encryption, plain = start_encryption(transport)
+        guest.encrypted = True
+        guest.encryptions.append(encryption)
+        self._encryptions[encryption.pid] = encryption, guest
         with plain:
-            self._encryptions[encryption.pid] = encryption
-            socket.send_fds(self._zygote, [assignment], [plain.fileno()])
-        return encryption
+            yield plain.fileno()
 
-    def _check_room(self, purpose: Literal["session", "upload"], user: User | None) -> None:
+    def _check_open(self) -> None:
         if self._ends_s is not None:
             raise DestinationDraining(f"{self._listener.url} is shutting down and takes no more hosts")
+
+    def _check_room(self, purpose: Literal["session", "upload"], user: User | None) -> None:
+        self._check_open()
         limit = self._settings.max_sessions if purpose == "session" else UPLOAD_COUNT_LIMIT
         if self._workers[purpose] >= limit:
             raise DestinationError(
@@ -383,6 +427,7 @@ class Server:
             models=usage.models,
             models_nbytes=usage.models_nbytes,
             security=self._security(),
+            waiting=sum(guest.waiting for guest in self._guests.values()),
         )
 
     def _security(self) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """The destination's side of a session: one host's calls, carried out in order on handles that only it can name.
 
 One thread receives, so that a heartbeat is answered while the accelerator works; the other carries out the calls and
-sends their results. Not here: processes and sockets (`worker`, `server`), what a call means (`executors`).
+sends their results. When the connection breaks, calls go on, and the session waits for its host to come back over
+another connection, which has a higher epoch and a receiving thread of its own: from then on nothing is taken from the
+old one. Not here: processes and sockets (`worker`, `server`), what a call means (`executors`), sending (`answers`).
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from avec.communication.channel import Channel, clock_ns
+from avec.destination.answers import Answers, AnswersGone, Overtaken
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Answer, Executor, Model
 from avec.errors import InvalidArgument, ProtocolError, SessionLost, UnsupportedOperation, pack
@@ -29,6 +33,7 @@ from avec.protocol.messages import (
     Load,
     Message,
     Offer,
+    Refused,
     Release,
     Result,
     Run,
@@ -42,6 +47,7 @@ CREDIT_CALLS = 256  # unanswered calls: more than any link needs, few enough to 
 CREDIT_NBYTES = 256 << 20  # payload bytes in them, which is what a session can make the worker hold in its queue
 IDLE_BUFFERS_NBYTES = 512 << 20
 FAREWELL_S = 30.0  # for a host on a slow link to receive its last results
+LOOK_S = 0.2  # how often who waits for a host looks whether the destination shuts down
 
 log = logging.getLogger("avec.destination")
 
@@ -80,14 +86,18 @@ class Session:
         cache: ModelCache,
         executors: Mapping[str, Executor],
         on_lost: Callable[[SessionLost | ProtocolError], None],
+        resume_s: float = 0.0,
+        on_broken: Callable[[int], None] = lambda epoch: None,
     ) -> None:
         """Prepare to serve.
 
         Args:
             pool: where the channel receives tensors into.
             executors: by model format.
-            on_lost: called by the receiving thread when the host is gone or broke the protocol, perhaps in the middle
-                of a long call.
+            on_lost: called by a receiving thread when the host is gone or broke the protocol, perhaps in the middle of
+                a long call.
+            resume_s: how long to wait for a host whose connection broke; 0: it is gone at once.
+            on_broken: called by a receiving thread when that wait begins, with the epoch of the connection that broke.
         """
         self._channel = channel
         self._pool = pool
@@ -97,8 +107,17 @@ class Session:
         self._inbox: queue.SimpleQueue[tuple[Frame, int] | Draining | Exception] = queue.SimpleQueue()
         self._grant = _Grant()
         self._on_lost = on_lost
+        self._resume_s = resume_s
+        self._on_broken = on_broken
         self._pins = ExitStack()
         self._pinned: dict[str, PinnedModel] = {}
+        self._answers = Answers(channel, pool, keep=resume_s > 0)
+        self._taking = threading.Condition()  # guards what follows: whose frames are taken, and which were
+        self._epoch = 1
+        self._received = 0  # the last call that arrived
+        self._leaving = False  # the host has said goodbye
+        self._receiver: threading.Thread | None = None
+        self._draining = False
 
     def serve(self, welcome: Welcome) -> None:
         """Open the session and carry out calls; returns when the host has said goodbye.
@@ -107,47 +126,135 @@ class Session:
             SessionLost: the host is gone.
             ProtocolError: the host broke the protocol.
         """
+        self._welcome = welcome
         self._channel.send(welcome)
-        receiver = threading.Thread(target=self._receive_all, name="avec-receive", daemon=True)
-        receiver.start()
+        with self._taking:
+            self._attend(self._channel, 1, None)
         with self._pins:
             while True:
                 match self._inbox.get():
                     case Draining() as draining:
-                        self._channel.send(draining)
+                        self._tell(draining)
                     case Exception() as exc:
                         raise exc
                     case (Frame(message=Goodbye()), _):
-                        # Results may still be on their way. Were the connection closed now, a Ping of the host's would
-                        # reset it and lose them; the host closes when it has all (RFC 9293 §3.6.1).
-                        self._channel.finish()
-                        receiver.join(FAREWELL_S)
+                        self._part()
                         return
                     case (frame, received_ns):
                         self._take(frame, received_ns)
 
+    def resume(self, channel: Channel, epoch: int, answered: int) -> None:
+        """Go on over another connection; the one before is taken nothing from any more.
+
+        Args:
+            epoch: higher than those before.
+            answered: the last call whose answer the host has received.
+        """
+        with self._taking:
+            old, self._channel, self._epoch = self._channel, channel, epoch
+            self._taking.notify_all()
+            self._attend(channel, epoch, answered)
+        old.abort()
+
     def drain(self, reason: str) -> None:
         """Ask the host to leave; what it has sent is still carried out. May be called from a signal handler."""
+        self._draining = True
         self._inbox.put(Draining(reason))
 
-    def _receive_all(self) -> None:
-        leaving = False
+    def _tell(self, draining: Draining) -> None:
         try:
+            self._channel.send(draining)
+        except SessionLost:
+            if not self._resume_s:
+                raise
+            self._channel.abort()  # its receiving thread finds it broken, and nobody waits for the host any more
+
+    def _part(self) -> None:
+        """End the connection after a goodbye."""
+        # Results may still be on their way. Were the connection closed now, a Ping of the host's would reset it and
+        # lose them; the host closes when it has all (RFC 9293 §3.6.1).
+        with self._taking:
+            channel, receiver = self._channel, self._receiver
+        channel.finish()
+        if receiver is not None:
+            receiver.join(FAREWELL_S)
+
+    def _attend(self, channel: Channel, epoch: int, answered: int | None) -> None:
+        arguments = (channel, epoch, answered, self._received)
+        self._receiver = threading.Thread(target=self._receive_all, args=arguments, name="avec-receive", daemon=True)
+        self._receiver.start()
+
+    def _receive_all(self, channel: Channel, epoch: int, answered: int | None, received: int) -> None:
+        """Serve one connection to its end: give the host what it lacks, if it has come back, and receive."""
+        try:
+            if answered is not None:
+                welcome = msgspec.structs.replace(self._welcome, secret="", received=received)
+                self._answers.take_over(channel, epoch, answered, welcome)
             while True:
-                frame = self._channel.receive()
-                received_ns = clock_ns()
-                leaving = isinstance(frame.message, Goodbye)
-                if isinstance(frame.message, CALLS):
-                    self._grant.note_call(_nbytes(frame))
-                self._inbox.put((frame, received_ns))
-        except (SessionLost, ProtocolError) as exc:
-            if leaving and isinstance(exc, SessionLost):
+                self._note(channel.receive(), epoch)
+        except Overtaken:
+            self._answers.part(channel)
+        except AnswersGone as exc:
+            with suppress(SessionLost):
+                channel.send(Refused(pack(exc)))
+            self._answers.part(channel)
+            self._lose(exc)
+        except SessionLost as exc:
+            self._answers.part(channel)
+            self._await_host(epoch, exc)
+        except ProtocolError as exc:
+            self._answers.part(channel)
+            self._lose(exc)
+        finally:
+            self._pool.give_back(channel.unfinished())
+
+    def _note(self, frame: Frame, epoch: int) -> None:
+        """Have a frame carried out, unless a newer connection has taken over: then the host will send it again."""
+        received_ns = clock_ns()
+        message = frame.message
+        with self._taking:
+            if epoch != self._epoch:
+                raise Overtaken(f"a frame of connection {epoch}, after connection {self._epoch} has taken over")
+            if isinstance(message, CALLS):
+                if frame.number <= self._received:
+                    raise ProtocolError(f"call {frame.number} a second time; the last was {self._received}")
+                self._received = frame.number
+                self._grant.note_call(_nbytes(frame))
+            self._leaving |= isinstance(message, Goodbye)
+            self._inbox.put((frame, received_ns))
+        if isinstance(message, CALLS):
+            self._answers.acknowledge(message.answered)
+
+    def _await_host(self, epoch: int, broke: SessionLost) -> None:
+        """A connection broke: wait for another, on its receiving thread."""
+        with self._taking:
+            if epoch != self._epoch:
                 return
-            self._inbox.put(exc)
-            self._on_lost(exc)
+            if self._leaving:
+                self._answers.keep_none()
+                return
+        if not self._resume_s or self._draining:
+            self._lose(broke)
+            return
+        log.info("session %s: %s; its host may come back for %g s", self._welcome.session, broke, self._resume_s)
+        self._on_broken(epoch)
+        deadline_s = time.monotonic() + self._resume_s
+        with self._taking:
+            while epoch == self._epoch and not self._draining and (left_s := deadline_s - time.monotonic()) > 0:
+                self._taking.wait(min(left_s, LOOK_S))
+            if epoch != self._epoch:
+                return
+            self._epoch += 1  # who comes now is too late
+        reason = "it is shutting down" if self._draining else f"its host did not come back in {self._resume_s:g} s"
+        self._lose(SessionLost(f"{broke}; {reason}"))
+
+    def _lose(self, exc: SessionLost | ProtocolError) -> None:
+        self._inbox.put(exc)
+        self._on_lost(exc)
 
     def _take(self, frame: Frame, received_ns: int) -> None:
         """Carry out one message and answer it; a call's failure is an answer, and the session goes on."""
+        self._answers.secure()
         message, began_ns, kernels = frame.message, clock_ns(), 0
         result: Message
         arrays: Sequence[Array] = ()
@@ -175,7 +282,7 @@ class Session:
             timings = Timings(received_ns, began_ns - received_ns, ended_ns - began_ns, ended_ns, kernels)
             result = msgspec.structs.replace(result, timings=timings)
         self._grant.note_answer(_nbytes(frame))
-        self._channel.send(result, frame.number, arrays)
+        self._answers.deliver(result, frame.number, arrays)
 
     def _consider(self, offer: Offer, arrays: Sequence[Array]) -> Want:
         chunks = arrays[0].tobytes() if arrays else b""

@@ -5,11 +5,16 @@ Whatever happens here ends with this process: its host sees a closed connection,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from avec import __version__
 from avec.communication.channel import Channel, Heartbeat
@@ -17,7 +22,7 @@ from avec.communication.tcp import adopt
 from avec.destination.accelerators import Accelerator
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
-from avec.destination.orders import Assignment
+from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Broken, Resumed
 from avec.destination.session import CREDIT_CALLS, CREDIT_NBYTES, IDLE_BUFFERS_NBYTES, Session
 from avec.destination.tenants import confine_to, model_cache
 from avec.destination.uploads import Uploads
@@ -34,8 +39,13 @@ ExecutorFactory = Callable[[Accelerator], Executor]
 log = logging.getLogger("avec.destination")
 
 
-def work(descriptor: int, assignment: Assignment, factories: Mapping[str, ExecutorFactory], settings: Settings) -> int:
-    """Serve one connection to its end.
+def work(
+    descriptors: Sequence[int], assignment: Assignment, factories: Mapping[str, ExecutorFactory], settings: Settings
+) -> int:
+    """Serve one connection, and those that take its place, to the end.
+
+    Args:
+        descriptors: of the connection, and for a session of the socket that leads to the server.
 
     Returns:
         The process's exit status: 0 when the host left or was lost, 1 when it was refused or broke the protocol.
@@ -44,9 +54,10 @@ def work(descriptor: int, assignment: Assignment, factories: Mapping[str, Execut
         confine_to(settings, assignment.user)
         cache = model_cache(settings, assignment.user, assignment.cache_limit_nbytes)
         if assignment.purpose == "upload":
-            _serve_uploads(descriptor, assignment, cache, settings)
+            _serve_uploads(descriptors[0], assignment, cache, settings)
         else:
-            _serve_session(descriptor, assignment, cache, factories, settings)
+            server = socket.socket(fileno=descriptors[1])
+            _serve_session(descriptors[0], server, assignment, cache, factories, settings)
     except AvecError as exc:
         return _conclude(assignment, exc)
     return 0
@@ -61,13 +72,14 @@ def _conclude(assignment: Assignment, exc: AvecError) -> int:
 
 def _serve_uploads(descriptor: int, assignment: Assignment, cache: ModelCache, settings: Settings) -> None:
     uploads = Uploads(cache)
-    channel = _open(descriptor, assignment, settings, uploads.allocate)
+    channel = _open(descriptor, assignment.peer, settings, uploads.allocate)
     channel.send(Welcome(version=VERSION, session=assignment.session, software=f"avec {__version__}"))
     uploads.serve(channel)
 
 
 def _serve_session(
     descriptor: int,
+    server: socket.socket,
     assignment: Assignment,
     cache: ModelCache,
     factories: Mapping[str, ExecutorFactory],
@@ -75,7 +87,11 @@ def _serve_session(
 ) -> None:
     accelerator = Accelerator(assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators)
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
-    channel = _open(descriptor, assignment, settings, lambda number, message, index, spec: pool.take(spec))
+
+    def open_channel(descriptor: int, peer: str) -> Channel:
+        return _open(descriptor, peer, settings, lambda number, message, index, spec: pool.take(spec))
+
+    channel = open_channel(descriptor, assignment.peer)
     try:
         accelerator.warm_up()
         executors = {name: factory(accelerator) for name, factory in factories.items()}
@@ -87,7 +103,12 @@ def _serve_session(
         # On the receiving thread: nothing is left to do, however long the call under way would take.
         os._exit(_conclude(assignment, exc))
 
-    session = Session(channel, pool, cache, executors, on_lost=end)
+    def tell_broken(epoch: int) -> None:
+        with contextlib.suppress(OSError):  # the server is gone, and the zygote ends this process in a moment
+            server.send(msgspec.json.encode(Broken(epoch)))
+
+    session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken)
+    threading.Thread(target=_heed, args=(server, session, open_channel), name="avec-resume", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
     session.serve(
         Welcome(
@@ -99,11 +120,23 @@ def _serve_session(
             credit_calls=CREDIT_CALLS,
             credit_nbytes=CREDIT_NBYTES,
             sessions=assignment.sessions,
+            secret=assignment.secret,
+            resume_s=assignment.resume_s,
         )
     )
 
 
-def _open(descriptor: int, assignment: Assignment, settings: Settings, allocate: Allocate) -> Channel:
+def _heed(server: socket.socket, session: Session, open_channel: Callable[[int, str], Channel]) -> None:
+    """Take the connections over which the host comes back, until the server has ended."""
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)
+        if not data:
+            return
+        resumed = msgspec.json.decode(data, type=Resumed)
+        session.resume(open_channel(descriptors[0], resumed.peer), resumed.epoch, resumed.answered)
+
+
+def _open(descriptor: int, peer: str, settings: Settings, allocate: Allocate) -> Channel:
     # A host may hold its interpreter lock for long, so it gets far more patience than it has with us.
     misses = max(1, round(settings.idle_host_timeout_s / settings.heartbeat_s))
-    return Channel(adopt(descriptor, assignment.peer), "destination", Heartbeat(settings.heartbeat_s, misses), allocate)
+    return Channel(adopt(descriptor, peer), "destination", Heartbeat(settings.heartbeat_s, misses), allocate)

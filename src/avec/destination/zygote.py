@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 
@@ -77,32 +77,32 @@ class _Zygote:
 
     def _obey(self) -> bool:
         """Carry out one order of the server; False when the server is gone."""
-        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=1)
+        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=2)
         if not data:
             return False
         match msgspec.json.decode(data, type=FromServer):
             case Drain():
                 self._signal_all(signal.SIGTERM)
             case Assignment() as assignment:
-                self._fork(assignment, descriptors[0])
+                self._fork(assignment, descriptors)
         return True
 
-    def _fork(self, assignment: Assignment, descriptor: int) -> None:
+    def _fork(self, assignment: Assignment, descriptors: Sequence[int]) -> None:
         try:
             pid = os.fork()
         except OSError as exc:  # no process or no memory is left; those that there are go on
             log.error("%s %s got no worker: %s", assignment.purpose, assignment.session, exc)
-            os.close(descriptor)
+            _close(descriptors)
             self._control.send(msgspec.json.encode(Ended(assignment.session, assignment.purpose, 1)))
             return
         if pid:
             self._workers[pid] = assignment
-            os.close(descriptor)
+            _close(descriptors)
             return
         status = 1
         try:
             self._leave_zygote()
-            status = work(descriptor, assignment, self._factories, self._settings)
+            status = work(descriptors, assignment, self._factories, self._settings)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -131,6 +131,11 @@ class _Zygote:
     def _signal_all(self, number: signal.Signals) -> None:
         for pid in self._workers:
             os.kill(pid, number)
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _factories() -> dict[str, ExecutorFactory]:

@@ -13,6 +13,7 @@ from types import FrameType
 from avec.communication.channel import clock_ns
 from avec.errors import AvecError
 from avec.profiling import ExecutionCycle
+from avec.protocol.codec import Buffer
 from avec.protocol.messages import Timings
 from avec.tensor import Array
 
@@ -92,7 +93,15 @@ class Call:
         into: Sequence[Array | None],
         on_wait: Callable[[Call], None],
         record: Callable[[ExecutionCycle], None],
+        on_sent: Callable[[Call, Happening], bool] | None = None,
     ) -> None:
+        """Describe a call.
+
+        Args:
+            on_wait: called in `wait`, once the call has ended.
+            on_sent: called in `wait_sent` of a call without an answer, with the sending that was waited for; False when
+                the call is being sent again meanwhile.
+        """
         self.number = number
         self.handle = handle
         self.name = name
@@ -102,7 +111,10 @@ class Call:
         self.site = where_called()
         self._on_wait = on_wait
         self._record_cycle = record
-        self._sent = Happening()
+        self.sent = Happening()
+        self.frames: Sequence[Buffer] | None = None  # to be sent again; None: cannot be, or need not
+        self.copied = False  # the frames are copies, and the application may change its memory
+        self._on_sent = on_sent
         self._ended = Happening()
         self._reply = Reply()
         self._error: AvecError | None = None
@@ -115,8 +127,12 @@ class Call:
         return self._ended.happened
 
     def wait_sent(self) -> None:
-        """Block until the call's tensors were handed to the network, so that they may change again."""
-        self._block(self._sent)
+        """Block until the call's tensors were handed to the network, or copied, so that they may change again."""
+        while not self.done:
+            sent = self.sent
+            self._block(sent)
+            if self.done or self._on_sent is None or self._on_sent(self, sent):
+                return
 
     def wait_ended(self, timeout_s: float | None = None) -> None:
         """Block until the answer is here, or the call has failed, or the time is over; raises in no case."""
@@ -143,10 +159,6 @@ class Call:
             until.wait()
             self.progress.blocked_ns += clock_ns() - began_ns
 
-    def mark_sent(self) -> None:
-        """Take note that the network has the call's bytes."""
-        self._sent.happen()
-
     def succeed(self, reply: Reply) -> None:
         """End with a reply; `progress` is complete."""
         self._reply = reply
@@ -166,7 +178,7 @@ class Call:
 
     def _end(self) -> None:
         self._ended.happen()
-        self._sent.happen()
+        self.sent.happen()
         if not self._awaited:
             self._record()
 

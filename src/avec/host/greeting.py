@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,7 +13,7 @@ from avec.communication.channel import Channel, Heartbeat
 from avec.errors import DestinationUnreachable, ProtocolError, SessionLost, unpack
 from avec.host.credentials import credentials_for
 from avec.protocol.codec import Allocate, allocate_array
-from avec.protocol.messages import OLDEST_VERSION, VERSION, Hello, Refused, Status, Welcome
+from avec.protocol.messages import OLDEST_VERSION, VERSION, Hello, Message, Refused, Status, Welcome
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -22,12 +23,23 @@ if TYPE_CHECKING:
 WELCOME_TIMEOUT_S = 60.0  # making an accelerator's context takes seconds on a busy machine
 
 
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a host says to be let into its session again."""
+
+    session: str
+    secret: str = field(repr=False)
+    epoch: int
+    answered: int  # the last call whose answer has arrived
+
+
 def greet(
     url: str,
     settings: Settings,
-    purpose: Literal["session", "upload", "status"],
+    purpose: Literal["session", "upload", "status", "resume"],
     program: str = "",
     allocate: Allocate = allocate_array,
+    resumption: Resumption | None = None,
 ) -> tuple[Channel, Welcome | Status]:
     """Connect and say hello; blocks until the destination has answered.
 
@@ -42,23 +54,42 @@ def greet(
     """
     credentials = credentials_for(url, settings)
     transport = connect(url, settings.connect_timeout_s, credentials.trust)
-    patience_s = settings.connect_timeout_s if purpose == "status" else WELCOME_TIMEOUT_S
-    channel = Channel(transport, "host", Heartbeat(patience_s, misses=1), allocate)
+    beat = Heartbeat(settings.heartbeat_s, settings.heartbeat_misses)
+    channel = Channel(transport, "host", Heartbeat(_patience_s(purpose, settings), misses=1), allocate)
     try:
         hello = Hello(OLDEST_VERSION, VERSION, purpose, f"avec {__version__}", program, settings.numerics)
-        channel.send(msgspec.structs.replace(hello, token=credentials.token))
-        answer = channel.receive().message
+        hello = msgspec.structs.replace(hello, token=credentials.token, resume_s=settings.resume_timeout_s)
+        if resumption is not None:
+            hello = msgspec.structs.replace(
+                hello,
+                session=resumption.session,
+                secret=resumption.secret,
+                epoch=resumption.epoch,
+                answered=resumption.answered,
+            )
+        answer = _answer(channel, hello, url)
         match answer:
             case Welcome() | Status():
-                channel.set_heartbeat(Heartbeat(settings.heartbeat_s, settings.heartbeat_misses))
+                channel.set_heartbeat(beat)
                 return channel, answer
             case Refused(error=error):
                 raise unpack(error)
             case _:
                 raise ProtocolError(f"{url} answered a hello with {type(answer).__name__}")
-    except SessionLost as exc:
-        channel.close()
-        raise DestinationUnreachable(f"no destination answers at {url}: {exc}") from exc
     except BaseException:
         channel.close()
         raise
+
+
+def _answer(channel: Channel, hello: Hello, url: str) -> Message:
+    try:
+        channel.send(hello)
+        return channel.receive().message
+    except SessionLost as exc:
+        raise DestinationUnreachable(f"no destination answers at {url}: {exc}") from exc
+
+
+def _patience_s(purpose: str, settings: Settings) -> float:
+    if purpose == "resume":  # there is a worker already; a connection that does not get through is tried again
+        return settings.heartbeat_s * settings.heartbeat_misses
+    return settings.connect_timeout_s if purpose == "status" else WELCOME_TIMEOUT_S

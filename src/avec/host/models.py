@@ -12,14 +12,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
 from avec.communication.channel import Channel, clock_ns
-from avec.errors import AvecError, InvalidModel, ProtocolError, SessionLost, unpack
+from avec.errors import AvecError, DestinationUnreachable, InvalidModel, ProtocolError, SessionLost, unpack
 from avec.host.greeting import greet
+from avec.host.mending import Attempts
 from avec.modelcache import DigestMemo, Manifest, manifest_of_bytes
 from avec.profiling import ModelTransfer
 from avec.protocol.codec import CHUNK_NBYTES
@@ -47,7 +49,8 @@ def provide(session: Session, source: Source, settings: Settings) -> str:
     Raises:
         OSError: the file cannot be read.
         CacheUnavailable: the destination has no room for it.
-        SessionLost: the connection broke; the chunks that arrived are kept, so that the next try goes on there.
+        SessionLost: connections broke, and none came about for the session's time to be resumed; the chunks that
+            arrived are kept, so that the next try goes on there.
     """
     with Provider(session, settings) as provider:
         return provider.provide(source)
@@ -111,13 +114,24 @@ class Provider:
         return self._channel, self._answers
 
     def _upload(self, source: Source, manifest: Manifest) -> int:
-        """Send the chunks that are missing; give their bytes."""
-        try:
-            channel, answers = self._connected()
-            return _send_missing(channel, answers, next(self._numbers), source, manifest)
-        except BaseException:  # perhaps in the middle of a frame
-            self._drop()
-            raise
+        """Send the chunks that are missing, over another connection when one breaks; give their bytes."""
+        sent = _Sent()
+        attempts = Attempts(self._session.resume_s, threading.Event())
+        while True:
+            before_nbytes = sent.nbytes
+            try:
+                channel, answers = self._connected()
+                _send_missing(channel, answers, next(self._numbers), source, manifest, sent)
+                return sent.nbytes
+            except (SessionLost, DestinationUnreachable):
+                self._drop()
+                if sent.nbytes > before_nbytes:  # the limit is for a time in which nothing gets through
+                    attempts = Attempts(self._session.resume_s, threading.Event())
+                if not (self._session.usable and attempts.once_more()):
+                    raise
+            except BaseException:  # perhaps in the middle of a frame
+                self._drop()
+                raise
 
 
 def _name(source: Source) -> str:
@@ -171,8 +185,16 @@ class _Answers:
             self._channel.abort()  # wakes a sender that the network does not let go on
 
 
-def _send_missing(channel: Channel, answers: _Answers, number: int, source: Source, manifest: Manifest) -> int:
-    uploaded_nbytes = 0
+@dataclass(slots=True)
+class _Sent:
+    """What was handed to the network, over all connections."""
+
+    nbytes: int = 0
+
+
+def _send_missing(
+    channel: Channel, answers: _Answers, number: int, source: Source, manifest: Manifest, sent: _Sent
+) -> None:
     chunk_digests = np.frombuffer(manifest.chunks, np.uint8)
     channel.send(Offer(digest=manifest.digest, nbytes=manifest.nbytes), number, [chunk_digests])
     want = answers.expect(Want)
@@ -185,10 +207,9 @@ def _send_missing(channel: Channel, answers: _Answers, number: int, source: Sour
                 channel.send(Chunk(digest=manifest.digest, index=index), arrays=[array])
             except SessionLost:
                 break  # the receiving thread knows why
-            uploaded_nbytes += array.nbytes
+            sent.nbytes += array.nbytes
             advance(array.nbytes)
     answers.expect(Stored)
-    return uploaded_nbytes
 
 
 def _chunks(source: Source, manifest: Manifest, indices: Sequence[int]) -> Iterator[tuple[int, Array]]:

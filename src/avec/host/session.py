@@ -1,8 +1,9 @@
 """The host's side of a session: calls go out numbered and unwaited-for, answers come back in the background.
 
 One thread sends and one receives, so that an interrupt of the application never tears a frame; a small frame is sent
-by the calling thread where that is one indivisible step. Thread-safe.
-Not here: what a call means (front-ends) and how models get to the destination (`host.models`).
+by the calling thread where that is one indivisible step. Thread-safe. When the connection breaks, the receiving thread
+makes another to the same worker, and what that has not received is sent again; who waits just waits longer.
+Not here: what a call means (front-ends), how models get to the destination (`host.models`), reconnecting (`mending`).
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from avec.communication.channel import SMALL_NBYTES, clock_ns
+from avec.communication.channel import SMALL_NBYTES, Channel, clock_ns
 from avec.errors import AvecError, DestinationDraining, DestinationError, ProtocolError, SessionLost, unpack
-from avec.host.calls import Call, Credit, Progress, Reply
-from avec.host.greeting import greet
+from avec.host.calls import Call, Credit, Happening, Progress, Reply
+from avec.host.greeting import Resumption, greet
+from avec.host.mending import Attempts, reconnect
+from avec.host.unanswered import Copies, Releases, unreceived
 from avec.profiling import Origin, Recorder
-from avec.protocol.codec import Buffer, Frame
+from avec.protocol.codec import Buffer, Frame, encode
 from avec.protocol.messages import (
     AcceleratorInfo,
     Draining,
@@ -45,25 +49,38 @@ if TYPE_CHECKING:
     from avec.config import Settings
 
 BATCH_LIMIT = 64  # frames that one gathering write may join
+GIVE_UP_S = 0.5  # for an attempt to reconnect to end when the session is closed; it may go on without anybody
 
 
 @dataclass(frozen=True, slots=True)
 class _Outgoing:
-    """Encoded frames on their way to the sending thread, and the call that they are."""
+    """Encoded frames on their way to the sending thread; they go over their own connection or not at all."""
 
     buffers: Sequence[Buffer]
-    call: Call | None
+    channel: Channel
+    sent: Happening | None = None  # of the call that they are
+
+
+@dataclass(frozen=True, slots=True)
+class _Releasing:
+    """A release on its way to the sending thread, which encodes it."""
+
+    handle: int
+    channel: Channel
 
 
 class Session:
     """One host's use of one destination. A context manager; it ends with `close`, `forget` or the peer's end."""
 
-    def __init__(self, url: str, settings: Settings, program: str = "") -> None:
+    def __init__(
+        self, url: str, settings: Settings, program: str = "", on_mended: Callable[[str], None] | None = None
+    ) -> None:
         """Open a session; blocks until the destination's worker is ready.
 
         Args:
             url: the destination.
             program: the application's name, for the destination's log.
+            on_mended: told in one line when a broken connection was replaced, by the receiving thread.
 
         Raises:
             DestinationUnreachable: nobody answered, or not in time.
@@ -75,7 +92,7 @@ class Session:
         self._failed: dict[int, list[Call]] = {}  # by handle, in order: failures that no wait has raised yet
         self._numbers = itertools.count(1)
         self._handles = itertools.count(1)
-        self._outbox: queue.SimpleQueue[_Outgoing | int | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[_Outgoing | _Releasing | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self.issued = 0  # the last call that was handed on; an interrupted caller sees by it whether its own was
         self._puts = itertools.count(1)
@@ -84,11 +101,21 @@ class Session:
         self._lost: str | None = None
         self._draining: str | None = None
         self._closing = False
+        self._settings = settings
+        self._on_mended = on_mended
+        self._away = False  # the connection broke, and another is being made
+        self._epoch = 1  # of the connection: the first, or that of the attempt which made it
+        self._answered_number = 0  # the last call whose answer has arrived
+        self._releases = Releases()
+        self._copies = Copies()
+        self._given_up = threading.Event()  # nobody wants the session any more
+        self.mended = 0  # how often a broken connection was replaced
         self._channel, welcome = greet(url, settings, "session", program, self._allocate)
         if not isinstance(welcome, Welcome) or welcome.accelerator is None:
             self._channel.close()
             raise ProtocolError(f"{url} answered {type(welcome).__name__} to the request for a session")
         self.welcome = welcome
+        self.resume_s = min(settings.resume_timeout_s, welcome.resume_s)  # 0: a broken connection is a lost session
         self.accelerator = welcome.accelerator
         self._credit = Credit(self.welcome.credit_calls, self.welcome.credit_nbytes)
         self._numerics = settings.numerics
@@ -118,7 +145,8 @@ class Session:
         files: Mapping[str, str] | None = None,
     ) -> Call:
         """Have an executor make what `handle` will name; files are role → digest of models already offered."""
-        message = Load(handle=handle, format=format, files=dict(files or {}), body=body)
+        answered = self._answered_number
+        message = Load(handle=handle, format=format, files=dict(files or {}), body=body, answered=answered)
         return self._call(message, handle, f"{format}.load", arrays, ())
 
     def run(
@@ -136,7 +164,7 @@ class Session:
         Args:
             name: what the call is called in profiles, "caffe.forward".
             body: the format's request.
-            arrays: C-contiguous tensors that go along; they must not change until `Call.wait_sent` returns.
+            arrays: C-contiguous tensors that go along; they must not change until `Call.wait_sent` returns, or `wait`.
             into: where to receive the result's tensors, by place; one that does not fit its tensor, or None, is
                 passed over and new memory taken. Nobody may read or write it until the call is waited for.
             handles: of other things that the call needs.
@@ -144,16 +172,25 @@ class Session:
         Raises:
             SessionLost, DestinationDraining: the destination takes no calls any more.
         """
-        message = Run(handle=handle, files=dict(files or {}), body=body, handles=tuple(handles))
+        message = Run(
+            handle=handle,
+            files=dict(files or {}),
+            body=body,
+            handles=tuple(handles),
+            answered=self._answered_number,
+        )
         return self._call(message, handle, name, arrays, into)
 
     def offer(self, digest: str, nbytes: int, chunk_digests: Array) -> Call:
         """Ask which chunks of a model are missing; the reply's `missing` says it. See `host.models`."""
-        return self._call(Offer(digest=digest, nbytes=nbytes), 0, "offer", (chunk_digests,), ())
+        message = Offer(digest=digest, nbytes=nbytes, answered=self._answered_number)
+        return self._call(message, 0, "offer", (chunk_digests,), ())
 
     def release(self, handle: int) -> None:
         """Say that a handle is no longer used. Never blocks and may be called from a destructor."""
-        self._put(handle)
+        if self.resume_s:
+            self._releases.add(self.issued, handle)  # before it is known whether this connection carries it
+        self._put(_Releasing(handle, self._channel))
 
     def wait_all(self) -> None:
         """Block until all calls made so far have ended; the next wait on a handle raises what failed on it."""
@@ -175,15 +212,17 @@ class Session:
         if self._closing:
             return
         self._closing = True
-        with contextlib.suppress(SessionLost):
-            self._put(_Outgoing(self._channel.encode(Goodbye()), None))
-        self._outbox.put(None)
+        self._put(self._goodbye(self._channel))
         sender, receiver = self._threads
         receiver.join(timeout_s)  # it ends when the destination has answered everything and closed
+        with self._lock:  # afterwards no other connection takes the place of this one
+            self._given_up.set()
         self._channel.abort()
-        receiver.join()
+        receiver.join(GIVE_UP_S if self._away else None)
+        self._outbox.put(None)
         sender.join()
-        self._channel.close()
+        if not receiver.is_alive():  # else it closes what it has, once it sees that nobody wants that
+            self._channel.close()
         self._note_origin()
 
     def forget(self) -> None:
@@ -210,13 +249,14 @@ class Session:
             number = next(self._numbers)
             try:
                 self._check_usable()  # again: it may have changed since, and after a Goodbye nothing is answered
-                buffers = self._channel.encode(message, number, arrays)
-            except (ValueError, ProtocolError, DestinationError):
+                buffers = encode(message, number, arrays)
+            except (ValueError, DestinationError):
                 self._credit.give_back(nbytes)
                 raise
             progress.wire_nbytes_up = len(buffers[0]) + nbytes
             progress.encoded_ns = clock_ns()
-            call = Call(number, handle, name, nbytes, progress, into, self._raise_late, self.recorder.add)
+            keep = self._keep_frames if self.resume_s else None
+            call = Call(number, handle, name, nbytes, progress, into, self._raise_late, self.recorder.add, keep)
             self._hand_on(call, buffers)
         if self._lost is not None:  # between the check and the registration: nobody else would end this call
             self._end_calls()
@@ -226,14 +266,21 @@ class Session:
         """Have a call sent; after an interrupt it was handed on as a whole, or it was not made."""
         handed_on: list[Any] = []
         try:
+            if self.resume_s:
+                call.frames = buffers
             self._calls[call.number] = call
+            if self._away:
+                handed_on.append(None)  # it is sent with all others, once there is a connection again
             # A small call is sent by this thread, which saves waking another; not while something earlier is queued.
-            if call.progress.wire_nbytes_up <= SMALL_NBYTES and self._queued == self._dequeued:
-                self._channel.send_at_once(b"".join(buffers), handed_on)
+            elif call.progress.wire_nbytes_up <= SMALL_NBYTES and self._queued == self._dequeued:
+                data = b"".join(buffers)
+                if self.resume_s:
+                    call.frames = (data,)
+                self._channel.send_at_once(data, handed_on)
                 if handed_on:
-                    call.mark_sent()
+                    call.sent.happen()
             if not handed_on:
-                self._put(_Outgoing(buffers, call), handed_on)
+                self._put(_Outgoing(buffers, self._channel, call.sent), handed_on)
         except BaseException:
             if not handed_on:
                 del self._calls[call.number]
@@ -243,7 +290,7 @@ class Session:
             if handed_on:
                 self.issued = call.number
 
-    def _put(self, item: _Outgoing | int, handed_on: list[Any] | None = None) -> None:
+    def _put(self, item: _Outgoing | _Releasing, handed_on: list[Any] | None = None) -> None:
         """Queue something for the sending thread; `handed_on` gets an item exactly when that was done."""
         notes: list[Any] = [] if handed_on is None else handed_on
         self._queued = next(self._puts)
@@ -274,15 +321,27 @@ class Session:
                 return target
         return np.empty(spec.shape, spec.dtype)
 
+    def _keep_frames(self, call: Call, sent: Happening) -> bool:
+        """Make the frames of a call that was sent independent of the application's memory; see Call's `on_sent`."""
+        frames = call.frames
+        if frames is None or call.copied or len(frames) == 1:  # of a small call, or without tensors
+            return True
+        copies = self._copies.of(frames)
+        with self._lock:
+            if call.sent is not sent:
+                return False
+            if call.number in self._calls:
+                call.frames, call.copied = copies, True
+        return True
+
     def _send_all(self) -> None:
         try:
             while (first := self._outbox.get()) is not None:
                 batch, ended = self._gather(first)
-                self._channel.send_encoded([buffer for each in batch for buffer in each.buffers])
-                self._dequeued += len(batch)
-                for each in batch:
-                    if each.call is not None:
-                        each.call.mark_sent()
+                try:
+                    self._send(batch)
+                finally:
+                    self._dequeued += len(batch)
                 if ended:
                     return
         except SessionLost as exc:
@@ -291,7 +350,7 @@ class Session:
             self._lose(f"its sending thread failed: {exc!r}")
             raise
 
-    def _gather(self, first: _Outgoing | int) -> tuple[list[_Outgoing], bool]:
+    def _gather(self, first: _Outgoing | _Releasing) -> tuple[list[_Outgoing], bool]:
         """Collect what else waits, so that many small frames cost one system call."""
         batch = [self._outgoing(first)]
         while len(batch) < BATCH_LIMIT:
@@ -304,15 +363,37 @@ class Session:
             batch.append(self._outgoing(item))
         return batch, False
 
-    def _outgoing(self, item: _Outgoing | int) -> _Outgoing:
-        if isinstance(item, int):
-            return _Outgoing(self._channel.encode(Release(handles=(item,))), None)
+    def _outgoing(self, item: _Outgoing | _Releasing) -> _Outgoing:
+        if isinstance(item, _Releasing):
+            return _Outgoing(encode(Release(handles=(item.handle,))), item.channel)
         return item
+
+    def _send(self, batch: Sequence[_Outgoing]) -> None:
+        """Send what is for the connection that there is; what was for an earlier one has been queued anew for this."""
+        channel = self._channel
+        current = [each for each in batch if each.channel is channel]
+        if not current:
+            return
+        try:
+            channel.send_encoded([buffer for each in current for buffer in each.buffers])
+        except SessionLost:
+            if not self.resume_s:
+                raise
+            channel.abort()  # the receiving thread finds it broken, and makes another
+            return
+        for each in current:
+            if each.sent is not None:
+                each.sent.happen()
 
     def _receive_all(self) -> None:
         try:
             while True:
-                self._take(self._channel.receive())
+                try:
+                    frame = self._channel.receive()
+                except SessionLost as exc:
+                    self._mend(exc)
+                else:
+                    self._take(frame)
         except (SessionLost, ProtocolError) as exc:
             self._lose(str(exc))
         except MemoryError as exc:
@@ -320,6 +401,77 @@ class Session:
         except BaseException as exc:  # nobody shall wait for what nobody receives
             self._lose(f"its receiving thread failed: {exc!r}")
             raise
+        if self._given_up.is_set():
+            self._channel.retire()  # `close` may not have waited
+
+    def _mend(self, broke: SessionLost) -> None:
+        """Replace the connection that broke by another to the same worker, and have sent what that has not received.
+
+        Raises:
+            SessionLost: the session cannot be resumed, or is not to be.
+        """
+        with self._lock:
+            over = self._draining is not None or (self._closing and not self._calls)
+            if not self.resume_s or over or self._given_up.is_set():
+                raise broke
+            self._away = True
+        self._channel.abort()  # wakes the sending thread
+        attempts = Attempts(self.resume_s, self._given_up)
+        wish = Resumption(self.welcome.session, self.welcome.secret, self._epoch + 1, self._answered_number)
+        try:
+            channel, welcome, self._epoch = reconnect(self.url, self._settings, wish, attempts, self._allocate)
+            self._go_on(channel, welcome.received)
+        except SessionLost as exc:
+            raise SessionLost(f"{broke}; {exc}") from exc
+        self.mended += 1
+        if self._on_mended is not None:
+            took_s = time.monotonic() - attempts.began_s
+            self._on_mended(f"{broke}; the session went on over a new connection after {took_s:.2f} s")
+
+    def _go_on(self, channel: Channel, received: int) -> None:
+        """Take a new connection into use; `received` is the last call that the destination has."""
+        with self._lock:
+            refusal = self._refusal(waiting := unreceived(list(self._calls.values()), self._releases, received))
+            if refusal is None:
+                old, self._channel = self._channel, channel
+                channel.link = old.link  # the clocks are the same
+                self._away = False
+                for call in self._calls.values():
+                    sent, call.sent = call.sent, Happening()
+                    sent.happen()  # who waits for it waits for the other now
+                    if call.number <= received:
+                        call.sent.happen()
+                for each in waiting:
+                    self._put(self._again(each, channel))
+                if self._closing:
+                    self._put(self._goodbye(channel))
+        if refusal is not None:
+            with contextlib.suppress(SessionLost):
+                channel.send(Goodbye())
+            channel.retire()
+            raise SessionLost(refusal)
+        old.retire()
+        channel.measure()
+
+    def _refusal(self, waiting: Sequence[Call | int]) -> str | None:
+        """Why a session that the destination would resume cannot go on, if it cannot."""
+        if self._given_up.is_set():
+            return "it is over"
+        for each in waiting:
+            if isinstance(each, Call) and each.frames is None:
+                return (
+                    f"call {each.number} did not arrive and cannot be sent again, since the application has got the "
+                    f"memory of its {each.nbytes} bytes back"
+                )
+        return None
+
+    def _again(self, item: Call | int, channel: Channel) -> _Outgoing | _Releasing:
+        if isinstance(item, int):
+            return _Releasing(item, channel)
+        return _Outgoing(item.frames or (), channel, item.sent)
+
+    def _goodbye(self, channel: Channel) -> _Outgoing:
+        return _Outgoing(encode(Goodbye()), channel)
 
     def _take(self, frame: Frame) -> None:
         match frame.message:
@@ -338,7 +490,7 @@ class Session:
                 with self._lock:
                     self._draining = draining.reason
                     # Whatever was queued before it is still carried out and answered.
-                    self._put(_Outgoing(self._channel.encode(Goodbye()), None))
+                    self._put(self._goodbye(self._channel))
             case _:
                 raise ProtocolError(f"{type(frame.message).__name__} is not expected in a session")
 
@@ -348,6 +500,11 @@ class Session:
             call = self._calls.pop(frame.number, None)
         if call is None:
             raise ProtocolError(f"an answer to call {frame.number}, which is not under way")
+        self._answered_number = frame.number
+        self._releases.forget(frame.number)
+        if call.copied and call.frames is not None:
+            self._copies.take_back(call.frames)
+        call.frames = None
         self._credit.give_back(call.nbytes)
         progress = call.progress
         progress.ended_ns, progress.timings, progress.wire_nbytes_down = ended_ns, timings, frame.nbytes

@@ -104,7 +104,7 @@ def _open() -> Session:
             "no destination to compute at; start with `avec run --on URL` or `avec run --local`, or set"
             " AVEC_DESTINATION"
         )
-    opened = Session(settings.destination, settings, _program())
+    opened = Session(settings.destination, settings, _program(), _say if settings.verbose else None)
     _active.settings = settings
     if "multiprocessing.util" in sys.modules:
         from multiprocessing.util import Finalize

@@ -178,11 +178,10 @@ def _destination(settings: Settings) -> Check:
     except DestinationError as exc:
         return Check("destination", False, str(exc))
     accelerators = ", ".join(f"{each.name} ({each.kind})" for each in status.accelerators)
-    return Check(
-        "destination",
-        True,
-        f"{settings.destination}: {accelerators}; formats {', '.join(status.formats)}; {status.sessions} sessions",
-    )
+    waiting = f", {status.waiting} of which wait for their host" if status.waiting else ""
+    formats = ", ".join(status.formats)
+    text = f"{settings.destination}: {accelerators}; formats {formats}; {status.sessions} sessions{waiting}"
+    return Check("destination", True, text)
 
 
 def _torch_kernels(settings: Settings) -> Check | None:

@@ -66,8 +66,11 @@ def start(settings: Settings, lifeline_pid: int) -> str:
 
 
 def _for_this_program(settings: Settings) -> Settings:
-    """Without what this machine may ask of other hosts: nothing but loopback reaches this destination."""
-    return replace(settings, require_token=False, client_ca=None)
+    """Without what this machine may ask of other hosts: nothing but loopback reaches this destination.
+
+    Loopback does not break, so a connection that ends is a program that ended, and nobody has to wait for it.
+    """
+    return replace(settings, require_token=False, client_ca=None, resume_timeout_s=0.0)
 
 
 def _first_line(pipe: BinaryIO, deadline: float) -> str:

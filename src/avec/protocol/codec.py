@@ -121,6 +121,10 @@ class FrameReader:
         """Whether the peer is between frames, so that an end of stream loses nothing."""
         return self._message_type is None and self._target.nbytes == HEADER.size
 
+    def unfinished(self) -> tuple[Array, ...]:
+        """The tensors of the frame that is being put together."""
+        return tuple(self._arrays)
+
     def _reset(self) -> None:
         self._target = self._header
         self._message_type: type[Message] | None = None

@@ -79,6 +79,10 @@ class Connection:
             self._check(frame)
         return frame
 
+    def unfinished(self) -> tuple[Array, ...]:
+        """The tensors of the frame that is being received."""
+        return self._reader.unfinished()
+
     def end_of_stream(self) -> bool:
         """Take note that the peer closed; tell whether it did so between two frames."""
         self.state = State.CLOSED

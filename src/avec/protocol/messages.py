@@ -13,8 +13,8 @@ import msgspec
 from avec.errors import ErrorRecord
 from avec.tensor import TensorSpec
 
-VERSION = 1  # the newest protocol version spoken here
-OLDEST_VERSION = 1  # the oldest one still understood
+VERSION = 2  # the newest protocol version spoken here
+OLDEST_VERSION = 2  # the oldest one still understood
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -53,11 +53,16 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
 
     oldest: int
     newest: int
-    purpose: Literal["session", "upload", "status"]
+    purpose: Literal["session", "upload", "status", "resume"]
     software: str  # "avec 0.1.0"
     program: str = ""  # the application's name, for the destination's log
     numerics: Literal["strict", "fast"] = "strict"
     token: str = ""  # who the user is, for a destination that asks
+    resume_s: float = 0.0  # of a session: for how long its worker shall wait after the connection broke
+    session: str = ""  # to resume: the session's name and secret, as Welcome gave them
+    secret: str = ""
+    epoch: int = 0  # to resume: rises with each attempt, so that an attempt that comes late takes over nothing
+    answered: int = 0  # to resume: the last call whose answer has arrived
 
 
 class Welcome(Message, frozen=True):
@@ -71,6 +76,9 @@ class Welcome(Message, frozen=True):
     credit_calls: int = 0  # unanswered calls that the host may have under way
     credit_nbytes: int = 0  # tensor bytes in them; a single larger call is allowed when none is under way
     sessions: int = 0  # others that share the accelerator now
+    secret: str = ""  # shown by the host that resumes this session, beside its token
+    resume_s: float = 0.0  # for how long the worker waits after the connection broke; 0: not at all
+    received: int = 0  # to a host that resumes: the last call that has arrived here
 
 
 class Refused(Message, frozen=True, forbid_unknown_fields=False):
@@ -88,6 +96,7 @@ class Offer(Parts, frozen=True):
 
     digest: str = ""  # hex SHA-256 over the chunk digests: the model's name in the cache
     nbytes: int = 0
+    answered: int = 0  # the last call whose answer has arrived, here as in Load and Run
 
 
 class Want(Message, frozen=True):
@@ -117,6 +126,7 @@ class Load(Parts, frozen=True):
     format: str = ""  # "caffe", "onnx", "torch": chooses the executor
     files: dict[str, str] = {}  # role → digest of a model in the cache
     body: bytes = b""  # the format's own request, see protocol/<format>.py
+    answered: int = 0
 
 
 class Run(Parts, frozen=True):
@@ -126,10 +136,11 @@ class Run(Parts, frozen=True):
     files: dict[str, str] = {}
     body: bytes = b""
     handles: tuple[int, ...] = ()  # of other things that the call needs
+    answered: int = 0
 
 
 class Release(Message, frozen=True):
-    """host → destination: these handles are no longer used. Not answered."""
+    """host → destination: these handles are no longer used. Not answered; twice is as once."""
 
     handles: tuple[int, ...]
 
@@ -182,6 +193,7 @@ class Status(Message, frozen=True):
     models: int = 0
     models_nbytes: int = 0  # of this user, where the destination has users
     security: dict[str, str] = {}  # measure → what is on: "on", "off: WHY"
+    waiting: int = 0  # of the sessions: their connection broke, and their worker waits for its host
 
 
 # The type number in a frame's header is the place in this list.

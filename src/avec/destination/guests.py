@@ -1,0 +1,105 @@
+"""The connections that a server has let in: who they are, and whether a host may take its session up again.
+
+Not here: sockets and processes (`server`, `worker`), and whether a host may come in at all (`admission`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from avec.destination.audit import Line
+from avec.destination.encryption import Encryption
+from avec.destination.orders import DATAGRAM_NBYTES, Broken, Resumed
+from avec.errors import SessionLost
+from avec.protocol.messages import Hello
+
+SECRET_NBYTES = 32
+
+
+@dataclass(slots=True)
+class Guest:
+    """A connection that was let in and has a worker, or a session with the connections that it had so far."""
+
+    line: Line  # of the audit log, but for its end
+    worker: socket.socket | None = None  # leads to a session's worker
+    resume_s: float = 0.0
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(SECRET_NBYTES), repr=False)
+    epoch: int = 1  # of the newest connection
+    waiting: bool = False  # its connection broke, and its worker waits
+    _broken: int = 0  # the newest connection that the worker has said this of
+    began_s: float = field(default_factory=time.monotonic)
+    encrypted: bool = False
+    encryptions: list[Encryption] = field(default_factory=list)  # whose processes may still count
+    _received: int = 0  # what those have counted that ended
+    _sent: int = 0
+
+    def check(self, hello: Hello, user: str) -> None:
+        """Let a host that wants to resume this session pass, if it is the one that began it.
+
+        Raises:
+            SessionLost: it is not, or it comes too late. Nothing tells a wrong secret from a session that has ended.
+        """
+        right = hmac.compare_digest(self.secret.encode(), hello.secret.encode())
+        if not right or user != self.line.user or not self.resume_s:
+            raise gone()
+        if hello.epoch <= self.epoch:
+            raise SessionLost(f"connection {hello.epoch} of the session comes after connection {self.epoch} took over")
+
+    def pass_on(self, hello: Hello, descriptor: int, peer: str) -> None:
+        """Give the worker a connection of its host, as the newest.
+
+        Raises:
+            SessionLost: the worker is gone.
+        """
+        order = msgspec.json.encode(Resumed(hello.epoch, hello.answered, peer))
+        try:
+            if self.worker is None:
+                raise ConnectionError("it has no worker")
+            socket.send_fds(self.worker, [order], [descriptor], socket.MSG_DONTWAIT)
+        except OSError as exc:  # one that does not take its connections is as good as gone
+            raise gone() from exc
+        self.epoch, self.waiting = hello.epoch, False
+
+    def hear(self) -> bool:
+        """Take what the worker says; whether it may say more. A worker that was taken over may say anything."""
+        assert self.worker is not None
+        try:
+            data = self.worker.recv(DATAGRAM_NBYTES)
+            broken = msgspec.json.decode(data, type=Broken)
+        except (OSError, msgspec.DecodeError):
+            return False
+        if not self._broken < broken.epoch <= self.epoch:  # each breaks once
+            return False
+        self._broken = broken.epoch
+        self.waiting = broken.epoch == self.epoch
+        return True
+
+    def note_ended(self, encryption: Encryption) -> None:
+        """Take note that a process that encrypted for this guest has ended: add up what it has counted."""
+        received, sent = encryption.counts()
+        self._received, self._sent = self._received + received, self._sent + sent
+        self.encryptions.remove(encryption)
+        encryption.close()
+
+    def counts(self) -> tuple[int | None, int | None]:
+        """Plain bytes that were received and sent so far; None where the connection is not encrypted."""
+        if not self.encrypted:
+            return None, None
+        counts = [encryption.counts() for encryption in self.encryptions]
+        return self._received + sum(each for each, _ in counts), self._sent + sum(each for _, each in counts)
+
+    def close(self) -> None:
+        """Release what leads to the worker."""
+        if self.worker is not None:
+            self.worker.close()
+
+
+def gone() -> SessionLost:
+    """What a host is told whose session is not here, or not its own."""
+    return SessionLost("no such session waits for this host: it has ended, or the time to resume it is over")
