@@ -29,7 +29,7 @@ from avec.host.greeting import Resumption, greet
 from avec.host.session import Session, probe
 from avec.modelcache import manifest_of_bytes
 from avec.protocol.codec import CHUNK_NBYTES
-from avec.protocol.messages import Failed, Run, Welcome
+from avec.protocol.messages import Failed, Goodbye, Run, Welcome
 from destinations import SLOW, SLOW_SHAPE, Destination, Net, alive, await_true, children, floats, relu, running
 from relay import Direction, Relay
 
@@ -119,7 +119,8 @@ def talk_cut(url: str, relay: Relay, settings: Settings, way: Direction, place: 
         quiet(relay)
         way.cut_by, way.cut_at = fault, way.nbytes + place
         brought = talk(session)
-        assert session.mended == 1 or way.cut_at >= 0, "the cut was made and mended"
+        if way.cut_at < 0:
+            await_true(lambda: session.mended == 1, "the cut, which was made, is mended")
         way.cut_at = -1
     return brought
 
@@ -131,7 +132,7 @@ def test_a_connection_cut_at_any_place_changes_nothing(
 ) -> None:
     way = relay.up if name == "up" else relay.down
     length = lengths(relay.url, relay, settings)[name == "down"]
-    places = [*range(0, 60), *range(60, length, 29)]  # the first frame at each byte, the others here and there
+    places = [*range(60), *range(60, length, 29)]  # the first frame at each byte, the others here and there
     cut = 0
     for place in places:
         assert talk_cut(relay.url, relay, settings, way, place, fault) == undisturbed, f"cut {name} after {place} bytes"
@@ -403,6 +404,13 @@ class Raw:
         """Break the connection and stay away."""
         self.channel.retire()
 
+    def leave(self, channel: Channel) -> None:
+        """Say goodbye, so that no worker waits."""
+        channel.send(Goodbye())
+        channel.discard(5.0)
+        channel.retire()
+        self.channel.close()
+
 
 def call(channel: Channel, number: int, answered: int = 0) -> None:
     """Make a call that fails quickly."""
@@ -426,10 +434,10 @@ def test_a_wrong_secret_is_refused_and_disturbs_nobody(
     call(raw.channel, 1)
     assert numbers(raw.channel, 1) == [1]
     raw.channel.retire()
-    channel, _ = raw.resume(2)
-    with closing(channel):
-        call(channel, 2, answered=1)
-        assert numbers(channel, 1) == [2]
+    channel, _ = raw.resume(2, answered=1)
+    call(channel, 2, answered=1)
+    assert numbers(channel, 1) == [2]
+    raw.leave(channel)
 
 
 def test_a_session_that_never_was_is_refused_in_the_same_words(destination: Destination, settings: Settings) -> None:
@@ -441,15 +449,14 @@ def test_a_session_that_never_was_is_refused_in_the_same_words(destination: Dest
 def test_an_older_connection_is_refused_and_the_newer_one_goes_on(destination: Destination, settings: Settings) -> None:
     raw = Raw(destination.url, settings)
     newer, _ = raw.resume(5)
-    with closing(newer):
-        for epoch in (5, 4, 1, -1):
-            with pytest.raises(SessionLost, match=f"connection {epoch} of the session comes after connection 5"):
-                raw.resume(epoch)
-        call(newer, 1)
-        assert numbers(newer, 1) == [1]
-        with pytest.raises(SessionLost):  # it is fenced off, and closed
-            raw.channel.receive()
-    raw.channel.close()
+    for epoch in (5, 4, 1, -1):
+        with pytest.raises(SessionLost, match=f"connection {epoch} of the session comes after connection 5"):
+            raw.resume(epoch)
+    call(newer, 1)
+    assert numbers(newer, 1) == [1]
+    with pytest.raises(SessionLost):  # it is fenced off, and closed
+        raw.channel.receive()
+    raw.leave(newer)
 
 
 def test_what_was_answered_is_answered_again_from_where_the_host_has_it_and_not_carried_out_again(
@@ -465,9 +472,9 @@ def test_what_was_answered_is_answered_again_from_where_the_host_has_it_and_not_
     assert numbers(first, 2) == [2, 3]
     first.retire()
     second, _ = raw.resume(3, answered=3)
-    with closing(second):
-        call(second, 4, answered=3)
-        assert numbers(second, 1) == [4]
+    call(second, 4, answered=3)
+    assert numbers(second, 1) == [4]
+    raw.leave(second)
 
 
 def test_a_call_that_comes_a_second_time_ends_the_session(destination: Destination, settings: Settings) -> None:
@@ -541,7 +548,7 @@ def test_with_resume_off_at_the_destination_a_break_is_a_lost_session(tmp_path: 
     ):
         assert session.resume_s == 0
         relay.cut()
-        with pytest.raises(SessionLost, match="closed the connection$"):
+        with pytest.raises(SessionLost, match=r"closed the connection(\n|$)"):
             session.run(1, "test", b"").wait()
 
 

@@ -88,12 +88,12 @@ class Answers:
 
         While no connection is and there is no room for more copies, this waits for the host to come back.
         """
-        if self._borrowed is None or self._borrowed.number <= self._acknowledged:
+        kept = self._borrowed
+        if kept is None or kept.number <= self._acknowledged:
             return
+        nbytes = sum(array.nbytes for array in kept.arrays)
         with self._changed:
-            kept = self._borrowed
-            nbytes = sum(array.nbytes for array in kept.arrays)
-            self._forget()
+            self._forget()  # another connection's host may have acknowledged it meanwhile
             while self._borrowed is not None and self._kept_nbytes + nbytes > KEPT_NBYTES:
                 if self._channel is None and self._keep:
                     self._changed.wait()

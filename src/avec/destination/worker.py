@@ -108,7 +108,7 @@ def _serve_session(
             server.send(msgspec.json.encode(Broken(epoch)))
 
     session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken)
-    threading.Thread(target=_heed, args=(server, session, open_channel), name="avec-resume", daemon=True).start()
+    threading.Thread(target=_heed, args=(server, session, open_channel, tell_broken), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
     session.serve(
         Welcome(
@@ -126,14 +126,27 @@ def _serve_session(
     )
 
 
-def _heed(server: socket.socket, session: Session, open_channel: Callable[[int, str], Channel]) -> None:
+def _heed(
+    server: socket.socket,
+    session: Session,
+    open_channel: Callable[[int, str], Channel],
+    tell_broken: Callable[[int], None],
+) -> None:
     """Take the connections over which the host comes back, until the server has ended."""
     while True:
         data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)
         if not data:
             return
         resumed = msgspec.json.decode(data, type=Resumed)
-        session.resume(open_channel(descriptors[0], resumed.peer), resumed.epoch, resumed.answered)
+        try:
+            channel = open_channel(descriptors[0], resumed.peer)
+        except OSError as exc:  # it broke on its way here; the host comes again
+            log.info(
+                "session's connection %d from %s broke before it was taken up: %s", resumed.epoch, resumed.peer, exc
+            )
+            tell_broken(resumed.epoch)
+        else:
+            session.resume(channel, resumed.epoch, resumed.answered)
 
 
 def _open(descriptor: int, peer: str, settings: Settings, allocate: Allocate) -> Channel:
