@@ -35,6 +35,7 @@ from avec.errors import (
     unpack,
 )
 from avec.host import models
+from avec.host.greeting import Resumption, greet
 from avec.host.session import Session, probe
 from avec.modelcache import manifest_of_bytes
 from avec.protocol import messages
@@ -210,6 +211,23 @@ def test_a_killed_encrypting_process_ends_its_session_and_no_other(encrypted: En
         session.close()
         assert net.forward(floats(1, 2, 3, 4)).wait().arrays[0][0] == 1
     await_true(lambda: not alive(encrypting), "it is reaped")
+
+
+def test_another_user_cannot_resume_a_session_even_with_its_secret(
+    encrypted: Encrypted, ann: Settings, settings: Settings
+) -> None:
+    url = encrypted.destination.url
+    bob = encrypted.settings(settings, encrypted.users.add("bob"))
+    with Session(url, replace(ann, resume_timeout_s=30.0), "test") as session:
+        net = relu(session)
+        wish = Resumption(session.welcome.session, session.welcome.secret, 2, 0)
+        with pytest.raises(SessionLost, match="no such session waits for this host"):
+            greet(url, bob, "resume", resumption=wish)
+        await_true(lambda: encrypted.audit()[-1]["outcome"] == "refused: session-lost", "it is noted")
+        line = encrypted.audit()[-1]
+        assert (line["user"], line["purpose"]) == ("bob", "resume")
+        assert net.forward(floats(1, 2, 3, 4)).wait().arrays[0][3] == 4
+        assert session.mended == 0
 
 
 def test_a_host_that_is_cut_leaves_no_process(encrypted: Encrypted, ann: Settings) -> None:

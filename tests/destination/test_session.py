@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from avec.destination.session import Session
 from avec.errors import ErrorRecord, ProtocolError, SessionLost
 from avec.modelcache import ModelCache, manifest_of_bytes
 from avec.protocol import messages
-from avec.protocol.codec import Frame
+from avec.protocol.codec import Frame, encode
 from avec.protocol.messages import Failed, Goodbye, Load, Message, Offer, Release, Result, Run
 from avec.tensor import Array
 from communication.pairs import open_pair
+from destinations import await_true
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -82,6 +84,10 @@ class Serving:
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[Serving]:
+    yield from _serving(tmp_path)
+
+
+def _serving(tmp_path: Path, resume_s: float = 0.0) -> Iterator[Serving]:
     with open_pair() as (ours, theirs):
         lost: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         ended: queue.SimpleQueue[Exception] = queue.SimpleQueue()
@@ -92,6 +98,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
             ModelCache(tmp_path / "models", 1 << 30),
             {"held": executor},
             lost.put,
+            resume_s,
         )
 
         def serve() -> None:
@@ -226,3 +233,50 @@ def test_an_offer_that_contradicts_itself_fails_and_the_session_goes_on(serving:
     assert isinstance(message.error, ErrorRecord)
     assert message.error.code == "invalid-argument"
     serving.load(2)
+
+
+@pytest.fixture
+def resumable(tmp_path: Path) -> Iterator[Serving]:
+    yield from _serving(tmp_path, resume_s=20.0)
+
+
+def test_a_call_buffered_from_an_older_connection_is_carried_out_once(resumable: Serving) -> None:
+    """The older connection's calls that have arrived count as received; of the rest nothing is taken."""
+    resumable.load()
+    for number in (2, 3):  # 2 is under way, 3 waits
+        resumable.call(number, Run(handle=1, body=b"%d" % number))
+    await_true(lambda: resumable.session._received == 3, "both have arrived")
+    with open_pair() as (ours, theirs):
+        resumable.session.resume(Channel(theirs, "destination", PATIENT), 2, 1)
+        host = Channel(ours, "host", PATIENT)
+        welcome = host.receive().message
+        assert isinstance(welcome, messages.Welcome)
+        assert (welcome.received, welcome.secret) == (3, "")
+        with pytest.raises(SessionLost):  # fenced off
+            while True:
+                resumable.call(4, Run(handle=1, body=b"old"))
+        host.send(Run(handle=1, body=b"new"), 4)
+        resumable.executor.let_go.release(3)
+        assert [(frame.number, frame.message.body) for frame in (host.receive() for _ in range(3))] == [
+            (2, b"2"), (3, b"3"), (4, b"new"),
+        ]  # fmt: skip
+        host.send(Goodbye())
+        host.discard(5.0)
+
+
+def test_a_frame_that_an_older_connection_completes_too_late_is_not_taken(resumable: Serving) -> None:
+    resumable.load()
+    frame = b"".join(encode(Run(handle=1, body=b"late"), 2))
+    resumable.host.send_encoded([frame[:-1]])
+    with open_pair() as (ours, theirs):
+        resumable.session.resume(Channel(theirs, "destination", PATIENT), 2, 1)
+        host = Channel(ours, "host", PATIENT)
+        assert host.receive().message.received == 1
+        with suppress(SessionLost):
+            resumable.host.send_encoded([frame[-1:]])
+        resumable.executor.let_go.release()
+        host.send(Run(handle=1, body=b"again"), 2)
+        frame_back = host.receive()
+        assert (frame_back.number, frame_back.message.body) == (2, b"again")
+        host.send(Goodbye())
+        host.discard(5.0)
