@@ -267,7 +267,7 @@ class Settings:
     idle_host_timeout_s: float = _setting(
         60.0,
         SECONDS,
-        "a host that says nothing for this long loses its session",
+        "the connection of a host that says nothing for this long counts as broken",
         ("serve",),
         "--idle-host-timeout",
     )

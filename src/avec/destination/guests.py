@@ -16,10 +16,11 @@ import msgspec
 from avec.destination.audit import Line
 from avec.destination.encryption import Encryption
 from avec.destination.orders import DATAGRAM_NBYTES, Broken, Resumed
-from avec.errors import SessionLost
+from avec.errors import DestinationError, SessionLost
 from avec.protocol.messages import Hello
 
 SECRET_NBYTES = 32
+ENCRYPTION_LIMIT = 16  # processes of one session: those of silent connections take up to half a minute to end
 
 
 @dataclass(slots=True)
@@ -44,12 +45,17 @@ class Guest:
 
         Raises:
             SessionLost: it is not, or it comes too late. Nothing tells a wrong secret from a session that has ended.
+            DestinationError: it comes too often.
         """
         right = hmac.compare_digest(self.secret.encode(), hello.secret.encode())
         if not right or user != self.line.user or not self.resume_s:
             raise gone()
         if hello.epoch <= self.epoch:
             raise SessionLost(f"connection {hello.epoch} of the session comes after connection {self.epoch} took over")
+        if len(self.encryptions) >= ENCRYPTION_LIMIT:
+            raise DestinationError(
+                f"{len(self.encryptions)} older connections of the session have not ended; try later"
+            )
 
     def pass_on(self, hello: Hello, descriptor: int, peer: str) -> None:
         """Give the worker a connection of its host, as the newest.

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from avec.communication.channel import Channel
-from avec.errors import AvecError, DestinationUnreachable, ProtocolError, SessionLost
+from avec.errors import AvecError, DestinationError, DestinationUnreachable, ProtocolError, SessionLost
 from avec.host.greeting import Resumption, greet
 from avec.protocol.codec import Allocate
 from avec.protocol.messages import Welcome
@@ -26,6 +26,7 @@ LAST_PAUSE_S = 1.0  # before all further ones
 LEAST_CONNECT_S = 0.1
 # Where nobody listens, the server is gone and its workers with it; for less than this, somebody may be moving a port.
 REFUSED_S = 1.0
+PASSING = (DestinationUnreachable, DestinationError)  # these classes themselves; one below the second says what it is
 
 
 class Attempts:
@@ -52,7 +53,7 @@ class Attempts:
         self.count += 1
         return True
 
-    def hopeless(self, exc: DestinationUnreachable) -> bool:
+    def hopeless(self, exc: AvecError) -> bool:
         """Take note of a failed attempt; whether nobody has listened for so long that nobody will."""
         if not isinstance(exc.__cause__, ConnectionRefusedError):
             self._refused_since_s = None
@@ -87,13 +88,13 @@ def reconnect(
                 allocate=allocate,
                 resumption=replace(resumption, epoch=epoch),
             )
-        except DestinationUnreachable as exc:
+        except AvecError as exc:
             epoch, last = epoch + 1, str(exc)
+            if type(exc) not in PASSING:
+                raise SessionLost(f"it was not resumed: {exc}") from exc
             if attempts.hopeless(exc):
                 break
             continue
-        except AvecError as exc:
-            raise SessionLost(f"it was not resumed: {exc}") from exc
         if not isinstance(welcome, Welcome):
             channel.close()
             raise ProtocolError(f"{url} answered {type(welcome).__name__} to the wish to resume a session")

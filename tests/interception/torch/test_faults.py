@@ -9,7 +9,7 @@ import contextlib
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -32,11 +32,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
 
 
 @contextlib.contextmanager
-def started(url: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+def started(url: str, *args: str, variables: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """Run a program under AVEC; it has printed its first line."""
     command = [*AVEC, "run", "--on", url, str(PROGRAMS / args[0]), *args[1:]]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, env=environ(OMP_NUM_THREADS="1"), text=True, **pipes)
+    process = subprocess.Popen(command, env=environ(OMP_NUM_THREADS="1", **(variables or {})), text=True, **pipes)
     with process:
         try:
             assert process.stdout is not None
@@ -128,3 +128,27 @@ def test_without_a_destination_torch_is_imported_and_the_first_use_says_what_is_
     assert (status, printed) == (1, "2.0\n")
     assert "tcp://127.0.0.1:1" in errors.splitlines()[-1]
     assert "DestinationUnreachable" in errors.splitlines()[-1]
+
+
+def test_a_program_whose_connection_is_reset_again_and_again_notices_nothing(server: Destination) -> None:
+    program = str(PROGRAMS / "remembering.py")
+    status, expected, errors = execute(*AVEC, "run", "--on", server.url, program)
+    assert (status, errors) == (0, "")
+    with Relay(server.url) as relay, started(relay.url, "remembering.py") as process:
+        while process.poll() is None:
+            relay.cut(reset=True)
+            time.sleep(0.05)
+        printed, errors = process.communicate(timeout=TIMEOUT_S)
+        connections = relay.connections
+    assert (process.returncode, "started with 0.0\n" + printed, errors) == (0, expected, "")
+    assert connections > 5, "there were too few breaks to show anything"
+
+
+def test_with_v_a_break_is_one_line(server: Destination) -> None:
+    with Relay(server.url) as relay, started(relay.url, "remembering.py", variables={"AVEC_VERBOSE": "1"}) as process:
+        relay.cut()
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    told = [line for line in errors.splitlines() if "went on over a new connection" in line]
+    assert len(told) == 1
+    assert re.match(r"avec: 127\.0\.0\.1:\d+ closed the connection; the session went on over a new connection", told[0])
