@@ -193,7 +193,7 @@ from pathlib import Path
 from avec.host import models
 from avec.host.session import Session
 from destinations import host_settings
-settings = host_settings(Path({folder!r}))
+settings = host_settings(Path({folder!r}), resume_timeout_s=0.0)
 session = Session({url!r}, settings)
 {rest}
 """

@@ -31,6 +31,11 @@ from avec.modelcache import manifest_of_bytes
 from avec.protocol.codec import CHUNK_NBYTES
 from avec.protocol.messages import Failed, Goodbye, Run, Welcome
 from destinations import SLOW, SLOW_SHAPE, Destination, Net, alive, await_true, children, floats, relu, running
+from host.test_faults import (  # an interrupt is as harmless where frames are kept
+    test_ctrl_c_in_a_large_send_tears_no_frame,  # noqa: F401
+    test_ctrl_c_while_credit_lacks_takes_none,  # noqa: F401
+    test_ctrl_c_while_waiting_leaves_the_session_usable,  # noqa: F401
+)
 from relay import Direction, Relay
 
 Open = Callable[..., Session]
@@ -43,8 +48,11 @@ NOTICED_S = 3.0  # for a busy machine
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Of hosts that send no heartbeat of their own accord, so that a conversation always has the same bytes."""
-    return replace(settings, heartbeat_s=30.0, heartbeat_misses=1)
+    """Of hosts that send no heartbeat of their own accord, so that a conversation always has the same bytes.
+
+    The relay is gone before a session that goes through it is closed: its worker waits less long than the test's end.
+    """
+    return replace(settings, heartbeat_s=30.0, heartbeat_misses=1, resume_timeout_s=10.0)
 
 
 @pytest.fixture

@@ -73,7 +73,8 @@ def test_out_of_memory_is_raised_at_its_operator_and_the_program_goes_on_with_le
 
 @pytest.mark.parametrize("fault", ["killed", "cut", "silent"])
 def test_a_session_that_is_lost_is_a_connection_error_at_each_wait(fault: str, server: Destination) -> None:
-    with Relay(server.url) as relay, started(relay.url, "losing.py", "catch") as program:
+    final = {} if fault == "killed" else {"AVEC_RESUME_TIMEOUT_S": "0"}
+    with Relay(server.url) as relay, started(relay.url, "losing.py", "catch", variables=final) as program:
         began_s = time.monotonic()
         {"killed": lambda: kill_worker(server), "cut": relay.cut, "silent": relay.silence}[fault]()
         printed, errors = program.communicate(timeout=TIMEOUT_S)
