@@ -88,6 +88,7 @@ def test_an_executors_memory_that_is_used_again_does_not_change_what_is_kept(del
 
 
 def test_what_the_host_has_acknowledged_is_not_copied(delivering: Delivering, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SMALL_NBYTES", 0)
     monkeypatch.setattr(Answers, "_copied", None)  # would be called
     for number in range(1, 5):
         delivering.deliver(number)

@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from avec.communication.channel import Channel
-from avec.destination.buffers import BufferPool
+from avec.destination.buffers import SMALL_NBYTES, BufferPool
 from avec.errors import SessionLost
 from avec.protocol.messages import Message, Welcome
 from avec.tensor import Array, spec_of
@@ -51,11 +53,13 @@ class Answers:
         self._borrowed: _Kept | None = None  # the last answer, while its arrays are the executor's
         self._acknowledged = 0
         self._dropped = 0  # the last answer that was given up although the host may lack it
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def acknowledge(self, number: int) -> None:
         """Take note that the host has received the answers up to a call. Never blocks."""
-        self._acknowledged = max(self._acknowledged, number)
+        if number > self._acknowledged:
+            self._acknowledged = number
 
     def deliver(self, message: Message, number: int, arrays: Sequence[Array]) -> None:
         """Send an answer; where no connection is, it waits for one.
@@ -63,7 +67,7 @@ class Answers:
         Raises:
             SessionLost: the connection broke, and answers are not kept.
         """
-        with self._changed:
+        with self._lock:
             self._forget()
             if self._keep:
                 kept = _Kept(number, message, arrays)
@@ -92,7 +96,7 @@ class Answers:
         if kept is None or kept.number <= self._acknowledged:
             return
         nbytes = sum(array.nbytes for array in kept.arrays)
-        with self._changed:
+        with self._lock:
             self._forget()  # another connection's host may have acknowledged it meanwhile
             while self._borrowed is not None and self._kept_nbytes + nbytes > KEPT_NBYTES:
                 if self._channel is None and self._keep:
@@ -101,7 +105,8 @@ class Answers:
                 else:
                     self._drop()
             if self._borrowed is not None:
-                kept.arrays, kept.nbytes = [self._copied(array) for array in kept.arrays], nbytes
+                copied = self._copied if nbytes >= SMALL_NBYTES else np.copy
+                kept.arrays, kept.nbytes = [copied(array) for array in kept.arrays], nbytes
                 self._kept_nbytes += nbytes
                 self._borrowed = None
 
@@ -113,7 +118,7 @@ class Answers:
             AnswersGone: the host lacks what was given up.
             SessionLost: this connection broke too.
         """
-        with self._changed:
+        with self._lock:
             if epoch <= self._epoch:
                 raise Overtaken(f"connection {epoch} of the session comes after connection {self._epoch}")
             if answered < self._dropped:
@@ -136,14 +141,14 @@ class Answers:
     def part(self, channel: Channel) -> None:
         """Let go of a connection that has ended. To be called by its receiving thread."""
         channel.abort()  # whoever sends over it is done soon
-        with self._changed:
+        with self._lock:
             if self._channel is channel:
                 self._channel = None
         channel.retire()
 
     def keep_none(self) -> None:
         """Take note that the host will not come back: what it lacks, and what is still to be answered, is in vain."""
-        with self._changed:
+        with self._lock:
             self._keep = False
             self._changed.notify_all()
 
@@ -163,7 +168,8 @@ class Answers:
             self._borrowed = None
         elif kept.nbytes:
             self._kept_nbytes -= kept.nbytes
-            self._pool.give_back(kept.arrays)
+            if kept.nbytes >= SMALL_NBYTES:
+                self._pool.give_back(kept.arrays)
 
     def _copied(self, array: Array) -> Array:
         copy = self._pool.take(spec_of(array))

@@ -112,7 +112,8 @@ class Session:
         self._pins = ExitStack()
         self._pinned: dict[str, PinnedModel] = {}
         self._answers = Answers(channel, pool, keep=resume_s > 0)
-        self._taking = threading.Condition()  # guards what follows: whose frames are taken, and which were
+        self._taking = threading.Lock()  # guards what follows: whose frames are taken, and which were
+        self._overtaken = threading.Condition(self._taking)
         self._epoch = 1
         self._received = 0  # the last call that arrived
         self._leaving = False  # the host has said goodbye
@@ -152,7 +153,7 @@ class Session:
         """
         with self._taking:
             old, self._channel, self._epoch = self._channel, channel, epoch
-            self._taking.notify_all()
+            self._overtaken.notify_all()
             self._attend(channel, epoch, answered)
         old.abort()
 
@@ -241,7 +242,7 @@ class Session:
         deadline_s = time.monotonic() + self._resume_s
         with self._taking:
             while epoch == self._epoch and not self._draining and (left_s := deadline_s - time.monotonic()) > 0:
-                self._taking.wait(min(left_s, LOOK_S))
+                self._overtaken.wait(min(left_s, LOOK_S))
             if epoch != self._epoch:
                 return
             self._epoch += 1  # who comes now is too late
