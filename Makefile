@@ -12,7 +12,7 @@ OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
 .PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay check format bench bench-all bench-onnx bench-torch \
-	bench-training goldens clean
+	bench-training bench-resume goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -62,6 +62,9 @@ bench-onnx: $(READY) ## Measure a run of ONNX Runtime, of ResNet-50 and of a mod
 bench-torch: $(READY) ## Measure what PyTorch's operators cost the host, and training beside native; writes benchmarks/results
 	$(BIN)/python benchmarks/torch_cost.py
 	$(BIN)/python benchmarks/torch_training.py
+
+bench-resume: $(READY) ## Measure how long a broken connection takes to be mended, and what being able to costs; writes benchmarks/results
+	$(BIN)/python benchmarks/resume.py --output benchmarks/results/resume-cpu.json
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py

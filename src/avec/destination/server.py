@@ -255,8 +255,8 @@ class Server:
                 self._note_end(self._guests.pop(session), how if status else "left")
 
     def _hear_worker(self, session: str) -> None:
-        guest = self._guests[session]
-        if not guest.hear():
+        guest = self._guests.get(session)  # the zygote may have told of its end in the same moment
+        if guest is not None and not guest.hear():
             self._part(guest)
 
     def _part(self, guest: Guest) -> None:
