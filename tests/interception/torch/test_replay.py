@@ -24,7 +24,7 @@ RECORDED_GRAPHS = Path(__file__).parents[2] / "destination" / "torch" / "recorde
 # Beside each other on two cores; more threads would sum up in another order. The other is for a GPU: the program sets
 # it where it runs, and the destination has to multiply in the same way.
 VARIABLES = {"OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-STEPS = int(os.environ.get("REPLAY_STEPS", "500"))
+STEPS = int(os.environ.get("REPLAY_STEPS", "300"))
 SEEDS = range(int(os.environ.get("REPLAY_SEEDS", "1")))
 TIMEOUT_S = 60.0 + 0.2 * STEPS
 # As in test_apps: torch takes other operators for CUDA than for CPUs, and what is printed has four decimals.
