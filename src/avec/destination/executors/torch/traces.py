@@ -14,19 +14,20 @@ from avec.protocol.torch import FIRST_STORAGE, LAST_STORAGE, OFFSET_BITS
 from avec.tensor import Array
 
 TRACES_LIMIT = 4096  # that one host may keep
+NUMBERS_LIMIT = 1 << 22  # in them all
 _OFFSET_BITS = np.uint64(OFFSET_BITS)
 
 
 class Trace:
     """One stretch."""
 
-    def __init__(self, stream: Stream, numbers: list[int], floats: list[float]) -> None:
-        """Take what came."""
-        self._numbers = numbers
+    def __init__(self, stream: Stream, kept: Array, floats: list[float]) -> None:
+        """Take what was kept."""
+        numbers: list[int] = kept.tolist()
+        self._array, self._numbers = kept, numbers
         self.floats = len(floats)
         self.steps: list[Step] = stream.steps(numbers)
         self.operators = sum(step.usage is not None for step in self.steps)
-        self._array = np.array(numbers, np.uint64)
         self._places = np.array([each for each in stream.addresses(numbers) if numbers[each]], np.int64)
         found = self._array[self._places] >> _OFFSET_BITS
         _, first, inverse = np.unique(found, return_index=True, return_inverse=True)
@@ -64,7 +65,8 @@ class Traces:
         """
         self._stream = stream
         self._captures = captures
-        self._kept: dict[int, tuple[list[int], list[float]]] = {}
+        self._kept: dict[int, tuple[Array, list[float]]] = {}
+        self._count = 0  # of numbers in them
         self._traces: dict[int, Trace] = {}  # those that have been repeated: many never are
 
     def keep(self, number: int, numbers: list[int], floats: list[float]) -> None:
@@ -75,7 +77,12 @@ class Traces:
         """
         if len(self._kept) >= TRACES_LIMIT or number in self._kept:
             raise InvalidArgument(f"a new trace {number}, beside {len(self._kept)}; {TRACES_LIMIT} are the limit")
-        self._kept[number] = numbers, floats
+        if self._count + len(numbers) > NUMBERS_LIMIT:
+            raise InvalidArgument(
+                f"a trace of {len(numbers)} numbers, beside {self._count} in others; {NUMBERS_LIMIT} are the limit"
+            )
+        self._kept[number] = np.array(numbers, np.uint64), floats
+        self._count += len(numbers)
 
     def forget(self) -> None:
         """Forget all traces."""
@@ -84,6 +91,7 @@ class Traces:
                 trace.plan.close()
         self._traces.clear()
         self._kept.clear()
+        self._count = 0
 
     def numbers(self, number: int, names: Array) -> list[int]:
         """The numbers of a kept stretch, with these names of its storages."""
