@@ -52,7 +52,7 @@ class Delivering:
         memory = np.empty(RESULT_NBYTES, np.uint8) if memory is None else memory
         memory[:] = number
         self.answers.secure()
-        self.answers.deliver(Result(), number, [memory])
+        self.answers.deliver([(Result(), number, [memory])])
 
     def received(self, count: int, host: int = -1) -> list[tuple[int, int]]:
         """The numbers of the next answers and what is in their tensors."""

@@ -44,6 +44,8 @@ class Held:
         assert self.let_go.acquire(timeout=20)
         if body == b"fail":
             raise LookupError("as told")
+        if body == b"late":
+            return Answer(late=True)
         return Answer(body, [np.array(array) for array in arrays], kernels=3)
 
     def close(self) -> None:
@@ -280,3 +282,27 @@ def test_a_frame_that_an_older_connection_completes_too_late_is_not_taken(resuma
         assert (frame_back.number, frame_back.message.body) == (2, b"again")
         host.send(Goodbye())
         host.discard(5.0)
+
+
+def test_an_answer_that_nobody_waits_for_comes_with_the_next(serving: Serving) -> None:
+    serving.load()
+    for number, body in enumerate((b"late", b"late", b"now"), 2):
+        serving.call(number, Run(handle=1, body=body))
+    serving.executor.let_go.release(3)
+    assert [serving.answer().number for _ in range(3)] == [2, 3, 4]
+
+
+def test_an_answer_that_nobody_waits_for_comes_though_nothing_follows(serving: Serving) -> None:
+    serving.load()
+    serving.executor.let_go.release()
+    serving.call(2, Run(handle=1, body=b"late"))
+    assert serving.answer().number == 2
+
+
+def test_a_failure_after_answers_that_nobody_waits_for_comes_after_them(serving: Serving) -> None:
+    serving.load()
+    serving.executor.let_go.release(2)
+    serving.call(2, Run(handle=1, body=b"late"))
+    serving.call(3, Run(handle=1, body=b"fail"))
+    assert serving.answer().number == 2
+    assert isinstance(serving.answer().message, Failed)

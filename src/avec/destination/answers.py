@@ -61,8 +61,11 @@ class Answers:
         if number > self._acknowledged:
             self._acknowledged = number
 
-    def deliver(self, message: Message, number: int, arrays: Sequence[Array]) -> None:
-        """Send an answer; where no connection is, it waits for one.
+    def deliver(self, answers: Sequence[tuple[Message, int, Sequence[Array]]]) -> None:
+        """Send answers in one write; where no connection is, they wait for one.
+
+        Args:
+            answers: each with its call's number, in their order. Only the last may have arrays.
 
         Raises:
             SessionLost: the connection broke, and answers are not kept.
@@ -70,17 +73,18 @@ class Answers:
         with self._lock:
             self._forget()
             if self._keep:
-                kept = _Kept(number, message, arrays)
-                self._kept.append(kept)
-                self._borrowed = kept if arrays else None
-                if len(self._kept) > KEPT_LIMIT:
-                    self._drop()
+                for message, number, arrays in answers:
+                    kept = _Kept(number, message, arrays)
+                    self._kept.append(kept)
+                    self._borrowed = kept if arrays else None
+                    if len(self._kept) > KEPT_LIMIT:
+                        self._drop()
             if self._channel is None:
                 if not self._keep:
                     raise SessionLost("the host has left before its last answer")
                 return
             try:
-                self._channel.send(message, number, arrays)
+                self._channel.send_encoded([each for answer in answers for each in self._channel.encode(*answer)])
             except SessionLost:
                 if not self._keep:
                     raise

@@ -45,6 +45,9 @@ from avec.tensor import Array
 
 CREDIT_CALLS = 256  # unanswered calls: more than any link needs, few enough to be nothing in memory
 CREDIT_NBYTES = 256 << 20  # payload bytes in them, which is what a session can make the worker hold in its queue
+# Answers that nobody waits for are sent together, since each takes the interpreter of a host that is issuing.
+LATE_S = 0.005
+LATE_LIMIT = 32
 IDLE_BUFFERS_NBYTES = 512 << 20
 FAREWELL_S = 30.0  # for a host on a slow link to receive its last results
 LOOK_S = 0.2  # how often who waits for a host looks whether the destination shuts down
@@ -112,6 +115,7 @@ class Session:
         self._pins = ExitStack()
         self._pinned: dict[str, PinnedModel] = {}
         self._answers = Answers(channel, pool, keep=resume_s > 0)
+        self._late: list[tuple[Message, int, Sequence[Array]]] = []  # answers that nobody waits for
         self._taking = threading.Lock()  # guards what follows: whose frames are taken, and which were
         self._overtaken = threading.Condition(self._taking)
         self._epoch = 1
@@ -133,16 +137,32 @@ class Session:
             self._attend(self._channel, 1, None)
         with self._pins:
             while True:
-                match self._inbox.get():
+                match self._next():
+                    case None:
+                        self._answer()
                     case Draining() as draining:
                         self._tell(draining)
                     case Exception() as exc:
                         raise exc
                     case (Frame(message=Goodbye()), _):
+                        self._answer()
                         self._part()
                         return
                     case (frame, received_ns):
                         self._take(frame, received_ns)
+
+    def _next(self) -> tuple[Frame, int] | Draining | Exception | None:
+        """What comes next; None where nothing does while answers wait to be sent."""
+        try:
+            return self._inbox.get(timeout=LATE_S if self._late else None)
+        except queue.Empty:
+            return None
+
+    def _answer(self) -> None:
+        """Send the answers that wait."""
+        late, self._late = self._late, []
+        if late:
+            self._answers.deliver(late)
 
     def resume(self, channel: Channel, epoch: int, answered: int) -> None:
         """Go on over another connection; the one before is taken nothing from any more.
@@ -259,6 +279,7 @@ class Session:
         message, began_ns, kernels = frame.message, clock_ns(), 0
         result: Message
         arrays: Sequence[Array] = ()
+        late = False
         try:
             match message:
                 case Release(handles=handles):
@@ -269,6 +290,7 @@ class Session:
                 case Load() | Run():
                     answer = self._load(message, frame) if isinstance(message, Load) else self._run(message, frame)
                     result, arrays, kernels = Result(body=answer.body), answer.arrays, answer.kernels
+                    late = answer.late
                 case _:
                     raise ProtocolError(f"{type(message).__name__} is not expected in a session")
         except ProtocolError:
@@ -283,7 +305,9 @@ class Session:
             timings = Timings(received_ns, began_ns - received_ns, ended_ns - began_ns, ended_ns, kernels)
             result = msgspec.structs.replace(result, timings=timings)
         self._grant.note_answer(_nbytes(frame))
-        self._answers.deliver(result, frame.number, arrays)
+        self._late.append((result, frame.number, arrays))
+        if not late or len(self._late) >= LATE_LIMIT:
+            self._answer()
 
     def _consider(self, offer: Offer, arrays: Sequence[Array]) -> Want:
         chunks = arrays[0].tobytes() if arrays else b""

@@ -32,6 +32,7 @@ class Answer:
     body: bytes = b""
     arrays: Sequence[Array] = field(default_factory=tuple)
     kernels: int = 0
+    late: bool = False  # nobody waits for it: it may go together with a later one
 
 
 class Model(Protocol):

@@ -182,7 +182,8 @@ class TorchModel:
             self._transfers.settle()
             around.payloads, around.files = (), {}
         evaluated = self._results.take_answer()
-        return Answer(b"" if evaluated is None else _ENCODER.encode(evaluated), read, kernels)
+        body = b"" if evaluated is None else _ENCODER.encode(evaluated)
+        return Answer(body, read, kernels, late=not body and not read)
 
     def _read(self, read: Read) -> Array:
         try:
