@@ -6,7 +6,9 @@ The kernels in Python and those in C++ have to record the same.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -129,6 +131,7 @@ def transforms() -> None:
     x = torch.arange(6.0, device=CUDA).view(2, 3)
     for _ in range(3):
         torch.func.vmap(torch.func.grad(lambda each: (each.sin() * 2.5).sum()))(x)
+        time.sleep(0.1)  # autograd's thread holds tensors a little longer than a backward pass lasts
         torch.func.jvp(lambda each: each.exp() / 2, (x,), (x,))
         with torch.inference_mode():
             kept = (x + 1).view(3, 2)
@@ -137,6 +140,7 @@ def transforms() -> None:
         x.requires_grad_()
         checkpoint(lambda each: each.cos() * 3, x, use_reentrant=False).sum().backward()
         x = x.detach()
+        time.sleep(0.1)
     torch.set_default_dtype(torch.float64)
     torch.zeros(2, device=CUDA) + torch.tensor(1.5)
     torch.set_default_dtype(torch.float32)
@@ -188,6 +192,7 @@ PARTS: tuple[Callable[[], None], ...] = (
 )  # fmt: skip
 
 if __name__ == "__main__":
+    gc.disable()  # tensors in cycles would die when it happens to run
     tell_what_is_sent()
     for part in PARTS:
         label = part.__name__
