@@ -154,7 +154,7 @@ class TorchModel:
                 return Answer(_ENCODER.encode(Elapsed(self._events.elapsed_ms(request.start, request.end))))
 
     def _run_batch(self, batch: Batch, arrays: Sequence[Array], files: Mapping[str, Path], skipped: bool) -> Answer:
-        numbers, floats, templates = _parts(arrays)
+        stream, floats, templates = _parts(arrays)
         # Even when nothing is carried out: the host counts on the templates' numbers.
         if batch.forget:
             self._traces.forget()
@@ -164,19 +164,18 @@ class TorchModel:
         if batch.forget_traces:
             self._traces.forget()
         if batch.trace and not batch.repeat:
-            self._traces.keep(batch.trace, numbers, floats)
+            self._traces.keep(batch.trace, stream, floats)
         if skipped:
-            if batch.repeat:
-                numbers = self._traces.numbers(batch.trace, np.array(numbers, np.uint64))
+            numbers = self._traces.numbers(batch.trace, stream) if batch.repeat else stream.tolist()
             self._stream.free_rest(numbers, 0)
             return _SKIPPED
         around = self._around
         around.payloads, around.files, around.next_payload = arrays[FIRST_PAYLOAD_PART:], files, 0
         try:
             if batch.repeat:
-                kernels = self._traces.carry_out(batch.trace, np.array(numbers, np.uint64), floats)
+                kernels = self._traces.carry_out(batch.trace, stream, floats)
             else:
-                kernels = self._stream.carry_out(numbers, floats)
+                kernels = self._stream.carry_out(stream.tolist(), floats)
             read = () if batch.then is None else (self._read(batch.then),)
         finally:
             self._transfers.settle()
@@ -193,8 +192,8 @@ class TorchModel:
             raise failure(exc, "reading a tensor") from exc
 
 
-def _parts(arrays: Sequence[Array]) -> tuple[list[int], list[float], list[Template]]:
-    """A batch's stream, floats and templates, decoded."""
+def _parts(arrays: Sequence[Array]) -> tuple[Array, list[float], list[Template]]:
+    """A batch's stream, and its floats and templates, decoded."""
     arrays = [*arrays, *_EMPTY_PARTS[len(arrays) :]]
     if any(array.dtype != empty.dtype for array, empty in zip(arrays, _EMPTY_PARTS, strict=False)):
         raise InvalidArgument(
@@ -203,7 +202,7 @@ def _parts(arrays: Sequence[Array]) -> tuple[list[int], list[float], list[Templa
         )
     encoded = arrays[TEMPLATES_PART].tobytes()
     return (
-        arrays[STREAM_PART].ravel().tolist(),
+        arrays[STREAM_PART].ravel(),
         arrays[FLOATS_PART].ravel().tolist(),
         _decoded(_TEMPLATES, encoded, "a description of operators") if encoded else [],
     )

@@ -69,8 +69,8 @@ class Traces:
         self._count = 0  # of numbers in them
         self._traces: dict[int, Trace] = {}  # those that have been repeated: many never are
 
-    def keep(self, number: int, numbers: list[int], floats: list[float]) -> None:
-        """Keep a stretch.
+    def keep(self, number: int, numbers: Array, floats: list[float]) -> None:
+        """Keep a copy of a stretch.
 
         Raises:
             InvalidArgument: there are too many, or the number is taken.
@@ -81,7 +81,7 @@ class Traces:
             raise InvalidArgument(
                 f"a trace of {len(numbers)} numbers, beside {self._count} in others; {NUMBERS_LIMIT} are the limit"
             )
-        self._kept[number] = np.array(numbers, np.uint64), floats
+        self._kept[number] = numbers.copy(), floats
         self._count += len(numbers)
 
     def forget(self) -> None:
