@@ -51,3 +51,9 @@ def outcomes(
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return {line["check"]: line["error"] for line in lines}
+
+
+def graphs(report: Path) -> int:
+    """How many graphs were sent, by a run's report."""
+    profiles = json.loads(report.read_text("utf-8"))["profiles"]
+    return sum(each["count"] for each in profiles if each["name"] == "torch.loadgraph")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -12,21 +11,15 @@ from pathlib import Path
 
 import pytest
 
+import torch_checks
 from destinations import Destination, running
 from launching import AVEC, environ, execute
 
-FOLDER = Path(__file__).parent
-CHECKS = FOLDER / "checks"
-STEPS = FOLDER / "programs" / "compiled_steps.py"
-UNDONE = FOLDER / "programs" / "compilers_undone.py"
+PROGRAMS = Path(__file__).parent / "programs"
+STEPS = PROGRAMS / "compiled_steps.py"
+UNDONE = PROGRAMS / "compilers_undone.py"
 TIMEOUT_S = 110.0
 NO_COMPILER = "no-such-compiler"
-
-
-def _names() -> list[str]:
-    """The checks, without importing them: torch would be."""
-    tree = ast.parse((CHECKS / "compiled.py").read_text("utf-8"))
-    return [each.name for each in tree.body if isinstance(each, ast.FunctionDef) and each.name.startswith("check_")]
 
 
 def _run(destination: Destination, report: Path, program: Path, *args: str, **variables: str) -> str:
@@ -43,12 +36,6 @@ def _run(destination: Destination, report: Path, program: Path, *args: str, **va
     return done.stdout
 
 
-def _graphs(report: Path) -> int:
-    """How many graphs were sent."""
-    profiles = json.loads(report.read_text("utf-8"))["profiles"]
-    return sum(each["count"] for each in profiles if each["name"] == "torch.loadgraph")
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
     """A destination that carries graphs out operator by operator, because it finds no compiler."""
@@ -60,13 +47,13 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
 def outcomes(plain: Destination, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The error of each check, or nothing; and how many graphs were sent."""
     report = tmp_path_factory.mktemp("report") / "report.json"
-    lines = [json.loads(line) for line in _run(plain, report, CHECKS / "run.py", "compiled").splitlines()]
-    return {line["check"]: line["error"] for line in lines} | {"graphs": str(_graphs(report))}
+    lines = [json.loads(line) for line in _run(plain, report, torch_checks.CHECKS / "run.py", "compiled").splitlines()]
+    return {line["check"]: line["error"] for line in lines} | {"graphs": str(torch_checks.graphs(report))}
 
 
-@pytest.mark.parametrize("name", _names())
+@pytest.mark.parametrize("name", torch_checks.names(("compiled",)))
 def test_compiled(name: str, outcomes: dict[str, str]) -> None:
-    assert not outcomes[f"compiled.{name}"], outcomes[f"compiled.{name}"]
+    assert not outcomes[name], outcomes[name]
 
 
 def test_most_graphs_are_the_destinations(outcomes: dict[str, str]) -> None:
@@ -77,14 +64,14 @@ def test_most_graphs_are_the_destinations(outcomes: dict[str, str]) -> None:
 def test_without_a_compiler_the_numbers_are_those_of_eager(plain: Destination, tmp_path: Path) -> None:
     losses = json.loads(_run(plain, tmp_path / "report", STEPS))
     assert losses["compiled"] == losses["eager"]
-    assert _graphs(tmp_path / "report") == 2
+    assert torch_checks.graphs(tmp_path / "report") == 2
     assert "there is no C++ compiler" in plain.log_text()
 
 
 def test_by_a_setting_no_graph_is_sent(plain: Destination, tmp_path: Path) -> None:
     losses = json.loads(_run(plain, tmp_path / "report", STEPS, AVEC_TORCH_COMPILE="eager"))
     assert losses["compiled"] == losses["eager"]
-    assert _graphs(tmp_path / "report") == 0
+    assert torch_checks.graphs(tmp_path / "report") == 0
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
@@ -93,7 +80,7 @@ def test_with_a_compiler_graphs_are_compiled_at_the_destination(tmp_path: Path) 
         losses = json.loads(_run(destination, tmp_path / "report", STEPS))
         assert "is not compiled" not in destination.log_text()
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-4)
-    assert len(list(destination.cache_dir.glob("**/*.cpp"))) >= _graphs(tmp_path / "report") == 2
+    assert len(list(destination.cache_dir.glob("**/*.cpp"))) >= torch_checks.graphs(tmp_path / "report") == 2
 
 
 def test_what_stands_in_for_compilers_does_so_until_the_interception_ends(plain: Destination) -> None:

@@ -39,12 +39,6 @@ def _run(destination: Destination, report: Path, *options: str, part: str = "", 
     return seen
 
 
-def _graphs(report: Path) -> int:
-    """How many graphs were sent."""
-    profiles = json.loads(report.read_text("utf-8"))["profiles"]
-    return sum(each["count"] for each in profiles if each["name"] == "torch.loadgraph")
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
     """A destination that carries graphs out operator by operator, because it finds no compiler."""
@@ -56,7 +50,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
 def without(plain: Destination, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], int]:
     """What the program sees without the mode, and how many graphs are sent."""
     report = tmp_path_factory.mktemp("without") / "report.json"
-    return _run(plain, report), _graphs(report)
+    return _run(plain, report), torch_checks.graphs(report)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +70,7 @@ def test_the_numbers_are_those_of_eager_where_nothing_is_compiled(
     assert _run(plain, tmp_path / "report", "--graph") == without[0]
     # Training with batches of 8, then of any size; the same evaluated; decoding: the prompt, a token with a cache, with
     # a cache of any size; two pieces for each way of the branch; and what does not fail.
-    assert 10 <= _graphs(tmp_path / "report") <= 24
+    assert 10 <= torch_checks.graphs(tmp_path / "report") <= 24
 
 
 def test_an_exception_of_a_module_is_the_programs_own(without: tuple[dict[str, Any], int]) -> None:
@@ -91,7 +85,7 @@ def test_without_it_nothing_is_captured(without: tuple[dict[str, Any], int]) -> 
 
 def test_it_can_be_a_setting(plain: Destination, tmp_path: Path) -> None:
     _run(plain, tmp_path / "report", part="failing", AVEC_GRAPH="1")
-    assert _graphs(tmp_path / "report") > 0
+    assert torch_checks.graphs(tmp_path / "report") > 0
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
