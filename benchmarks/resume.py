@@ -14,8 +14,6 @@ import platform
 import socket
 import statistics
 import struct
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from avec import config
+from avec.bench import processes
 from avec.config import Settings
 from avec.host.session import Session
 
@@ -85,16 +84,11 @@ def main() -> None:
         "versions": f"Python {platform.python_version()}, numpy {np.__version__}",
         "repeats": {"resets": options.resets, "calls": options.calls},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "avec", "serve", "--listen", "tcp://127.0.0.1:0", "--cache-dir", folder]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serving:
-            assert serving.stdout is not None
-            url = serving.stdout.readline().split()[2]
-            settings = replace(config.load(), cache_dir=Path(folder))
-            record["mend_ms"] = mended(url, settings, options.resets)
-            record["small_call_us"] = small_calls(url, settings, options.calls)
-            record["call_of_8_MiB_ms"] = large_calls(url, settings)
-            serving.terminate()
+    with tempfile.TemporaryDirectory() as folder, processes.destination() as url:
+        settings = replace(config.load(), cache_dir=Path(folder))
+        record["mend_ms"] = mended(url, settings, options.resets)
+        record["small_call_us"] = small_calls(url, settings, options.calls)
+        record["call_of_8_MiB_ms"] = large_calls(url, settings)
     for name, values in record.items():
         print(f"{name}: {values}")
     if options.output is not None:
