@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import onnx_resnet
-from processes import HERE, destination, run
+from processes import HERE, destination, gpu_hidden, run
 from record import summary, write
 
 
@@ -63,7 +63,7 @@ def compare(arguments: argparse.Namespace, model: Path, batch: int, url: str, fo
         native.append(run([str(HERE / "onnx_native_loop.py"), *loop, "--numerics", arguments.numerics]))
         report = folder / f"report-{model.stem}-{batch}-{turn}.json"
         options = ["-m", "avec", "run", "--on", url, "--report", str(report), "--numerics", arguments.numerics]
-        remote.append(run([*options, str(HERE / "onnx_loop.py"), *loop]))
+        remote.append(run([*options, str(HERE / "onnx_loop.py"), *loop], gpu_hidden()))
         reports.append(json.loads(report.read_text("utf-8")))
     return evaluate(arguments, model, batch, native, remote, reports), reports[0]["origin"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avec.bench.processes import destination, gpu_hidden
 
-__all__ = ["HERE", "destination", "run", "run_avec"]
+__all__ = ["HERE", "destination", "gpu_hidden", "run", "run_avec"]
 
 HERE = Path(__file__).parent
 

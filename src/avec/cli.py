@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import rich_click as click
 
@@ -375,10 +375,16 @@ def bench(
     release()
     environment.stand_aside(os.environ)
     earlier = None if compare is None else comparison.read(compare)["results"]
+
+    def keep(results: dict[str, Any]) -> None:
+        if output is not None:
+            record.write(output, measuring.accelerators(results), measuring.links(results), {"note": note, **results})
+
     results = measuring.measure(
         measuring.plan(work, link, repeats, quick, settings.destination),
         settings,
         lambda line: print(f"avec: {line}", file=sys.stderr),
+        keep,
     )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else tables.WIDTH)
     console.print(tables.tables(results))
@@ -386,7 +392,6 @@ def bench(
         found = list(comparison.changes(earlier, results))
         console.print(tables.changed(found, comparison.unlike(earlier, results)))
     if output is not None:
-        record.write(output, measuring.accelerators(results), measuring.links(results), {"note": note, **results})
         print(f"record: {output}")
     sys.exit(FOUND_FAULTS if measuring.failed(results) else 0)
 

@@ -24,6 +24,7 @@ NATIVE = "native"
 
 
 Tell = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], None]
 
 
 class NothingMeasured(AvecError):
@@ -86,12 +87,13 @@ def failed(results: dict[str, Any]) -> bool:
     )
 
 
-def measure(plan: Plan, settings: Settings, tell: Tell) -> dict[str, Any]:
+def measure(plan: Plan, settings: Settings, tell: Tell, keep: Keep = lambda results: None) -> dict[str, Any]:
     """Measure; give the results as a record holds them. Takes minutes.
 
     Args:
         settings: with the destination to go to; without, one is started on this machine.
         tell: is told what is going on, a line at a time.
+        keep: is given the results so far after each link, for nothing of them to be lost when the rest is cut off.
 
     Raises:
         ConfigurationError: this machine's GPU cannot be hidden from a host.
@@ -127,6 +129,7 @@ def measure(plan: Plan, settings: Settings, tell: Tell) -> dict[str, Any]:
                 results["failures"][link.name] = said.failure
             report = Report(said.report) if said.report is not None else None
             _add(results["work"], link.name, said, report, links[link.name])
+            keep(results)
     return results
 
 
