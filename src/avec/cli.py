@@ -360,7 +360,7 @@ def bench(
 ) -> None:
     """Measure standard workloads natively and under AVEC, over links of stated rates and round trips.
 
-    The exit status is 1 when something could not be measured.
+    The exit status is 1 when something could not be measured, or gave other values than natively.
     """
     if local and flags["destination"]:
         raise click.UsageError("--local and --on exclude each other")

@@ -138,6 +138,7 @@ class Program:
             "noise": choose.choice((None, None, "default", "own")),
             "scheduled": choose.random() < 0.5,
             "table": choose.random() < 0.25,
+            "chain": choose.choice((0, 0, 0, 0, 150, 250)),
         }
 
     def data(self, number, plan):
@@ -180,6 +181,10 @@ class Program:
         if plan["table"]:
             self.table[self.step % 32].copy_(torch.rand(16, generator=self.generator, device=device))
             self.table.mul_(0.9).add_(0.01 * (self.step % 7))
+        x = self.table[:4]
+        for _ in range(plan["chain"]):  # the same again and again within a step: what one makes, the next takes and frees
+            x = x * 1.001 + self.table[4:8]
+        losses.append(1e-3 * x.abs().mean())
         if self.step % plan["read_every"] == 0:
             self.say("loss", torch.stack(losses).sum().item())
 

@@ -81,9 +81,9 @@ def links(results: dict[str, Any]) -> str:
 
 
 def failed(results: dict[str, Any]) -> bool:
-    """Whether something could not be measured."""
+    """Whether something could not be measured, or gave other values than natively."""
     return bool(results["failures"]) or any(
-        "error" in each for row in results["work"].values() for each in row.values()
+        "error" in each or each.get("equal") is False for row in results["work"].values() for each in row.values()
     )
 
 

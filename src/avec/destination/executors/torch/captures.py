@@ -85,7 +85,8 @@ class _Capture:
             storage.bytes().copy_(now.bytes())
         self.graph.replay()
         for storage, now in moved:  # schemas do not tell of all that is written: of BatchNorm's statistics, for one
-            now.bytes().copy_(storage.bytes())
+            if now.address not in freed:  # else it may lie where the graph has left something else
+                now.bytes().copy_(storage.bytes())
         for address in freed:
             memory.free(address)
         for place, storage in self.left:
