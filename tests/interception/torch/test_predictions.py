@@ -79,6 +79,12 @@ def test_log_sigmoid_is_predicted_as_cuda_gives_it() -> None:
     assert kinds([output, buffer]) == [(x.dtype, tuple(x.shape), last.stride()), (x.dtype, (0,), (1,))]
 
 
+def test_no_bias_of_an_attention_has_no_gradient() -> None:
+    *gradients, of_bias = PREDICTORS["_efficient_attention_backward"](*map(on_meta, (x, x, x, x)), None)
+    assert kinds(gradients) == [(x.dtype, tuple(x.shape), x.stride())] * 3
+    assert of_bias is None
+
+
 @pytest.mark.parametrize(
     ("operator", "args"),
     [
@@ -86,6 +92,7 @@ def test_log_sigmoid_is_predicted_as_cuda_gives_it() -> None:
         ("native_layer_norm", (x, (6,), b, None, 1e-5)),
         ("_foreach_sqrt", ([torch.ones(2, dtype=torch.int64)],)),
         ("arange.start_step", (0, 5, -1)),
+        ("_efficient_attention_backward", (x, x, x, x, x)),
     ],
 )
 def test_what_an_own_prediction_does_not_know_is_left_to_torch(operator: str, args: tuple[Any, ...]) -> None:

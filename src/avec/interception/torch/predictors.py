@@ -334,6 +334,18 @@ def _log_sigmoid_into(self: Tensor, *, output: Tensor, buffer: Tensor) -> tuple[
     return output, buffer
 
 
+def _efficient_attention_backward(
+    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *others: Any, **options: Any
+) -> Any:
+    """A bias that is not there has no gradient, where torch's meta kernel gives a number.
+
+    Source: ATen/native/transformers/cuda/attention_backward.cu.
+    """
+    if bias is not None or options.get("shared_storage_dqdkdv"):
+        return NotImplemented
+    return (*(made(each.shape, each.dtype) for each in (query, key, value)), None)
+
+
 def _cudnn_rnn_backward(
     input: Tensor,
     weight: Sequence[Tensor],
@@ -381,6 +393,7 @@ PREDICTORS: dict[str, Callable[..., Any]] = {
     "log_sigmoid_forward": _log_sigmoid,
     "log_sigmoid_forward.output": _log_sigmoid_into,
     "log_sigmoid_backward": like_input,
+    "_efficient_attention_backward": _efficient_attention_backward,
     "_cudnn_rnn_backward": _cudnn_rnn_backward,
     "_thnn_fused_lstm_cell": _lstm_cell,
     "_thnn_fused_gru_cell": _gru_cell,
