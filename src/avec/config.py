@@ -150,6 +150,7 @@ LISTEN_URL = Kind(
     lambda text, _: _parse_url(text, lowest_port=0),
 )
 SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_seconds(text))
+MILLISECONDS = Kind("MS", "a number of milliseconds above 0", lambda text, _: _parse_seconds(text))
 SECONDS_OR_0 = Kind("SECONDS", "a number of seconds, 0 for not at all", lambda text, _: _parse_seconds_or_0(text))
 COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
 PERCENTAGE = Kind("PERCENT", "a whole number from 0 to 90", lambda text, _: _parse_percentage(text))
@@ -280,6 +281,13 @@ class Settings:
     max_sessions: int = _setting(
         16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"
     )
+    turn_ms: float = _setting(
+        5.0, MILLISECONDS, "for how long a session has the accelerator at a time while others wait for it; a call is "
+        "not interrupted", ("serve",),
+    )  # fmt: skip
+    turns_at_once: int = _setting(
+        1, COUNT, "how many sessions have the accelerator at the same time; more than 1 where MPS runs", ("serve",),
+    )  # fmt: skip
     cudnn_workspace_mb: int = _setting(
         1024, COUNT, "MiB of scratch memory that cuDNN may take for one convolution; unbounded it took "
         "35 GB for one OpenPose net", ("serve",), "--cudnn-workspace",

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from avec.destination.sharing.turns import Alone, Turns
 from avec.protocol.messages import AcceleratorInfo
 from avec.tensor import Array
 
@@ -36,6 +37,8 @@ class Accelerator:
         # cuDNN reads it when it is loaded. Source: PyTorch's notes on CUDA environment variables.
         os.environ.setdefault("CUDNN_CONV_WSCAP_DBG", str(cudnn_workspace_mb))
         self.device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        self.turns: Turns | Alone = Alone()  # of this process, where it shares the accelerator
+        self._issued: torch.cuda.Event | None = None
         _allow_tf32(numerics == "fast")
         self.info = self._describe()
 
@@ -47,9 +50,26 @@ class Accelerator:
             self.synchronize()
 
     def synchronize(self) -> None:
-        """Wait until the accelerator has done all that was asked of it."""
+        """Wait until the accelerator, and any other here that this process uses, has done all that was asked of it."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            for index in range(torch.cuda.device_count()):
+                if index == self.device.index or torch.cuda.memory_reserved(index):
+                    torch.cuda.synchronize(index)
+
+    def pace(self) -> None:
+        """Wait until it has done what had been asked when this was called before; so little more is issued ahead."""
+        if self.device.type == "cuda":
+            before, self._issued = self._issued, torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._issued.record()  # type: ignore[no-untyped-call]
+            if before is not None:
+                before.synchronize()
+
+    def memory_nbytes(self) -> int:
+        """How much of its memory this process holds: of a GPU what torch has taken, beside a CPU what is its own."""
+        if self.device.type == "cuda":
+            return sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
+        resident, shared = Path("/proc/self/statm").read_text("ascii").split()[1:3]
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
     def host_buffer(self, nbytes: int) -> Array:
         """Allocate uint8 host memory; page-locked beside a GPU, where it copies five times as fast."""

@@ -31,10 +31,12 @@ from avec.destination.audit import AuditLog, Line, now
 from avec.destination.encryption import Encryption
 from avec.destination.encryption import start as start_encryption
 from avec.destination.guests import Guest, gone
-from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromZygote, Ready
+from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Ready
+from avec.destination.sharing.arbiter import Arbiter
+from avec.destination.sharing.board import new_board
 from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
-from avec.destination.users import User
+from avec.destination.users import PRIORITIES, User
 from avec.errors import AvecError, DestinationDraining, DestinationError
 from avec.protocol.messages import AcceleratorInfo, Hello, Status
 
@@ -130,6 +132,7 @@ class Server:
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
         self._strangers: dict[int, Stranger] = {}
         self._guests: dict[str, Guest] = {}
+        self._arbiter = Arbiter(settings.turns_at_once)
         self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
         self._workers = {"session": 0, "upload": 0}
         self._sessions_so_far = 0
@@ -174,6 +177,7 @@ class Server:
         while not self._finished():
             for key, _ in self._selector.select(self._patience_s()):
                 key.data()
+            self._arbiter.look()
             self._drop_silent_strangers()
         return 0
 
@@ -214,6 +218,8 @@ class Server:
         deadlines_s = [stranger.deadline_s for stranger in self._strangers.values()]
         if self._ends_s is not None and self._ends_s != float("inf"):
             deadlines_s.append(self._ends_s)
+        if (lease_ends_s := self._arbiter.deadline_s()) is not None:
+            deadlines_s.append(lease_ends_s)
         return max(0.0, min(deadlines_s) - time.monotonic()) if deadlines_s else None
 
     def _take_signal(self) -> None:
@@ -261,6 +267,7 @@ class Server:
 
     def _part(self, guest: Guest) -> None:
         """Hear no more from a guest's worker."""
+        self._arbiter.leave(guest.session)
         if guest.worker is not None:
             self._selector.unregister(guest.worker)
             guest.worker.close()
@@ -270,7 +277,10 @@ class Server:
         self._part(guest)
         received, sent = guest.counts()
         seconds = round(time.monotonic() - guest.began_s, 3)
-        self._write_audit(replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent))
+        used_s = None if guest.board is None else round(guest.board["used_ns"] / 1e9, 3)
+        line = replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent)
+        self._write_audit(replace_line(line, accelerator_s=used_s))
+        guest.close()
 
     def _write_audit(self, line: Line) -> None:
         if self._audit is None:
@@ -334,7 +344,7 @@ class Server:
             raise
         self._sessions_so_far += 1
         session = str(self._sessions_so_far)
-        guest = Guest(line)
+        guest = Guest(line, session)
         if hello.purpose == "session":  # of two numbers the first is given where the other is none
             guest.resume_s = max(0.0, min(self._settings.resume_timeout_s, hello.resume_s))
         assignment = Assignment(
@@ -354,7 +364,19 @@ class Server:
         self._workers[hello.purpose] += 1
         if guest.worker is not None:
             self._watch(guest.worker.fileno(), lambda: self._hear_worker(session))
+        self._share(guest, user)
         log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
+
+    def _share(self, guest: Guest, user: User | None) -> None:
+        """Let a session have turns on the accelerator."""
+        session, arbiter = guest.session, self._arbiter
+        if guest.board is None:  # an upload
+            return
+        weight, priority = (user.weight, PRIORITIES[user.priority]) if user else (1.0, 0)
+        arbiter.enter(session, guest.line.user, weight, priority, guest.board, guest.tell)
+        guest.on_turn = lambda said: (
+            arbiter.ask(session) if isinstance(said, Ask) else arbiter.give_back(session, said.again)
+        )
 
     def _resume(self, stranger: Stranger, hello: Hello, user: str) -> None:
         """Pass a connection to the worker of the session that its host has come back to."""
@@ -374,8 +396,8 @@ class Server:
                 socket.send_fds(self._zygote, [assignment], [descriptor])
                 return
             guest.worker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                socket.send_fds(self._zygote, [assignment], [descriptor, theirs.fileno()])
+            with theirs, new_board() as (guest.board, page):
+                socket.send_fds(self._zygote, [assignment], [descriptor, theirs.fileno(), page])
 
     @contextlib.contextmanager
     def _connection(self, stranger: Stranger, guest: Guest) -> Iterator[int]:

@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -22,6 +23,7 @@ from avec.errors import ConfigurationError
 TOKEN_NBYTES = 32
 TOKEN_LIMIT = 128  # characters: what is longer is none, and not hashed
 NAME_RULE = "1 to 32 of a-z 0-9 . _ - and begins with a letter or a digit"
+PRIORITIES = {"low": -1, "normal": 0, "high": 1}  # a session with a higher one has its turn first
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
@@ -33,6 +35,8 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_s: int  # since 1970
     max_sessions: int | None = None
     cache_limit_nbytes: int | None = None
+    weight: float = 1.0  # his part of the accelerator, beside others'
+    priority: Literal["low", "normal", "high"] = "normal"
 
 
 class Users:

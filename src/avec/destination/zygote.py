@@ -77,7 +77,7 @@ class _Zygote:
 
     def _obey(self) -> bool:
         """Carry out one order of the server; False when the server is gone."""
-        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=2)
+        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=3)
         if not data:
             return False
         match msgspec.json.decode(data, type=FromServer):
