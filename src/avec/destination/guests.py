@@ -34,6 +34,8 @@ class Guest:
     session: str = ""
     worker: socket.socket | None = None  # leads to a session's worker
     board: Board | None = None  # which that worker shows its numbers on
+    promised_nbytes: int = 0  # of the accelerator's memory
+    limit_nbytes: int | None = None
     on_turn: Callable[[Ask | GiveBack], bool] = lambda _: False  # whether it may ask that, or give back
     resume_s: float = 0.0
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(SECRET_NBYTES), repr=False)

@@ -36,6 +36,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     cache_limit_nbytes: int | None = None  # the user's own
     secret: str = ""  # of the session, for its host
     resume_s: float = 0.0  # for how long to wait for the host after the connection broke
+    memory_nbytes: int | None = None  # of the accelerator, that it may have
+    max_models: int | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):

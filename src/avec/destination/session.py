@@ -23,7 +23,14 @@ from avec.destination.answers import Answers, AnswersGone, Overtaken
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Answer, Executor, Model
 from avec.destination.sharing.turns import Alone, Turns
-from avec.errors import InvalidArgument, ProtocolError, SessionLost, UnsupportedOperation, pack
+from avec.errors import (
+    InvalidArgument,
+    ProtocolError,
+    QuotaExceeded,
+    SessionLost,
+    UnsupportedOperation,
+    pack,
+)
 from avec.modelcache import Manifest, ModelCache, PinnedModel
 from avec.protocol.codec import Frame
 from avec.protocol.connection import CALLS
@@ -116,6 +123,7 @@ class Session:
         self._resume_s = resume_s
         self._on_broken = on_broken
         self._turns = turns or Alone()
+        self.max_models: int | None = None  # loaded at a time
         self._pins = ExitStack()
         self._pinned: dict[str, PinnedModel] = {}
         self._answers = Answers(channel, pool, keep=resume_s > 0)
@@ -333,6 +341,11 @@ class Session:
             )
         if load.handle in self._models:
             raise InvalidArgument(f"handle {load.handle} is in use; release it first")
+        if self.max_models is not None and len(self._models) >= self.max_models:
+            raise QuotaExceeded(
+                f"the session has {len(self._models)} models loaded, and {self.max_models} are allowed; release some, "
+                "or ask the destination's administrator for more (session_max_models, avec user add --max-models)"
+            )
         with self._open_files(load.files) as files:
             model, answer = executor.load(load.body, frame.arrays, files)
         self._models[load.handle] = model

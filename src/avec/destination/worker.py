@@ -101,7 +101,10 @@ def _serve_session(
     factories: Mapping[str, ExecutorFactory],
     settings: Settings,
 ) -> None:
-    accelerator = Accelerator(assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators)
+    accelerator = Accelerator(
+        assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators, assignment.memory_nbytes
+    )
+    accelerator.replay_nbytes = lambda: board["replay_nbytes"]
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
 
     def open_channel(descriptor: int, peer: str) -> Channel:
@@ -130,6 +133,7 @@ def _serve_session(
         lambda again: _say(server, GiveBack(again)),
     )
     session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken, turns)
+    session.max_models = assignment.max_models
     threading.Thread(target=_heed, args=(server, session, turns, open_channel, tell_broken), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
     session.serve(
