@@ -18,11 +18,11 @@ FLAGS = {
     "build": "",
     "login": "--fingerprint --token",
     "user": "",
-    "run": "--cache-dir --connect-timeout --graph --local --no-check --numerics --on --report --resume-timeout --trace"
-    " --verbose -v",
+    "run": "--cache-dir --connect-timeout --graph --local --memory --no-check --numerics --on --report --resume-timeout"
+    " --trace --verbose -v",
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
     " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
-    " --require-token --resume-timeout",
+    " --require-token --resume-timeout --session-memory",
     "bench": "--compare --connect-timeout --link --local --note --on --output --quick --repeats --work",
     "doctor": "--connect-timeout --on --security --trace",
 }

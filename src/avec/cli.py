@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import rich_click as click
 
@@ -190,15 +190,41 @@ def user() -> None:
 @user.command("add")
 @click.argument("name")
 @click.option("--max-sessions", metavar="N", type=click.IntRange(1), help="sessions at the same time")
-@click.option("--cache-limit", metavar="SIZE", help="bytes of models, such as 20GB")
-def add_user(name: str, max_sessions: int | None, cache_limit: str | None) -> None:
-    """Add a user and print the token, once; for one that is there, the old token holds no longer."""
+@click.option("--cache-limit", metavar="SIZE", help="bytes of models on disk, such as 20GB")
+@click.option("--memory", metavar="SIZE", help="of the accelerator, for all sessions together")
+@click.option("--max-models", metavar="N", type=click.IntRange(1), help="loaded in one session")
+@click.option("--max-connections", metavar="N", type=click.IntRange(1), help="sessions and uploads at the same time")
+@click.option(
+    "--weight", metavar="W", type=click.FloatRange(0.01, 100), default=1.0, help="part of the accelerator (default 1)"
+)
+@click.option("--priority", type=click.Choice(["low", "normal", "high"]), default="normal", help="whose calls go first")
+def add_user(
+    name: str,
+    max_sessions: int | None,
+    cache_limit: str | None,
+    memory: str | None,
+    max_models: int | None,
+    max_connections: int | None,
+    weight: float,
+    priority: Literal["low", "normal", "high"],
+) -> None:
+    """Add a user and print the token, once; for one that is there, the old token and quotas hold no longer."""
     settings = config.load({})
     limit = config.load({"cache_limit_nbytes": cache_limit}, {}).cache_limit_nbytes if cache_limit else None
+    nbytes = config.load({"memory": memory}, {}).memory if memory else None
     from avec.destination.admission import described_users
 
     users, words = described_users(settings)
-    token = users.add(name, max_sessions, limit)
+    token = users.add(
+        name,
+        max_sessions,
+        limit,
+        weight=weight,
+        priority=priority,
+        memory_nbytes=nbytes,
+        max_models=max_models,
+        max_connections=max_connections,
+    )
     print(f"avec: paste on a host of {name}: avec login {words} --token {token}")
 
 
@@ -212,7 +238,11 @@ def list_users() -> None:
         sessions = each.max_sessions or settings.user_max_sessions
         nbytes = each.cache_limit_nbytes or settings.cache_limit_nbytes
         added = time.strftime("%Y-%m-%d", time.gmtime(each.created_s))
-        print(f"{each.name}  added {added}  sessions {sessions}  models {nbytes / 1e9:g} GB")
+        memory = each.memory_nbytes or settings.user_memory
+        print(
+            f"{each.name}  added {added}  sessions {sessions}  models {nbytes / 1e9:g} GB"
+            f"  memory {f'{memory / 1e9:g} GB' if memory else 'all'}  weight {each.weight:g}  priority {each.priority}"
+        )
 
 
 @user.command("revoke")

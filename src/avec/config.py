@@ -150,6 +150,7 @@ LISTEN_URL = Kind(
     lambda text, _: _parse_url(text, lowest_port=0),
 )
 SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_seconds(text))
+MILLISECONDS = Kind("MS", "a number of milliseconds above 0", lambda text, _: _parse_seconds(text))
 SECONDS_OR_0 = Kind("SECONDS", "a number of seconds, 0 for not at all", lambda text, _: _parse_seconds_or_0(text))
 COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
 PERCENTAGE = Kind("PERCENT", "a whole number from 0 to 90", lambda text, _: _parse_percentage(text))
@@ -249,6 +250,10 @@ class Settings:
         False, SWITCH, "capture PyTorch modules' outermost calls as torch.compile would, and compile them at the "
         "destination", ("run",), "--graph",
     )  # fmt: skip
+    memory: int | None = _setting(
+        None, SIZE, "how much of the accelerator's memory the program needs: it is promised that and held to it, or "
+        "refused; without, it gets what is left", ("run",), "--memory",
+    )  # fmt: skip
     connect_timeout_s: float = _setting(
         5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor", "bench"), "--connect-timeout"
     )
@@ -280,9 +285,23 @@ class Settings:
     max_sessions: int = _setting(
         16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"
     )
+    session_memory: int | None = _setting(
+        None, SIZE, "the most of the accelerator's memory that one session may have", ("serve",), "--session-memory",
+    )  # fmt: skip
+    session_max_models: int = _setting(
+        1024, COUNT, "nets, sessions and other things that one session may have loaded at a time, unless `avec user "
+        "add` said another number", ("serve",),
+    )  # fmt: skip
+    turn_ms: float = _setting(
+        5.0, MILLISECONDS, "for how long a session has the accelerator at a time while others wait for it; a call is "
+        "not interrupted", ("serve",),
+    )  # fmt: skip
+    turns_at_once: int = _setting(
+        1, COUNT, "how many sessions have the accelerator at the same time; more than 1 where MPS runs", ("serve",),
+    )  # fmt: skip
     cudnn_workspace_mb: int = _setting(
-        1024, COUNT, "MiB of scratch memory that cuDNN may take for one convolution; unbounded it took "
-        "35 GB for one OpenPose net", ("serve",), "--cudnn-workspace",
+        1024, COUNT, "MiB of scratch memory that cuDNN may take for one convolution, a quarter of what the session may "
+        "have at most; unbounded it took 35 GB for one OpenPose net", ("serve",), "--cudnn-workspace",
     )  # fmt: skip
     cpu_accelerators: int = _setting(
         1, COUNT, "as how many accelerators a CPU counts where there is no GPU, to try programs for several GPUs on it",
@@ -293,8 +312,8 @@ class Settings:
         "them out operator by operator", ("serve",),
     )  # fmt: skip
     graph_memory_percent: int = _setting(
-        10, PERCENTAGE, "how much of an accelerator's memory CUDA graphs of a session's repeating operators may hold; "
-        "0: none are made", ("serve",),
+        10, PERCENTAGE, "how much of an accelerator's memory CUDA graphs of repeating operators may hold: those of one "
+        "session of what it may have, all together of the whole; 0: none are made", ("serve",),
     )  # fmt: skip
     onnx_engine: Literal["auto", "onnxruntime", "torch"] = _setting(
         "auto", _choice("auto", "onnxruntime", "torch"),
@@ -343,6 +362,14 @@ class Settings:
     )  # fmt: skip
     user_max_sessions: int = _setting(
         8, COUNT, "sessions of one user at the same time, unless `avec user add` said another number", ("serve",),
+    )  # fmt: skip
+    user_max_connections: int = _setting(
+        32, COUNT, "sessions and uploads of one user at the same time, unless `avec user add` said another number",
+        ("serve",),
+    )  # fmt: skip
+    user_memory: int | None = _setting(
+        None, SIZE, "the most of the accelerator's memory that all sessions of one user may have, unless `avec user "
+        "add` said another size", ("serve",),
     )  # fmt: skip
     secrets_dir: Path = field(
         default_factory=lambda: _user_folder("XDG_CONFIG_HOME", ".config"),

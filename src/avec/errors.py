@@ -8,6 +8,7 @@
     │  ├─ AuthenticationFailed (PermissionError)   the destination does not know this host
     │  ├─ SessionLost (ConnectionError)         the connection or the worker is gone
     │  ├─ DestinationDraining (ConnectionError)
+    │  ├─ DestinationFull                       it has no room for one more session, or this user has no more
     │  ├─ ProtocolMismatch                      the peer speaks another version
     │  ├─ ProtocolError                         the peer broke the protocol
     │  └─ CacheUnavailable (OSError)            the model cache cannot store or give back
@@ -17,6 +18,7 @@
        ├─ InvalidArgument (ValueError)          a wrong name, shape, type or range
        ├─ UnsupportedOperation (NotImplementedError)
        ├─ AcceleratorOutOfMemory (MemoryError)
+       ├─ QuotaExceeded                         the session has as many models as it may have
        └─ RemoteError (RuntimeError)            any other exception at the destination
 
 Each class has a stable `code`. `pack` turns an exception into plain values, `unpack` rebuilds it as the same
@@ -83,6 +85,12 @@ class DestinationDraining(DestinationError, ConnectionError):
     code = "draining"
 
 
+class DestinationFull(DestinationError):
+    """The destination has no room for one more session, or for one more of this user's; the text says what is free."""
+
+    code = "full"
+
+
 class ProtocolMismatch(DestinationError):
     """Host and destination share no protocol version."""
 
@@ -135,6 +143,12 @@ class AcceleratorOutOfMemory(ExecutionError, MemoryError):
     """The accelerator has no room for this call."""
 
     code = "out-of-memory"
+
+
+class QuotaExceeded(ExecutionError):
+    """The session has as many models as it may have; release some."""
+
+    code = "quota-exceeded"
 
 
 class RemoteError(ExecutionError, RuntimeError):

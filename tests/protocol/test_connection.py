@@ -187,7 +187,7 @@ def test_a_newer_peers_hello_may_have_grown() -> None:
     (frame,) = feed(
         new("destination"),
         raw_frame(
-            messages.Hello, [1, 3, "session", "avec 9", "app.py", "strict", "", 30, "", "", 0, 0, {"new": [1]}, None]
+            messages.Hello, [1, 3, "session", "avec 9", "app.py", "strict", "", 30, "", "", 0, 0, 0, {"new": [1]}, None]
         ),
     )
     assert frame.message == messages.Hello(1, 3, "session", "avec 9", "app.py", "strict", resume_s=30.0)

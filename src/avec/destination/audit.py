@@ -23,6 +23,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
     outcome: str  # "left", "refused: CODE", "killed by SIGKILL", "status 1"
     received: int | None = None
     sent: int | None = None
+    accelerator_s: float | None = None  # for how long a session has used the accelerator
 
 
 class AuditLog:

@@ -5,17 +5,20 @@ Not here: sockets and processes (`server`, `worker`), and whether a host may com
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
 
 from avec.destination.audit import Line
 from avec.destination.encryption import Encryption
-from avec.destination.orders import DATAGRAM_NBYTES, Broken, Resumed
+from avec.destination.orders import DATAGRAM_NBYTES, Ask, Broken, FromWorker, GiveBack, Recall, Resumed, Turn
+from avec.destination.sharing.board import Board
 from avec.errors import DestinationError, SessionLost
 from avec.protocol.messages import Hello
 
@@ -28,7 +31,12 @@ class Guest:
     """A connection that was let in and has a worker, or a session with the connections that it had so far."""
 
     line: Line  # of the audit log, but for its end
+    session: str = ""
     worker: socket.socket | None = None  # leads to a session's worker
+    board: Board | None = None  # which that worker shows its numbers on
+    promised_nbytes: int = 0  # of the accelerator's memory
+    limit_nbytes: int | None = None
+    on_turn: Callable[[Ask | GiveBack], bool] = lambda _: False  # whether it may ask that, or give back
     resume_s: float = 0.0
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(SECRET_NBYTES), repr=False)
     epoch: int = 1  # of the newest connection
@@ -78,9 +86,18 @@ class Guest:
             return False
         try:
             data = self.worker.recv(DATAGRAM_NBYTES)
-            broken = msgspec.json.decode(data, type=Broken)
+            said = msgspec.json.decode(data, type=FromWorker)
         except (OSError, msgspec.DecodeError):
             return False
+        return self._note_broken(said) if isinstance(said, Broken) else self.on_turn(said)
+
+    def tell(self, order: Turn | Recall) -> None:
+        """Tell the worker, unless it is gone: then its socket tells the server."""
+        if self.worker is not None:
+            with contextlib.suppress(OSError):
+                self.worker.send(msgspec.json.encode(order), socket.MSG_DONTWAIT)
+
+    def _note_broken(self, broken: Broken) -> bool:
         if not self._broken < broken.epoch <= self.epoch:  # each breaks once
             return False
         self._broken = broken.epoch
@@ -105,6 +122,8 @@ class Guest:
         """Release what leads to the worker."""
         if self.worker is not None:
             self.worker.close()
+        if self.board is not None:
+            self.board.close()
 
 
 def gone() -> SessionLost:

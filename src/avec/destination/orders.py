@@ -22,7 +22,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 class Assignment(msgspec.Struct, frozen=True, tag=True):
     """server → zygote → worker: fork a worker for the connection whose descriptor comes along.
 
-    A session's worker gets a second one: its end of a pair of sockets, over which the server resumes the session.
+    A session's worker gets two more: its end of a pair of sockets, over which it is given turns and its session is
+    resumed, and the page of its board.
     """
 
     purpose: Literal["session", "upload"]
@@ -35,6 +36,8 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     cache_limit_nbytes: int | None = None  # the user's own
     secret: str = ""  # of the session, for its host
     resume_s: float = 0.0  # for how long to wait for the host after the connection broke
+    memory_nbytes: int | None = None  # of the accelerator, that it may have
+    max_models: int | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
@@ -63,5 +66,25 @@ class Broken(msgspec.Struct, frozen=True, tag=True):
     epoch: int
 
 
+class Turn(msgspec.Struct, frozen=True, tag=True):
+    """server → worker: the accelerator is yours until you give it back."""
+
+
+class Recall(msgspec.Struct, frozen=True, tag=True):
+    """server → worker: somebody waits; give the turn back when it is idle or has lasted long enough."""
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """worker → server: there is a call to carry out."""
+
+
+class GiveBack(msgspec.Struct, frozen=True, tag=True):
+    """worker → server: the turn is over, and the accelerator has done what was asked of it."""
+
+    again: bool = False  # there is more to do
+
+
 FromServer = Assignment | Drain
 FromZygote = Ready | Ended
+ToWorker = Resumed | Turn | Recall
+FromWorker = Broken | Ask | GiveBack

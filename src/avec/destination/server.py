@@ -31,11 +31,14 @@ from avec.destination.audit import AuditLog, Line, now
 from avec.destination.encryption import Encryption
 from avec.destination.encryption import start as start_encryption
 from avec.destination.guests import Guest, gone
-from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromZygote, Ready
+from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Ready
+from avec.destination.sharing import room
+from avec.destination.sharing.arbiter import Arbiter
+from avec.destination.sharing.board import new_board
 from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
-from avec.destination.users import User
-from avec.errors import AvecError, DestinationDraining, DestinationError
+from avec.destination.users import PRIORITIES, User
+from avec.errors import AvecError, DestinationDraining, DestinationError, DestinationFull
 from avec.protocol.messages import AcceleratorInfo, Hello, Status
 
 STRANGER_COUNT_LIMIT = 64  # connections that have not said hello yet
@@ -130,6 +133,7 @@ class Server:
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
         self._strangers: dict[int, Stranger] = {}
         self._guests: dict[str, Guest] = {}
+        self._arbiter = Arbiter(settings.turns_at_once)
         self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
         self._workers = {"session": 0, "upload": 0}
         self._sessions_so_far = 0
@@ -174,6 +178,7 @@ class Server:
         while not self._finished():
             for key, _ in self._selector.select(self._patience_s()):
                 key.data()
+            self._arbiter.look()
             self._drop_silent_strangers()
         return 0
 
@@ -214,6 +219,8 @@ class Server:
         deadlines_s = [stranger.deadline_s for stranger in self._strangers.values()]
         if self._ends_s is not None and self._ends_s != float("inf"):
             deadlines_s.append(self._ends_s)
+        if (lease_ends_s := self._arbiter.deadline_s()) is not None:
+            deadlines_s.append(lease_ends_s)
         return max(0.0, min(deadlines_s) - time.monotonic()) if deadlines_s else None
 
     def _take_signal(self) -> None:
@@ -261,6 +268,7 @@ class Server:
 
     def _part(self, guest: Guest) -> None:
         """Hear no more from a guest's worker."""
+        self._arbiter.leave(guest.session)
         if guest.worker is not None:
             self._selector.unregister(guest.worker)
             guest.worker.close()
@@ -270,7 +278,11 @@ class Server:
         self._part(guest)
         received, sent = guest.counts()
         seconds = round(time.monotonic() - guest.began_s, 3)
-        self._write_audit(replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent))
+        used_s = None if guest.board is None else round(guest.board["used_ns"] / 1e9, 3)
+        line = replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent)
+        self._write_audit(replace_line(line, accelerator_s=used_s))
+        guest.close()
+        self._divide_replay()
 
     def _write_audit(self, line: Line) -> None:
         if self._audit is None:
@@ -328,13 +340,13 @@ class Server:
             if hello.purpose == "resume":
                 self._resume(stranger, hello, line.user)
                 return
-            self._check_room(hello.purpose, user)
+            limit_nbytes = self._check_room(hello, user)
         except AvecError as exc:
             self._write_audit(replace_line(line, outcome=f"refused: {exc.code}"))
             raise
         self._sessions_so_far += 1
         session = str(self._sessions_so_far)
-        guest = Guest(line)
+        guest = Guest(line, session, promised_nbytes=max(0, hello.memory_nbytes), limit_nbytes=limit_nbytes)
         if hello.purpose == "session":  # of two numbers the first is given where the other is none
             guest.resume_s = max(0.0, min(self._settings.resume_timeout_s, hello.resume_s))
         assignment = Assignment(
@@ -348,13 +360,28 @@ class Server:
             user.cache_limit_nbytes if user else None,
             guest.secret,
             guest.resume_s,
+            limit_nbytes,
+            (user.max_models if user else None) or self._settings.session_max_models,
         )
         self._assign(stranger, guest, msgspec.json.encode(assignment))
         self._guests[session] = guest
         self._workers[hello.purpose] += 1
         if guest.worker is not None:
             self._watch(guest.worker.fileno(), lambda: self._hear_worker(session))
+        self._share(guest, user)
         log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
+
+    def _share(self, guest: Guest, user: User | None) -> None:
+        """Let a session have turns on the accelerator."""
+        session, arbiter = guest.session, self._arbiter
+        if guest.board is None:  # an upload
+            return
+        weight, priority = (user.weight, PRIORITIES[user.priority]) if user else (1.0, 0)
+        arbiter.enter(session, guest.line.user, weight, priority, guest.board, guest.tell)
+        self._divide_replay()
+        guest.on_turn = lambda said: (
+            arbiter.ask(session) if isinstance(said, Ask) else arbiter.give_back(session, said.again)
+        )
 
     def _resume(self, stranger: Stranger, hello: Hello, user: str) -> None:
         """Pass a connection to the worker of the session that its host has come back to."""
@@ -374,8 +401,8 @@ class Server:
                 socket.send_fds(self._zygote, [assignment], [descriptor])
                 return
             guest.worker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                socket.send_fds(self._zygote, [assignment], [descriptor, theirs.fileno()])
+            with theirs, new_board() as (guest.board, page):
+                socket.send_fds(self._zygote, [assignment], [descriptor, theirs.fileno(), page])
 
     @contextlib.contextmanager
     def _connection(self, stranger: Stranger, guest: Guest) -> Iterator[int]:
@@ -395,25 +422,61 @@ class Server:
         if self._ends_s is not None:
             raise DestinationDraining(f"{self._listener.url} is shutting down and takes no more hosts")
 
-    def _check_room(self, purpose: Literal["session", "upload"], user: User | None) -> None:
+    def _check_room(self, hello: Hello, user: User | None) -> int | None:
+        """How much memory one more session may have; None where nothing limits it."""
         self._check_open()
+        purpose: Literal["session", "upload"] = "upload" if hello.purpose == "upload" else "session"
         limit = self._settings.max_sessions if purpose == "session" else UPLOAD_COUNT_LIMIT
         if self._workers[purpose] >= limit:
-            raise DestinationError(
+            raise DestinationFull(
                 f"{self._listener.url} is full: it serves {self._workers[purpose]} {purpose}s, which is its limit "
                 f"(--max-sessions {self._settings.max_sessions}); try again later or elsewhere"
             )
+        if user is not None:
+            self._check_quota(purpose, user)
+        return self._admit_memory(hello.memory_nbytes, user) if purpose == "session" else None
 
-        if user is not None and purpose == "session":
-            self._check_quota(user)
+    def _check_quota(self, purpose: Literal["session", "upload"], user: User) -> None:
+        purposes = [guest.line.purpose for guest in self._guests.values() if guest.line.user == user.name]
+        sessions = user.max_sessions or self._settings.user_max_sessions
+        connections = user.max_connections or self._settings.user_max_connections
+        for what, count, limit in (
+            ("sessions", purposes.count("session") if purpose == "session" else -1, sessions),
+            ("connections", len(purposes), connections),
+        ):
+            if count >= limit:
+                raise DestinationFull(
+                    f"{user.name} has {count} {what} at {self._listener.url}, and {limit} are allowed; end one, or ask "
+                    f"the administrator for more (avec user add --max-{what})"
+                )
 
-    def _check_quota(self, user: User) -> None:
-        limit = user.max_sessions or self._settings.user_max_sessions
-        count = sum(guest.line.user == user.name and guest.line.purpose == "session" for guest in self._guests.values())
-        if count >= limit:
-            raise DestinationError(
-                f"{user.name} has {count} sessions at {self._listener.url}, and {limit} are allowed; end one, or ask "
-                "the administrator for more (avec user add --max-sessions)"
+    def _admit_memory(self, needed_nbytes: int, user: User | None) -> int | None:
+        settings, accelerator = self._settings, self._ready.accelerator
+        tenants = [
+            room.Tenant(guest.line.user, guest.promised_nbytes, guest.board["memory_nbytes"])
+            for guest in self._guests.values()
+            if guest.board is not None
+        ]
+        of_user = (user.memory_nbytes or settings.user_memory) if user else None
+        return room.admit(
+            max(0, needed_nbytes),
+            user.name if user else "",
+            tenants,
+            accelerator.memory_nbytes,
+            room.CONTEXT_NBYTES if accelerator.kind == "cuda" else 0,
+            room.Limits(settings.session_memory, of_user),
+        )
+
+    def _divide_replay(self) -> None:
+        """Say to each session what it may keep for graphs, which depends on how many there are."""
+        sessions = [guest for guest in self._guests.values() if guest.board is not None]
+        for guest in sessions:
+            assert guest.board is not None
+            guest.board["replay_nbytes"] = room.replay_nbytes(
+                self._settings.graph_memory_percent,
+                self._ready.accelerator.memory_nbytes,
+                len(sessions),
+                guest.limit_nbytes,
             )
 
     def _status(self, user: User | None) -> Status:

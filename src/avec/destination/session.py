@@ -22,7 +22,15 @@ from avec.communication.channel import Channel, clock_ns
 from avec.destination.answers import Answers, AnswersGone, Overtaken
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Answer, Executor, Model
-from avec.errors import InvalidArgument, ProtocolError, SessionLost, UnsupportedOperation, pack
+from avec.destination.sharing.turns import Alone, Turns
+from avec.errors import (
+    InvalidArgument,
+    ProtocolError,
+    QuotaExceeded,
+    SessionLost,
+    UnsupportedOperation,
+    pack,
+)
 from avec.modelcache import Manifest, ModelCache, PinnedModel
 from avec.protocol.codec import Frame
 from avec.protocol.connection import CALLS
@@ -91,6 +99,7 @@ class Session:
         on_lost: Callable[[SessionLost | ProtocolError], None],
         resume_s: float = 0.0,
         on_broken: Callable[[int], None] = lambda epoch: None,
+        turns: Turns | Alone | None = None,
     ) -> None:
         """Prepare to serve.
 
@@ -101,6 +110,7 @@ class Session:
                 a long call.
             resume_s: how long to wait for a host whose connection broke; 0: it is gone at once.
             on_broken: called by a receiving thread when that wait begins, with the epoch of the connection that broke.
+            turns: on the accelerator that the executors use.
         """
         self._channel = channel
         self._pool = pool
@@ -112,6 +122,8 @@ class Session:
         self._on_lost = on_lost
         self._resume_s = resume_s
         self._on_broken = on_broken
+        self._turns = turns or Alone()
+        self.max_models: int | None = None  # loaded at a time
         self._pins = ExitStack()
         self._pinned: dict[str, PinnedModel] = {}
         self._answers = Answers(channel, pool, keep=resume_s > 0)
@@ -276,7 +288,9 @@ class Session:
     def _take(self, frame: Frame, received_ns: int) -> None:
         """Carry out one message and answer it; a call's failure is an answer, and the session goes on."""
         self._answers.secure()
-        message, began_ns, kernels = frame.message, clock_ns(), 0
+        message, kernels = frame.message, 0
+        has_turn = isinstance(message, Run)
+        began_ns = self._turns.begin() if has_turn else clock_ns()
         result: Message
         arrays: Sequence[Array] = ()
         late = False
@@ -300,6 +314,8 @@ class Session:
             result = Failed(pack(exc))
         finally:
             self._pool.give_back(frame.arrays)
+            # Before the answer goes, which may take long: others have the accelerator meanwhile.
+            (self._turns.end if has_turn else self._turns.rest)(self._inbox.qsize())
         if isinstance(result, Result | Failed):
             ended_ns = clock_ns()
             timings = Timings(received_ns, began_ns - received_ns, ended_ns - began_ns, ended_ns, kernels)
@@ -325,6 +341,11 @@ class Session:
             )
         if load.handle in self._models:
             raise InvalidArgument(f"handle {load.handle} is in use; release it first")
+        if self.max_models is not None and len(self._models) >= self.max_models:
+            raise QuotaExceeded(
+                f"the session has {len(self._models)} models loaded, and {self.max_models} are allowed; release some, "
+                "or ask the destination's administrator for more (session_max_models, avec user add --max-models)"
+            )
         with self._open_files(load.files) as files:
             model, answer = executor.load(load.body, frame.arrays, files)
         self._models[load.handle] = model

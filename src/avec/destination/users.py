@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -22,6 +23,8 @@ from avec.errors import ConfigurationError
 TOKEN_NBYTES = 32
 TOKEN_LIMIT = 128  # characters: what is longer is none, and not hashed
 NAME_RULE = "1 to 32 of a-z 0-9 . _ - and begins with a letter or a digit"
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: dict[Priority, int] = {"low": -1, "normal": 0, "high": 1}  # a session with a higher one goes first
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
@@ -33,6 +36,11 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_s: int  # since 1970
     max_sessions: int | None = None
     cache_limit_nbytes: int | None = None
+    weight: float = 1.0  # his part of the accelerator, beside others'
+    priority: Priority = "normal"
+    memory_nbytes: int | None = None  # of the accelerator, that all his sessions may have
+    max_models: int | None = None  # in one session
+    max_connections: int | None = None  # sessions and uploads
 
 
 class Users:
@@ -72,8 +80,19 @@ class Users:
         """The user of that name."""
         return next((user for user in self.all() if user.name == name), None)
 
-    def add(self, name: str, max_sessions: int | None = None, cache_limit_nbytes: int | None = None) -> str:
-        """Add a user, or give one that is there a new token and new quotas.
+    def add(
+        self,
+        name: str,
+        max_sessions: int | None = None,
+        cache_limit_nbytes: int | None = None,
+        *,
+        weight: float = 1.0,
+        priority: Priority = "normal",
+        memory_nbytes: int | None = None,
+        max_models: int | None = None,
+        max_connections: int | None = None,
+    ) -> str:
+        """Add a user, or give one that is there a new token and new quotas; see User.
 
         Returns:
             The token, which is written nowhere.
@@ -87,7 +106,19 @@ class Users:
         digest = hashlib.sha256(token.encode()).hexdigest()
         with private_files.changing(self.path):
             others = [user for user in self._read() if user.name != name]
-            self._write([*others, User(name, digest, int(time.time()), max_sessions, cache_limit_nbytes)])
+            user = User(
+                name,
+                digest,
+                int(time.time()),
+                max_sessions,
+                cache_limit_nbytes,
+                weight,
+                priority,
+                memory_nbytes,
+                max_models,
+                max_connections,
+            )
+            self._write([*others, user])
         return token
 
     def revoke(self, name: str) -> None:

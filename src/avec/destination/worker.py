@@ -22,8 +22,21 @@ from avec.communication.tcp import adopt
 from avec.destination.accelerators import Accelerator
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
-from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Broken, Resumed
+from avec.destination.orders import (
+    DATAGRAM_NBYTES,
+    Ask,
+    Assignment,
+    Broken,
+    FromWorker,
+    GiveBack,
+    Recall,
+    Resumed,
+    ToWorker,
+    Turn,
+)
 from avec.destination.session import CREDIT_CALLS, CREDIT_NBYTES, IDLE_BUFFERS_NBYTES, Session
+from avec.destination.sharing.board import Board
+from avec.destination.sharing.turns import Turns
 from avec.destination.tenants import confine_to, model_cache
 from avec.destination.uploads import Uploads
 from avec.errors import AvecError, SessionLost, pack
@@ -45,7 +58,7 @@ def work(
     """Serve one connection, and those that take its place, to the end.
 
     Args:
-        descriptors: of the connection, and for a session of the socket that leads to the server.
+        descriptors: of the connection, and for a session of the socket that leads to the server, and of its board.
 
     Returns:
         The process's exit status: 0 when the host left or was lost, 1 when it was refused or broke the protocol.
@@ -57,7 +70,9 @@ def work(
             _serve_uploads(descriptors[0], assignment, cache, settings)
         else:
             server = socket.socket(fileno=descriptors[1])
-            _serve_session(descriptors[0], server, assignment, cache, factories, settings)
+            board = Board(descriptors[2])
+            os.close(descriptors[2])
+            _serve_session(descriptors[0], server, board, assignment, cache, factories, settings)
     except AvecError as exc:
         return _conclude(assignment, exc)
     return 0
@@ -80,12 +95,16 @@ def _serve_uploads(descriptor: int, assignment: Assignment, cache: ModelCache, s
 def _serve_session(
     descriptor: int,
     server: socket.socket,
+    board: Board,
     assignment: Assignment,
     cache: ModelCache,
     factories: Mapping[str, ExecutorFactory],
     settings: Settings,
 ) -> None:
-    accelerator = Accelerator(assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators)
+    accelerator = Accelerator(
+        assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators, assignment.memory_nbytes
+    )
+    accelerator.replay_nbytes = lambda: board["replay_nbytes"]
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
 
     def open_channel(descriptor: int, peer: str) -> Channel:
@@ -104,11 +123,18 @@ def _serve_session(
         os._exit(_conclude(assignment, exc))
 
     def tell_broken(epoch: int) -> None:
-        with contextlib.suppress(OSError):  # the server is gone, and the zygote ends this process in a moment
-            server.send(msgspec.json.encode(Broken(epoch)))
+        _say(server, Broken(epoch))
 
-    session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken)
-    threading.Thread(target=_heed, args=(server, session, open_channel, tell_broken), daemon=True).start()
+    turns = accelerator.turns = Turns(
+        board,
+        accelerator,
+        settings.turn_ms / 1e3,
+        lambda: _say(server, Ask()),
+        lambda again: _say(server, GiveBack(again)),
+    )
+    session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken, turns)
+    session.max_models = assignment.max_models
+    threading.Thread(target=_heed, args=(server, session, turns, open_channel, tell_broken), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
     session.serve(
         Welcome(
@@ -126,18 +152,32 @@ def _serve_session(
     )
 
 
+def _say(server: socket.socket, what: FromWorker) -> None:
+    with contextlib.suppress(OSError):  # the server is gone, and the zygote ends this process in a moment
+        server.send(msgspec.json.encode(what))
+
+
 def _heed(
     server: socket.socket,
     session: Session,
+    turns: Turns,
     open_channel: Callable[[int, str], Channel],
     tell_broken: Callable[[int], None],
 ) -> None:
-    """Take the connections over which the host comes back, until the server has ended."""
+    """Take turns, and the connections over which the host comes back, until the server has ended."""
     while True:
         data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)
         if not data:
             return
-        resumed = msgspec.json.decode(data, type=Resumed)
+        match msgspec.json.decode(data, type=ToWorker):
+            case Turn():
+                turns.grant()
+                continue
+            case Recall():
+                turns.recall()
+                continue
+            case Resumed() as resumed:
+                pass
         try:
             channel = open_channel(descriptors[0], resumed.peer)
         except OSError as exc:  # it broke on its way here; the host comes again

@@ -6,6 +6,7 @@ survives a fork; the server passes connections to it over a socket. Started as `
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import logging
@@ -19,6 +20,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import msgspec
 
@@ -34,6 +36,7 @@ from avec.errors import DestinationError
 from avec.protocol.messages import AcceleratorInfo
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+OOM_SCORE = "500"  # of 1000: as if a worker had half of the machine's memory more than it has. Source: proc(5)
 
 log = logging.getLogger("avec.destination")
 
@@ -77,7 +80,7 @@ class _Zygote:
 
     def _obey(self) -> bool:
         """Carry out one order of the server; False when the server is gone."""
-        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=2)
+        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=3)
         if not data:
             return False
         match msgspec.json.decode(data, type=FromServer):
@@ -111,6 +114,7 @@ class _Zygote:
 
     def _leave_zygote(self) -> None:
         _die_with_parent()
+        _offer_to_the_kernel()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -199,6 +203,12 @@ def _die_with_parent() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _offer_to_the_kernel() -> None:
+    """Where the machine has no memory left, the kernel shall end the greediest worker, not the server or the zygote."""
+    with contextlib.suppress(OSError):  # not Linux
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, "ascii")
 
 
 def main() -> None:

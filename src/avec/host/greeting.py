@@ -58,7 +58,12 @@ def greet(
     channel = Channel(transport, "host", Heartbeat(_patience_s(purpose, settings), misses=1), allocate)
     try:
         hello = Hello(OLDEST_VERSION, VERSION, purpose, f"avec {__version__}", program, settings.numerics)
-        hello = msgspec.structs.replace(hello, token=credentials.token, resume_s=settings.resume_timeout_s)
+        hello = msgspec.structs.replace(
+            hello,
+            token=credentials.token,
+            resume_s=settings.resume_timeout_s,
+            memory_nbytes=settings.memory or 0,
+        )
         if resumption is not None:
             hello = msgspec.structs.replace(
                 hello,

@@ -63,6 +63,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     secret: str = ""
     epoch: int = 0  # to resume: rises with each attempt, so that an attempt that comes late takes over nothing
     answered: int = 0  # to resume: the last call whose answer has arrived
+    memory_nbytes: int = 0  # of a session: how much of the accelerator's memory it needs; 0: what is left
 
 
 class Welcome(Message, frozen=True):

@@ -62,6 +62,7 @@ class OnnxRuntime:
         self.module: Any = importlib.import_module("onnxruntime")
         self.native: Any = importlib.import_module("onnxruntime.capi._pybind_state")
         self._strict = accelerator.numerics == "strict"
+        self._limit_nbytes = accelerator.limit_nbytes
         self.native.disable_telemetry_events()  # what a host computes is nobody else's affair
         available = self.native.get_available_providers()
         self.has_cuda = accelerator.device.type == "cuda" and CUDA in available
@@ -108,4 +109,7 @@ class OnnxRuntime:
             return [(CPU, {})]
         if self._strict:
             wanted.setdefault("use_tf32", "0")
+        if self._limit_nbytes is not None:
+            own = wanted.get("gpu_mem_limit", "")
+            wanted["gpu_mem_limit"] = str(min(int(own), self._limit_nbytes) if own.isdigit() else self._limit_nbytes)
         return [(CUDA, {"device_id": "0", **wanted}), (CPU, {})]

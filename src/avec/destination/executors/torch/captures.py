@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -201,24 +201,24 @@ class Captures:
         memory: Memory,
         devices: Devices,
         surroundings: Surroundings,
-        share: float,
+        limit: Callable[[int], float],
     ) -> None:
         """Begin without any.
 
         Args:
             recorder: makes the graphs.
             surroundings: know torch's settings, which a graph keeps.
-            share: which part of each accelerator's memory graphs may hold; 0: none are made.
+            limit: how many bytes of an accelerator graphs may hold now, which changes as sessions come and go; 0: none
+                are made.
         """
         self.stream = stream
         self._recorder = recorder
         self._memory = memory
         self._devices = devices
         self._around = surroundings
-        self._share = share
+        self._limit = limit
         self._captured: list[_Capture] = []
         self._nbytes: dict[int, int] = {}
-        self._limits: dict[int, int] = {}
 
     def plan(self, steps: list[Step], floats: list[float]) -> Plan:
         """How to carry out a trace that came with these floats before."""
@@ -227,6 +227,8 @@ class Captures:
     def carry_out(self, plan: Plan, part: _Part, numbers: list[int], floats: list[float]) -> bool:
         """Carry out a part of a trace by a graph; False, and nothing has happened, if it has to be done otherwise."""
         try:
+            if part.device is not None and self._nbytes.get(part.device, 0) > (limit := self._limit(part.device)):
+                self._shrink(part.device, limit)
             for capture in part.captures:
                 if capture.settings == self._around.settings and capture.replay(self._memory, numbers):
                     capture.used_s = time.monotonic()
@@ -304,11 +306,18 @@ class Captures:
         plan.refused.add(step.place)
         plan.split_anew()
 
+    def _shrink(self, device: int, limit: float) -> None:
+        """Free graphs, those first that have not been replayed for longest: more sessions share the memory now."""
+        for capture in sorted(self._captured, key=attrgetter("used_s")):
+            if self._nbytes.get(device, 0) <= limit:
+                break
+            if capture.device == device:
+                self.drop(capture)
+        self._recorder.release()
+
     def _room(self, device: int) -> bool:
         """Whether there is memory for one more graph, perhaps after freeing some that are not used any more."""
-        limit = self._limits.get(device)
-        if limit is None:
-            limit = self._limits[device] = int(self._share * self._recorder.memory(device)[0])
+        limit = self._limit(device)
         if self._nbytes.get(device, 0) >= limit:
             # What a program goes through in turn must not drive itself out: only what it has left behind goes.
             idle_s = time.monotonic() - IDLE_S
@@ -320,7 +329,7 @@ class Captures:
             if self._nbytes.get(device, 0) >= limit:
                 return False
         account = self._devices.account(device)
-        free = self._recorder.memory(device)[1]
+        free = min(self._recorder.memory(device)[1], self._devices.left(device))
         return free >= account.peak - account.current + MARGIN_NBYTES
 
 

@@ -5,6 +5,7 @@ A destination without GPU shows its CPU, once, or several times as AVEC_CPU_ACCE
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from avec.destination.accelerators import Accelerator
-from avec.errors import InvalidArgument, RemoteError
+from avec.errors import AcceleratorOutOfMemory, InvalidArgument, RemoteError
 from avec.protocol.torch import HOST, Device, Memory, Opened
 
 CPU_CYCLES_PER_S = 10**9
@@ -30,6 +31,14 @@ class Account:
     blocks_peak: int = 0
     blocks_total: int = 0
     failures: int = 0
+    limit: float = math.inf  # where no allocator holds the session to it
+
+    def exceeded(self, nbytes: int) -> AcceleratorOutOfMemory:
+        """The error of a storage that goes beyond the limit."""
+        return AcceleratorOutOfMemory(
+            f"tried to allocate {nbytes} bytes; {self.current} of the {self.limit:.0f} bytes that this session may "
+            "have are in use"
+        )
 
     def add(self, nbytes: int) -> None:
         """Note a new storage."""
@@ -74,6 +83,11 @@ class Devices:
         self._cpu = accelerator.info
         self._host = torch.device("cpu")
         self._accounts = {index: Account() for index in (HOST, *range(count))}
+        self._accelerator = accelerator
+        self._limited = {0}
+        if not self.cuda and accelerator.limit_nbytes is not None:
+            for index in range(count):
+                self._accounts[index].limit = accelerator.limit_nbytes
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -88,7 +102,24 @@ class Devices:
         if index == HOST:
             return self._host
         self.check(index)
+        if self.cuda and index not in self._limited:
+            self._limited.add(index)
+            self._accelerator.limit_memory(index)
         return self._devices[index]
+
+    def limit_fraction(self, index: int, fraction: float) -> None:
+        """Bound what the session takes of an accelerator to a fraction of what it may have."""
+        if self.cuda:
+            self.check(index)
+            self._limited.add(index)
+            self._accelerator.limit_memory(index, fraction)
+
+    def left(self, index: int) -> float:
+        """How many more bytes of a GPU the session may have."""
+        limit = self._accelerator.limit_nbytes
+        if limit is None or not self.cuda:
+            return math.inf
+        return limit - torch.cuda.memory_allocated(index)
 
     def account(self, index: int) -> Account:
         """The account of an accelerator, or of the session's part of host memory."""
@@ -118,7 +149,7 @@ class Devices:
         if self.cuda:
             if empty_cache:
                 torch.cuda.empty_cache()
-            memory = _cuda_memory(self._devices[index])
+            memory = _cuda_memory(self._devices[index], self._accelerator.limit_nbytes)
             if reset_peak:
                 torch.cuda.reset_peak_memory_stats(self._devices[index])
         else:
@@ -141,7 +172,7 @@ class Devices:
         torch._fused_sdp_choice(asked, asked, asked)
         return Opened(
             version=str(torch.__version__),
-            devices=tuple(_describe_gpu(device) for device in self._devices),
+            devices=tuple(_describe_gpu(device, self._accelerator.limit_nbytes) for device in self._devices),
             cuda=torch.version.cuda or "",
             cudnn=torch.backends.cudnn.version() or 0,  # type: ignore[no-untyped-call]
             architectures=tuple(torch.cuda.get_arch_list()),
@@ -150,16 +181,19 @@ class Devices:
         )
 
 
-def _cuda_memory(device: torch.device) -> Memory:
+def _cuda_memory(device: torch.device, limit_nbytes: int | None) -> Memory:
     try:
         free, total = torch.cuda.mem_get_info(device)
         statistics = torch.cuda.memory_stats(device)
     except RuntimeError as exc:
         raise RemoteError(f"asking {device} for its memory: {exc}") from exc
+    if limit_nbytes is not None:
+        total = min(total, limit_nbytes)
+        free = max(0, min(free, total - torch.cuda.memory_reserved(device)))
     return Memory(free, total, {name: int(figure) for name, figure in statistics.items()})
 
 
-def _describe_gpu(device: torch.device) -> Device:
+def _describe_gpu(device: torch.device, limit_nbytes: int | None) -> Device:
     found = torch.cuda.get_device_properties(device)
     own = ("name", "total_memory", "major", "minor", "multi_processor_count")
     others: dict[str, int | str] = {}
@@ -171,7 +205,7 @@ def _describe_gpu(device: torch.device) -> Device:
     return Device(
         kind="cuda",
         name=found.name,
-        total_memory=found.total_memory,
+        total_memory=min(found.total_memory, limit_nbytes or found.total_memory),
         major=found.major,
         minor=found.minor,
         multi_processor_count=found.multi_processor_count,

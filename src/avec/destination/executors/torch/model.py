@@ -89,8 +89,15 @@ class TorchModel:
         self._captures: Captures | None = None
         recorder = recorder_of(devices)
         if recorder is not None:
-            share = config.load().graph_memory_percent / 100
-            self._captures = Captures(recorder, self._stream, self._memory, devices, self._around, share)
+            share, replay_nbytes = config.load().graph_memory_percent / 100, accelerator.replay_nbytes
+            totals: dict[int, int] = {}
+
+            def limit(device: int) -> float:
+                if device not in totals:
+                    totals[device] = recorder.memory(device)[0]
+                return min(share * totals[device], replay_nbytes())
+
+            self._captures = Captures(recorder, self._stream, self._memory, devices, self._around, limit)
         self._traces = Traces(self._stream, self._captures)
         self._epoch = 0  # the highest that came
         self._failed_epoch: int | None = None

@@ -96,6 +96,9 @@ def _flag(around: Surroundings, layouts: Sequence[Layout], name: object, value: 
         torch.set_default_dtype(around.default_dtype)
     else:
         set_flag(name, value)
+        if name == "cuda.memory_fraction":
+            device, _, fraction = str(value).partition(":")
+            around.devices.limit_fraction(int(device), float(fraction))
     around.settings = tuple(sorted({**dict(around.settings), str(name): value}.items()))
 
 

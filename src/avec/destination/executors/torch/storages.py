@@ -179,13 +179,20 @@ class Memory:
         self.put(address, Storage(tensor, layout, pointer))
 
     def put(self, address: int, storage: Storage) -> None:
-        """Have a storage live at an address that is not in use."""
+        """Have a storage live at an address that is not in use.
+
+        Raises:
+            AcceleratorOutOfMemory: it would be more than the session may have.
+        """
+        account, nbytes = storage.layout.account, storage.layout.nbytes
+        if account.current + nbytes > account.limit:
+            raise account.exceeded(nbytes)
         self._storages[address] = storage
         storage.address = address
         storage.layout.tensors[address] = storage.tensor
         if storage.pointer:
             self._pointers.add(storage.pointer)
-        storage.layout.account.add(storage.layout.nbytes)
+        account.add(nbytes)
 
     def move(self, storage: Storage) -> None:
         """Have what lives in a storage live in another, with the same bytes, at the same address."""

@@ -1,0 +1,169 @@
+"""A worker's turns on the accelerator: it has one before it carries out a call, and gives it back where others wait.
+
+While nobody else wants the accelerator the turn stays, and a call costs two uncontended locks of this process and no
+system call. Where others wait, it goes back when there is nothing to do, or when it has lasted long enough, after the
+accelerator has done what was issued: only then can it be said how long that took. Not here: who is next (`fairness`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from avec.communication.channel import clock_ns
+from avec.destination.sharing.board import Board
+
+LOOK_NS = 250_000_000  # how often memory is looked at, which takes system calls
+
+
+class Shared(Protocol):
+    """The accelerator, as turns see it."""
+
+    def synchronize(self) -> None:
+        """Wait until it has done all that was asked of it."""
+
+    def pace(self) -> None:
+        """Wait until it has done what had been asked when this was called before; so little more is issued ahead."""
+
+    def memory_nbytes(self) -> int:
+        """How much of its memory this process holds."""
+
+
+class Turns:
+    """Used by the thread that carries out calls, but for what it says otherwise."""
+
+    def __init__(
+        self,
+        board: Board,
+        accelerator: Shared,
+        length_s: float,
+        ask: Callable[[], None],
+        give_back: Callable[[bool], None],
+    ) -> None:
+        """Begin without a turn.
+
+        Args:
+            length_s: for how long others wait at most while there is more to do, calls being whole.
+            ask: tell the server that a turn is needed.
+            give_back: tell it that the turn is over, and whether another is needed.
+        """
+        self._board = board
+        self._accelerator = accelerator
+        self._length_ns = round(length_s * 1e9)
+        self._ask = ask
+        self._give_back = give_back
+        self._lock = threading.Lock()  # guards what follows
+        self._granted = threading.Condition(self._lock)
+        self._held = False
+        self._asked = False
+        self._working = False
+        self._recalled = False  # somebody waits: give back what lies idle
+        self._since_ns = 0  # when the turn, or what of it was after others began to wait, began
+        self._looked_ns = 0
+
+    def begin(self) -> int:
+        """Wait for a turn, if there is none; it is not taken away before `end`. Gives the clock's time then."""
+        with self._lock:
+            self._working = True
+            if not self._held:
+                if not self._asked:
+                    self._asked = True
+                    self._ask()
+                self._granted.wait_for(lambda: self._held)
+        self._began_ns = clock_ns()
+        return self._began_ns
+
+    def end(self, queue: int) -> None:
+        """A call has been carried out, or at least been issued to the accelerator.
+
+        Args:
+            queue: as for `rest`.
+        """
+        board = self._board
+        if queue and board["waiting"]:
+            self._accelerator.pace()
+        now_ns = clock_ns()
+        board["used_ns"] += now_ns - self._began_ns
+        board["calls"] += 1
+        with self._lock:
+            self._working = False
+        self._look(now_ns)
+        self.rest(queue)
+
+    def rest(self, queue: int) -> None:
+        """Give the turn back, if there is one and others wait, where it has been long enough or lies idle.
+
+        Args:
+            queue: how many messages of the host's there are to take.
+        """
+        self._board["queue"] = queue
+        with self._lock:
+            if not self._held:
+                return
+            now_ns = clock_ns()
+            if not (self._recalled or self._board["waiting"]):
+                self._since_ns = now_ns
+            elif not queue or now_ns - self._since_ns >= self._length_ns:
+                self._return(now_ns, again=queue > 0)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """For what takes long within a call and does not use the accelerator, such as compiling: others have turns."""
+        now_ns = clock_ns()
+        self._board["used_ns"] += now_ns - self._began_ns
+        with self._lock:
+            self._return(now_ns, again=False)
+        try:
+            yield
+        finally:
+            self.begin()
+
+    def grant(self) -> None:
+        """The server gives a turn. Called by another thread."""
+        with self._lock:
+            self._held = True
+            self._asked = self._recalled = False
+            self._since_ns = clock_ns()
+            self._board["turns"] += 1
+            self._granted.notify()
+
+    def recall(self) -> None:
+        """The server says that somebody waits. Called by another thread."""
+        with self._lock:
+            self._recalled = True
+            # Where there is more to do, `rest` is called soon.
+            if self._held and not self._working and not self._board["queue"]:
+                self._return(clock_ns(), again=False)
+
+    def _look(self, now_ns: int) -> None:
+        if now_ns - self._looked_ns > LOOK_NS:
+            self._looked_ns = now_ns
+            self._board["memory_nbytes"] = self._accelerator.memory_nbytes()
+
+    def _return(self, now_ns: int, again: bool) -> None:
+        self._accelerator.synchronize()
+        self._board["used_ns"] += clock_ns() - now_ns
+        self._held = self._recalled = False
+        self._asked = again
+        self._give_back(again)
+
+
+class Alone:
+    """The turns of whoever shares with nobody."""
+
+    def begin(self) -> int:
+        """There is nobody to wait for."""
+        return clock_ns()
+
+    def end(self, queue: int) -> None:
+        """There is nobody who waits."""
+
+    def rest(self, queue: int) -> None:
+        """There is nobody who waits."""
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """There is nobody to let go first."""
+        yield

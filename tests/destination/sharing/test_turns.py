@@ -1,0 +1,221 @@
+"""A worker's turns and the server's side of them, joined without processes; the clock of leases is the test's."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from avec.destination.orders import Recall, Turn
+from avec.destination.sharing.arbiter import LEASE_S, Arbiter
+from avec.destination.sharing.board import Board, new_board
+from avec.destination.sharing.turns import Turns
+from destinations import await_true
+
+LONG_S = 3600.0
+
+
+@dataclass
+class Accelerator:
+    """Notes what turns ask of it."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def synchronize(self) -> None:
+        self.asked.append("synchronize")
+
+    def pace(self) -> None:
+        self.asked.append("pace")
+
+    def memory_nbytes(self) -> int:
+        return 7
+
+
+@dataclass
+class Worker:
+    """One session's turns, with what it told the server."""
+
+    name: str
+    arbiter: Arbiter
+    serving: threading.RLock  # the server has one thread
+    board: Board
+    length_s: float
+    said: list[str] = field(default_factory=list)
+    accelerator: Accelerator = field(default_factory=Accelerator)
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(self.board, self.accelerator, self.length_s, self._ask, self._give_back)
+        self.orders: queue.SimpleQueue[Turn | Recall | None] = queue.SimpleQueue()
+        self.heeding = threading.Thread(target=self._heed)
+        self.heeding.start()
+
+    def _heed(self) -> None:
+        while (order := self.orders.get()) is not None:
+            self.turns.grant() if isinstance(order, Turn) else self.turns.recall()
+
+    def _ask(self) -> None:
+        self.said.append("ask")
+        with self.serving:
+            assert self.arbiter.ask(self.name)
+
+    def _give_back(self, again: bool) -> None:
+        self.said.append("give back")
+        with self.serving:
+            assert self.arbiter.give_back(self.name, again)
+
+    def close(self) -> None:
+        self.orders.put(None)
+        self.heeding.join()
+        self.board.close()
+
+    def call(self, queue: int = 0) -> None:
+        """Carry out a call that takes no time."""
+        self.turns.begin()
+        self.turns.end(queue)
+
+
+class Clock:
+    """Stands still until the test moves it."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Shared:
+    """An arbiter and its workers."""
+
+    clock: Clock = field(default_factory=Clock)
+    serving: threading.RLock = field(default_factory=threading.RLock)
+    workers: list[Worker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.arbiter = Arbiter(clock_s=self.clock)
+
+    def worker(self, name: str, length_s: float = LONG_S) -> Worker:
+        with new_board() as (board, _):
+            worker = Worker(name, self.arbiter, self.serving, board, length_s)
+        self.workers.append(worker)
+        self.arbiter.enter(name, name, 1.0, 0, board, worker.orders.put)
+        return worker
+
+
+@pytest.fixture
+def shared() -> Iterator[Shared]:
+    shared = Shared()
+    yield shared
+    for worker in shared.workers:
+        worker.close()
+
+
+def waiting(worker: Worker) -> threading.Thread:
+    """Have a worker carry out a call; return when it waits for its turn."""
+    thread = threading.Thread(target=worker.call)
+    thread.start()
+    await_true(lambda: worker.arbiter.waits(worker.name), "it waits")
+    return thread
+
+
+def test_who_is_alone_asks_once_and_never_waits_for_the_accelerator(shared: Shared) -> None:
+    worker = shared.worker("a")
+    for _ in range(1000):
+        worker.call()
+    assert worker.said == ["ask"]
+    assert worker.accelerator.asked == []
+    assert worker.board.numbers().calls == 1000
+    assert worker.board.numbers().turns == 1
+
+
+def test_an_idle_turn_goes_to_who_asks(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+    one.call()
+    other.call()
+    assert one.said == ["ask", "give back"]
+    assert one.accelerator.asked == ["synchronize"]
+
+
+def test_a_turn_goes_back_after_its_length_with_the_accelerator_done(shared: Shared) -> None:
+    one, other = shared.worker("a", length_s=0.0), shared.worker("b")
+    one.turns.begin()
+    thread = waiting(other)
+    one.turns.end(queue=3)
+    thread.join()
+    assert one.said == ["ask", "give back"]
+    assert one.accelerator.asked == ["pace", "synchronize"]
+    one.call()  # it asked again when it gave back
+    assert one.said == ["ask", "give back"]
+
+
+def test_within_its_length_a_turn_stays_while_there_is_more_to_do(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+    one.turns.begin()
+    thread = waiting(other)
+    one.turns.end(queue=2)
+    one.call(queue=1)
+    assert one.said == ["ask"]
+    one.call(queue=0)
+    thread.join()
+    assert one.said == ["ask", "give back"]
+
+
+def test_others_have_turns_while_a_call_does_what_needs_none(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+    one.turns.begin()
+    thread = waiting(other)
+    with one.turns.aside():
+        thread.join()
+    one.turns.end(queue=0)
+    assert one.board.numbers().turns == 2
+
+
+def test_who_keeps_a_turn_too_long_keeps_nobody_waiting_and_pays(shared: Shared) -> None:
+    one, other, third = (shared.worker(name) for name in "abc")
+    one.turns.begin()
+    thread = waiting(other)
+    assert shared.arbiter.deadline_s() == LEASE_S
+    shared.arbiter.look()
+    assert shared.arbiter.waits("b")
+    shared.clock.now_s = LEASE_S
+    shared.arbiter.look()
+    thread.join()
+    shared.clock.now_s = 2 * LEASE_S
+    one.turns.end(queue=1)  # gives back, and asks again
+    other.turns.begin()
+    threads = [waiting(third), threading.Thread(target=one.call)]
+    threads[1].start()
+    other.turns.end(queue=0)
+    threads[0].join()  # who came later, but has used nothing, goes first
+    threads[1].join()
+
+
+def test_a_worker_that_dies_leaves_its_turn(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+    one.turns.begin()
+    thread = waiting(other)
+    shared.arbiter.leave("a")
+    thread.join()
+    assert not shared.arbiter.give_back("a", again=False)
+    assert not shared.arbiter.ask("a")
+
+
+def test_what_nobody_may_say_is_refused(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+    assert not shared.arbiter.give_back("a", again=False)
+    one.turns.begin()
+    assert not shared.arbiter.ask("a")
+    thread = waiting(other)
+    assert not shared.arbiter.ask("b")
+    one.turns.end(queue=0)
+    thread.join()
+
+
+def test_a_worker_cannot_make_its_board_smaller() -> None:
+    with new_board() as (board, descriptor), pytest.raises(PermissionError):
+        os.ftruncate(descriptor, 0)
+    board.close()
