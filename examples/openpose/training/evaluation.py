@@ -15,7 +15,7 @@ from grouping import Array
 from skeletons import COCO
 from torch import Tensor
 from training import labels, scenes
-from training.figures import Dice, Range
+from training.figures import CROWD, Dice, Range
 from training.network import as_input
 from training.scenes import FEWEST_VISIBLE, Scenes
 
@@ -46,7 +46,7 @@ def truths_of(rendered: Scenes) -> list[list[Truth]]:
 
 
 def unseen(
-    frames: int, device: torch.device, seed: int = SEED, among: Range = Range(), batch: int = 16,
+    frames: int, device: torch.device, seed: int = SEED, among: Range = CROWD, batch: int = 16,
     blend: scenes.Blend = scenes.blend,
 ) -> Iterator[Scenes]:  # fmt: skip
     """Render unseen scenes at the size that the network is used at."""

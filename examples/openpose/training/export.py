@@ -1,4 +1,4 @@
-"""A trained network's files: the Caffe net that the program runs, and the parameters that training can continue from."""
+"""A trained network's files: the Caffe net that the program runs, and parameters to continue training from."""
 
 import os
 from pathlib import Path

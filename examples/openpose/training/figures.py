@@ -56,6 +56,9 @@ class Range:
     hips: tuple[float, float] = (0.35, 0.75)
 
 
+CROWD = Range()
+
+
 @cache
 def constant(values: tuple[float, ...] | tuple[int, ...], device: torch.device) -> Tensor:
     """Keep a constant on a device: bringing one there waits for all that the device still has to do."""
@@ -248,8 +251,7 @@ def joints_in_space(people: People) -> Points:
         points |= {
             f"{side}_shoulder": shoulder,
             f"{side}_elbow": elbow,
-            f"{side}_wrist": elbow
-            + _apply(arm @ _turn("x", -angle["elbow"]), down) * lengths["forearm"][..., None],
+            f"{side}_wrist": elbow + _apply(arm @ _turn("x", -angle["elbow"]), down) * lengths["forearm"][..., None],
             f"{side}_hip": hip,
             f"{side}_knee": knee,
             f"{side}_ankle": knee + _apply(leg @ _turn("x", angle["knee"]), down) * lengths["shin"][..., None],

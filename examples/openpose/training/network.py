@@ -94,6 +94,7 @@ class PoseNetwork(nn.Module):
         self.layers = layers
         self.convolutions = nn.ModuleDict()
         self.norms = nn.ModuleDict()
+        block_ends = {layer.bottoms[1] for layer in layers if layer.type == "Eltwise"}
         for layer in layers:
             if layer.type != "Convolution":
                 continue
@@ -109,7 +110,7 @@ class PoseNetwork(nn.Module):
             else:
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
                 norm = nn.BatchNorm2d(layer.outputs)
-                if any(layer.top in other.bottoms for other in layers if other.type == "Eltwise"):
+                if layer.name in block_ends:
                     nn.init.zeros_(norm.weight)  # a residual block begins as the identity
                 self.norms[layer.name] = norm
             self.convolutions[layer.name] = convolution
@@ -143,7 +144,7 @@ def as_input(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def parameters_of(network: PoseNetwork) -> dict[str, list[Tensor]]:
-    """Fold each batch normalisation into its convolution: for each layer's name its weight and bias, float32 on the CPU."""
+    """Fold the batch normalisations: for each convolution's name its weight and bias, float32 on the CPU."""
     folded = {}
     for name, convolution in network.convolutions.items():
         weight = convolution.weight.double()

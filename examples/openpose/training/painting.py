@@ -16,9 +16,10 @@ GROUP = 8  # capsules in one fused kernel
 NOISE_CELLS = (3, 6, 14, 40, 120)  # pixels between the values of the background's noises
 BARS_BEHIND, BARS_IN_FRONT = 7, 2
 Blend = Callable[..., Tensor]
+Fields = tuple[Tensor, ...]  # of Capsules, in their order
 
 
-def blend(image: Tensor, texture: Tensor, x: Tensor, y: Tensor, capsules: tuple[Tensor, ...]) -> Tensor:
+def blend(image: Tensor, texture: Tensor, x: Tensor, y: Tensor, capsules: Fields) -> Tensor:
     """Paint capsules one after another over an image, anti-aliased and darker towards their edge.
 
     Args:
@@ -52,15 +53,28 @@ def paint(image: Tensor, texture: Tensor, capsules: Capsules, blend: Blend = ble
     fields = (capsules.start, capsules.end, capsules.start_radius, capsules.end_radius, capsules.colour,
               capsules.present)  # fmt: skip
     if image.is_cuda:
-        for first in range(0, capsules.start.shape[1], GROUP):
-            image = blend(image, texture, x, y, tuple(_group(field, first) for field in fields))
-        return image
+        return paint_everywhere(image, texture, x, y, fields, blend)
+    return _paint_in_windows(image, texture, x, y, fields, blend)
+
+
+def paint_everywhere(
+    image: Tensor, texture: Tensor, x: Tensor, y: Tensor, capsules: Fields, blend: Blend = blend
+) -> Tensor:
+    """Paint every capsule over whole images, a group at a time."""
+    for first in range(0, capsules[0].shape[1], GROUP):
+        image = blend(image, texture, x, y, tuple(_group(field, first) for field in capsules))
+    return image
+
+
+def _paint_in_windows(image: Tensor, texture: Tensor, x: Tensor, y: Tensor, capsules: Fields, blend: Blend) -> Tensor:
+    """Paint each capsule that is there into what it covers of its image."""
+    height, width = image.shape[-2:]
     image = image.clone()
-    for scene, index in capsules.present.nonzero().tolist():
-        top, bottom, left, right = _window(capsules, scene, index, height, width)
+    for scene, index in capsules[-1].nonzero().tolist():
+        one = tuple(field[scene : scene + 1, index : index + 1] for field in capsules)
+        top, bottom, left, right = _window(one, height, width)
         if top < bottom and left < right:
             region = image[scene : scene + 1, :, top:bottom, left:right]
-            one = tuple(field[scene : scene + 1, index : index + 1] for field in fields)
             shades = texture[scene : scene + 1, :, top:bottom, left:right]
             region.copy_(blend(region, shades, x[left:right], y[top:bottom], one))
     return image
@@ -74,11 +88,11 @@ def _group(field: Tensor, first: int) -> Tensor:
     return filled
 
 
-def _window(capsules: Capsules, scene: int, index: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Bound what a capsule covers: top, bottom, left, right, clipped to the image."""
-    ends = torch.stack([capsules.start[scene, index], capsules.end[scene, index]])
-    reach = max(float(capsules.start_radius[scene, index]), float(capsules.end_radius[scene, index])) + 1
-    (left, top), (right, bottom) = (ends.amin(0) - reach).tolist(), (ends.amax(0) + reach + 1).tolist()
+def _window(capsule: Fields, height: int, width: int) -> tuple[int, int, int, int]:
+    """Bound what one capsule covers: top, bottom, left, right, clipped to the image."""
+    ends = torch.cat([capsule[0], capsule[1]], dim=1)[0]
+    reach = torch.maximum(capsule[2], capsule[3]) + 1
+    (left, top), (right, bottom) = (ends.amin(0) - reach[0]).tolist(), (ends.amax(0) + reach[0] + 1).tolist()
     return max(int(top), 0), min(int(bottom) + 1, height), max(int(left), 0), min(int(right) + 1, width)
 
 

@@ -12,6 +12,7 @@ from skeletons import COCO
 from torch import Tensor
 from training import painting
 from training.figures import (
+    CROWD,
     JOINTS,
     Capsules,
     Dice,
@@ -39,9 +40,7 @@ class Scenes:
     height: Tensor  # B x P, the body height in pixels
 
 
-def render(
-    dice: Dice, scenes: int, size: tuple[int, int], among: Range = Range(), blend: Blend = blend
-) -> Scenes:
+def render(dice: Dice, scenes: int, size: tuple[int, int], among: Range = CROWD, blend: Blend = blend) -> Scenes:
     """Render scenes that have nothing to do with each other; size is height and width."""
     people = sample_people(dice, scenes, size, among)
     behind = painting.bars(dice, scenes, painting.BARS_BEHIND, size, 0.6)
@@ -50,9 +49,7 @@ def render(
     return _compose(dice, image, painting.texture(dice, scenes, size), people, behind, front, blend)
 
 
-def render_clip(
-    dice: Dice, frames: int, size: tuple[int, int], among: Range = Range(), chunk: int = 16
-) -> list[Scenes]:
+def render_clip(dice: Dice, frames: int, size: tuple[int, int], among: Range = CROWD, chunk: int = 16) -> list[Scenes]:
     """Render one scene in which the people walk, so many frames of it, in chunks."""
     people = walk(dice, sample_people(dice, 1, size, among), frames)
     behind = painting.bars(dice, 1, painting.BARS_BEHIND, size, 0.6)

@@ -22,19 +22,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from training import evaluation, export, labels, scenes  # noqa: E402
-from training.figures import Dice, Range  # noqa: E402
-from training.network import PoseNetwork, as_input, structure  # noqa: E402
+import numpy as np
+import torch
+from torch import Tensor, nn
+from training import evaluation, export, labels, scenes
+from training.figures import CROWD, Dice, Range
+from training.network import WIDTH, PoseNetwork, as_input, structure
 
 AMONG = Range(people=(0, 5), height=(70.0, 340.0), hips=(0.15, 0.85))
 WARM_UP = 0.03  # of the run
 LEAST_LEARNING_RATE = 0.002  # of the highest, at the end
 FIRST_STAGE_WEIGHT = 0.5
 HEATMAP_WEIGHT = 3.0  # against the fields, which cover more cells
-LONGEST_STEP = 20.0  # norm of the gradient
+LONGEST_STEP = 500.0  # norm of the gradient
 AVERAGE_DECAY = 0.998
 REPORT_STEPS = 100
 CHECKPOINT_S = 120.0
@@ -51,6 +51,7 @@ class Settings:
     width: int
     learning_rate: float
     weight_decay: float
+    channels: int
     seed: int
     steps: int | None
     bfloat16: bool
@@ -79,6 +80,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--size", type=_size, default=(368, 400), metavar="HxW", help="of a training picture (default: 368x400)")
     add("--learning-rate", type=float, default=2e-3, help="the highest (default: %(default)s)")
     add("--weight-decay", type=float, default=0.01, help="AdamW's (default: %(default)s)")
+    add("--channels", type=int, default=WIDTH, help="of the network at an eighth of the size (default: %(default)s)")
     add("--seed", type=int, default=1, help="of weights and scenes (default: %(default)s)")
     add("--steps", type=int, help="stop after so many steps, where that is before the minutes are over")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
@@ -101,7 +103,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.device = device
-        network = PoseNetwork(structure())
+        network = PoseNetwork(structure(settings.channels))
         if begin_with is not None:
             export.load(network, begin_with)
         self.network = network.to(device, memory_format=torch.channels_last)
@@ -220,8 +222,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False  # evaluation is in float32, training in bfloat16
     settings = Settings(
-        options.minutes, options.batch, *options.size, options.learning_rate, options.weight_decay, options.seed,
-        options.steps, not options.float32, device.type == "cuda" and not options.no_compile,
+        options.minutes, options.batch, *options.size, options.learning_rate, options.weight_decay, options.channels,
+        options.seed, options.steps, not options.float32, device.type == "cuda" and not options.no_compile,
     )  # fmt: skip
     options.output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(settings, device, options.continue_from)
@@ -263,7 +265,7 @@ def _save(trainer: Trainer, options: argparse.Namespace) -> None:
         "settings": asdict(trainer.settings),
         "continued_from": None if options.continue_from is None else options.continue_from.name,
         "scenes": asdict(AMONG),
-        "evaluated_scenes": asdict(Range()) | {"seed": evaluation.SEED, "size": evaluation.SIZE},
+        "evaluated_scenes": asdict(CROWD) | {"seed": evaluation.SEED, "size": evaluation.SIZE},
         "hardware": _hardware(trainer.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
