@@ -61,8 +61,9 @@ def paint_everywhere(
     image: Tensor, texture: Tensor, x: Tensor, y: Tensor, capsules: Fields, blend: Blend = blend
 ) -> Tensor:
     """Paint every capsule over whole images, a group at a time."""
-    for first in range(0, capsules[0].shape[1], GROUP):
-        image = blend(image, texture, x, y, tuple(_group(field, first) for field in capsules))
+    groups = [_groups(field) for field in capsules]
+    for group in zip(*groups, strict=True):
+        image = blend(image, texture, x, y, group)
     return image
 
 
@@ -80,12 +81,11 @@ def _paint_in_windows(image: Tensor, texture: Tensor, x: Tensor, y: Tensor, caps
     return image
 
 
-def _group(field: Tensor, first: int) -> Tensor:
-    """Take the next GROUP capsules, filled up with zeros, which paint nothing: always one shape to compile for."""
-    group = field[:, first : first + GROUP]
-    filled = field.new_zeros(len(field), GROUP, *field.shape[2:])
-    filled[:, : group.shape[1]] = group
-    return filled
+def _groups(field: Tensor) -> Tensor:
+    """Cut B x N x … into groups x B x GROUP x …, filled up with zeros, which paint nothing: one shape for all."""
+    missing = -field.shape[1] % GROUP
+    filled = torch.cat([field, field.new_zeros(len(field), missing, *field.shape[2:])], dim=1)
+    return filled.unflatten(1, (-1, GROUP)).transpose(0, 1).contiguous()
 
 
 def _window(capsule: Fields, height: int, width: int) -> tuple[int, int, int, int]:

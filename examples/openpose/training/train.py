@@ -3,8 +3,8 @@
     python training/train.py --minutes 8 --output trained --evaluate
 
 Leaves in the output folder, at every checkpoint and at the end: the Caffe net (.prototxt, .caffemodel), its parameters
-with the batch normalisations (.npz, to continue from) and training.json, what the run was and came to. The weights
-that are written and measured are the moving average of those that are trained.
+with the batch normalisations (.npz, to continue from) and training.json, what the run was and came to. sample.jpg shows
+some scenes. The weights that are written and measured are the moving average of those that are trained.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ class Progress:
     seconds: float = 0.0
     losses: list[tuple[int, float, float]] = field(default_factory=list)  # step, seconds, mean loss since the last
     measured: list[dict[str, float]] = field(default_factory=list)
+    reachable: dict[str, float] | None = None  # by the maps of a perfect network
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +78,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--evaluate", action="store_true", help="measure on unseen scenes, at checkpoints and at the end")
     add("--frames", type=int, default=256, help="unseen scenes to measure on at the end (default: %(default)s)")
     add("--continue-from", type=Path, metavar="NPZ", help="begin with a run's parameters instead of random ones")
-    add("--batch", type=int, default=64, help="scenes in a step (default: %(default)s)")
+    add("--batch", type=int, default=96, help="scenes in a step (default: %(default)s)")
     add("--size", type=_size, default=(368, 400), metavar="HxW", help="of a training picture (default: 368x400)")
     add("--learning-rate", type=float, default=2e-3, help="the highest (default: %(default)s)")
     add("--weight-decay", type=float, default=0.01, help="AdamW's (default: %(default)s)")
@@ -229,6 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
     trainer = Trainer(settings, device, options.continue_from)
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     print(f"{_hardware(device)}, torch {torch.__version__}, {parameters / 1e6:.2f} M parameters", flush=True)
+    _save_sample(trainer, options.output)
     checkpointed = began
     for progress in trainer.run(began):
         step, seconds, loss = progress.losses[-1]
@@ -242,6 +245,9 @@ def main(arguments: list[str] | None = None) -> int:
     _save(trainer, options)
     if options.evaluate:
         _report(trainer, options.frames)
+        _save(trainer, options)
+        trainer.progress.reachable = evaluation.measure_perfect(options.frames, device)
+        print(f"a perfect network: {json.dumps(trainer.progress.reachable)}", flush=True)
         _save(trainer, options)
     return 0
 
@@ -261,7 +267,7 @@ def _report(trainer: Trainer, frames: int) -> None:
 def _save(trainer: Trainer, options: argparse.Namespace) -> None:
     export.save(trainer.average, options.output)
     record = {
-        "command": " ".join(sys.argv),
+        "command": _command(options),
         "settings": asdict(trainer.settings),
         "continued_from": None if options.continue_from is None else options.continue_from.name,
         "scenes": asdict(AMONG),
@@ -274,10 +280,35 @@ def _save(trainer: Trainer, options: argparse.Namespace) -> None:
         "seconds": round(trainer.progress.seconds, 1),
         "losses": trainer.progress.losses,
         "measured": trainer.progress.measured,
+        "reachable": trainer.progress.reachable,
     }
     partial = options.output / "training.json.partial"
     partial.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(partial, options.output / "training.json")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Say how the run was started, but for where it wrote and what it continued from."""
+    left_out = ("output", "continue_from")
+    given = {
+        name: value for name, value in vars(options).items() if name not in left_out and value not in (None, False)
+    }
+    flags = (
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {_text(value)}") for name, value in given.items()
+    )
+    return " ".join(["python", "training/train.py", *flags])
+
+
+def _text(value: object) -> str:
+    return f"{value[0]}x{value[1]}" if isinstance(value, tuple) else f"{value}"
+
+
+def _save_sample(trainer: Trainer, folder: Path) -> None:
+    """Write a picture of some training scenes, to see what the network is shown."""
+    size = (trainer.settings.height, trainer.settings.width)
+    some = scenes.render(Dice(torch.Generator(trainer.device).manual_seed(0)), 8, size, AMONG).images
+    rows = torch.cat(list(torch.cat(list(some.unflatten(0, (2, 4)).transpose(0, 1)), dim=-1)), dim=-2)
+    cv2.imwrite(str(folder / "sample.jpg"), rows.permute(1, 2, 0).cpu().numpy())
 
 
 def _hardware(device: torch.device) -> str:
