@@ -1,6 +1,6 @@
 """How well found people agree with the truth that the synthetic renderer wrote down.
 
-    python openpose.py --write-json --output out && python accuracy.py out
+    python openpose.py --write-json --output out && python accuracy.py out [truth.json]
 
 The measure is COCO's object keypoint similarity (OKS): 1 for a perfect person, falling with each joint's
 distance in proportion to the person's size and to how exactly that joint can be placed at all.
@@ -133,14 +133,16 @@ def pairs(folder: Path, truth: dict[str, list[Truth]]) -> Iterator[tuple[Array, 
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("usage: python accuracy.py FOLDER_WITH_KEYPOINTS", file=sys.stderr)
+    if len(sys.argv) not in (2, 3):
+        print("usage: python accuracy.py FOLDER_WITH_KEYPOINTS [TRUTH]", file=sys.stderr)
         return 2
-    compared = list(pairs(Path(sys.argv[1]), load_truth()))
+    truth = Path(sys.argv[2]) if len(sys.argv) == 3 else MEDIA / "truth.json"
+    compared = list(pairs(Path(sys.argv[1]), load_truth(truth)))
     if not compared:
-        print(f"accuracy: no keypoint file of the bundled media is in {sys.argv[1]}", file=sys.stderr)
+        print(f"accuracy: no keypoint file of the pictures in {truth} is in {sys.argv[1]}", file=sys.stderr)
         return 1
     print(f"{len(compared)} frames: {evaluate(compared)}")
+    print(f"at an OKS of 0.75: AP {evaluate(compared, 0.75).average_precision:.3f}")
     return 0
 
 

@@ -25,6 +25,13 @@ class Layer:
     outputs: int
     kernel: int = 0
     scale: int = 1  # image pixels per output pixel
+    stride: int = 1
+    dilation: int = 1
+
+    @property
+    def padding(self) -> int:
+        """The zeros around a convolution's input that keep the size (at a stride of 1)."""
+        return self.dilation * (self.kernel // 2)
 
     @property
     def parameter_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -212,9 +219,14 @@ def prototxt(name: str, height: int, width: int) -> str:
     Raises:
         ValueError: the name is none of NAMES.
     """
-    head = [f'name: "OpenPose {name}"', 'input: "image"']
+    return prototxt_of(f"OpenPose {name}", layers(name), height, width)
+
+
+def prototxt_of(title: str, layers: list[Layer], height: int, width: int) -> str:
+    """Write the deploy prototxt of any list of layers, for one 3 x height x width image called "image"."""
+    head = [f'name: "{title}"', 'input: "image"']
     head += [f"input_dim: {size}" for size in (1, 3, height, width)]
-    return "\n".join(head + [line for layer in layers(name) for line in _layer_text(layer)]) + "\n"
+    return "\n".join(head + [line for layer in layers for line in _layer_text(layer)]) + "\n"
 
 
 def _layer_text(layer: Layer) -> Iterator[str]:
@@ -226,13 +238,16 @@ def _layer_text(layer: Layer) -> Iterator[str]:
     yield f'  top: "{layer.top}"'
     match layer.type:
         case "Convolution":
-            pad = layer.kernel // 2
-            sizes = f"num_output: {layer.outputs} pad: {pad} kernel_size: {layer.kernel}"
+            sizes = f"num_output: {layer.outputs} pad: {layer.padding} kernel_size: {layer.kernel}"
+            sizes += f" stride: {layer.stride}" if layer.stride > 1 else ""
+            sizes += f" dilation: {layer.dilation}" if layer.dilation > 1 else ""
             yield f"  convolution_param {{ {sizes} }}"
         case "Pooling":
             yield "  pooling_param { pool: MAX kernel_size: 2 stride: 2 }"
         case "Concat":
             yield "  concat_param { axis: 1 }"
+        case "Eltwise":
+            yield "  eltwise_param { operation: SUM }"
     yield "}"
 
 

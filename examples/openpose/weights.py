@@ -1,6 +1,6 @@
-"""Random weights for the generated topologies, written as a .caffemodel: good for timing, not for finding people.
+"""Writes .caffemodel files, and random weights for the generated topologies: good for timing, not for finding people.
 
-The values are drawn as He et al. scale them, so that activations neither vanish nor overflow on the way
+The random values are drawn as He et al. scale them, so that activations neither vanish nor overflow on the way
 through; the layers that make maps are kept small, so that the maps stay under every threshold and
 post-processing does not drown in noise. The files are kept in the user's cache folder.
 """
@@ -8,7 +8,7 @@ post-processing does not drown in noise. The files are kept in the user's cache 
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def random_caffemodel(name: str, seed: int = 0) -> Path:
     layers = topologies.layers(name)
     path = cache_folder() / f"{name}-random-{seed}.caffemodel"
     if not path.exists():
-        _write_atomically(path, _model_chunks(name, layers, np.random.default_rng(seed)))
+        _write_atomically(path, _random_chunks(name, layers, np.random.default_rng(seed)))
     return path
 
 
@@ -72,14 +72,34 @@ def _write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
         raise
 
 
-def _model_chunks(name: str, layers: list[topologies.Layer], rng: np.random.Generator) -> Iterator[bytes]:
-    yield _field(NET_NAME, name.encode())
-    activated = {layer.top for layer in layers if layer.type in ("ReLU", "PReLU")}
+def write_caffemodel(
+    path: Path, name: str, layers: list[topologies.Layer], parameters: Mapping[str, Sequence[np.ndarray]]
+) -> None:
+    """Write layers with their float32 parameters, by layer name, as a .caffemodel that is complete or not there.
+
+    Raises:
+        ValueError: a layer's parameters have other shapes than it.
+        OSError: the file cannot be written.
+    """
     for layer in layers:
+        shapes = tuple(values.shape for values in parameters.get(layer.name, ()))
+        if shapes != layer.parameter_shapes:
+            raise ValueError(f"layer {layer.name}: parameters of {shapes}, where it has {layer.parameter_shapes}")
+    _write_atomically(path, _chunks(name, ((layer, parameters.get(layer.name, ())) for layer in layers)))
+
+
+def _random_chunks(name: str, layers: list[topologies.Layer], rng: np.random.Generator) -> Iterator[bytes]:
+    activated = {layer.top for layer in layers if layer.type in ("ReLU", "PReLU")}
+    return _chunks(name, ((layer, _random_parameters(layer, layer.top in activated, rng)) for layer in layers))
+
+
+def _chunks(name: str, layers: Iterable[tuple[topologies.Layer, Iterable[np.ndarray]]]) -> Iterator[bytes]:
+    yield _field(NET_NAME, name.encode())
+    for layer, parameters in layers:
         texts = [(LAYER_NAME, layer.name), (LAYER_TYPE, layer.type)]
         texts += [(LAYER_BOTTOM, bottom) for bottom in layer.bottoms] + [(LAYER_TOP, layer.top)]
         message = b"".join(_field(number, text.encode()) for number, text in texts)
-        for values in _random_parameters(layer, layer.top in activated, rng):
+        for values in parameters:
             message += _field(LAYER_BLOBS, _blob(values))
         yield _field(NET_LAYER, message)
 

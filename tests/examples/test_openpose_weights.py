@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
         yield b"a beginning"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "_model_chunks", full_disk)
+    monkeypatch.setattr(weights, "_random_chunks", full_disk)
     with pytest.raises(OSError, match="No space left"):
         weights.random_caffemodel("coco")
     assert list((tmp_path / "openpose-example").iterdir()) == []
