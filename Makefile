@@ -12,7 +12,7 @@ OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
 .PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay check format bench bench-all bench-onnx bench-torch \
-	bench-training bench-resume goldens clean
+	test-recovery bench-training bench-resume bench-recovery goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, si
 
 test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay
 	REPLAY_SEEDS=3 REPLAY_STEPS=2000 $(BIN)/python -m pytest tests/interception/torch/test_replay.py
+
+test-recovery: $(READY) ## Programs of each library whose workers and destinations are killed again and again, 1500 rounds each
+	RECOVERY_ROUNDS=1500 $(BIN)/python -m pytest tests/recovery
 
 test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either
 	$(BIN)/python -m pytest $(OPENCV_TESTS)

@@ -281,6 +281,17 @@ class Settings:
         "destination for how long a worker waits for that; the shorter one counts", ("run", "serve"),
         "--resume-timeout",
     )  # fmt: skip
+    recovery: Literal["resume", "snapshot", "off"] = _setting(
+        "resume", _choice("resume", "snapshot", "off"), "what becomes of a session whose worker has died: resume makes "
+        "the calls again that its state came from, for all libraries but PyTorch; snapshot for PyTorch too; off: the "
+        "session is lost", ("run",), "--recovery",
+    )  # fmt: skip
+    journal_limit_nbytes: int = _setting(
+        256_000_000, SIZE, "how much of calls a host keeps, to make them again at another worker", ("run",), "", "256MB"
+    )
+    journal_limit_calls: int = _setting(
+        10_000, COUNT, "how many calls a host keeps, to make them again at another worker", ("run",)
+    )
     hello_timeout_s: float = _setting(5.0, SECONDS, "how long a new connection may take to say who it is", ("serve",))
     max_sessions: int = _setting(
         16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"

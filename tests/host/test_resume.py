@@ -340,9 +340,11 @@ def test_an_upload_goes_on_over_another_connection(
     assert session.mended == 1  # its own connection was cut too
 
 
-def test_a_worker_that_was_killed_is_a_lost_session_at_once(destination: Destination, open_session: Open) -> None:
+def test_a_worker_that_was_killed_is_a_lost_session_at_once(
+    destination: Destination, open_session: Open, settings: Settings
+) -> None:
     before = destination.workers()
-    session = open_session()
+    session = open_session(settings=replace(settings, recovery="off"))
     worker = destination.new_worker(before)
     net = relu(session)
     os.kill(worker, signal.SIGKILL)
@@ -356,7 +358,7 @@ def test_a_worker_that_was_killed_while_its_host_was_away_is_a_lost_session_once
     destination: Destination, open_session: Open, settings: Settings, relay: Relay
 ) -> None:
     before = destination.workers()
-    session = open_session(url=relay.url, settings=hasty(settings))
+    session = open_session(url=relay.url, settings=replace(hasty(settings), recovery="off"))
     worker = destination.new_worker(before)
     call = relu(session).forward(floats(1, 2, 3, 4))
     call.wait()
@@ -373,7 +375,7 @@ def test_a_destination_where_nobody_listens_any_more_is_a_lost_session_within_se
     destination: Destination, settings: Settings
 ) -> None:
     with Relay(destination.url) as relay:
-        session = Session(relay.url, settings)
+        session = Session(relay.url, replace(settings, recovery="off"))
     with closing(session):
         began_s = time.monotonic()
         with pytest.raises(SessionLost, match=r"could not be resumed: \d+ attempts in \d\.\d s, .*refused"):

@@ -1,4 +1,5 @@
-"""What a host has to know of an ONNX file: the side files in which it keeps tensors. Nothing else is read.
+"""What a host has to know of an ONNX file: the side files in which it keeps tensors, and whether it draws random
+numbers from a seed. Nothing else is read.
 
 Source: onnx/onnx.proto3 (field numbers), https://protobuf.dev/programming-guides/encoding
 """
@@ -44,6 +45,44 @@ def external_data(model: Buffer) -> list[str]:
     locations: dict[str, None] = {}
     _collect(memoryview(model).cast("B"), _MODEL, locations, 0)
     return list(locations)
+
+
+# Operators that draw random numbers. Source: https://onnx.ai/onnx/operators
+_RANDOM = frozenset(
+    {b"Bernoulli", b"Dropout", b"Multinomial", b"RandomNormal", b"RandomNormalLike", b"RandomUniform",
+     b"RandomUniformLike"}
+)  # fmt: skip
+
+
+def is_seeded(model: Buffer) -> bool:
+    """Whether a model draws random numbers from a seed in it, so that each run depends on how many came before.
+
+    Raises:
+        NotProtobuf: it is damaged, or no ONNX model at all.
+    """
+    return _is_seeded(memoryview(model).cast("B"), _MODEL, 0)
+
+
+def _is_seeded(view: memoryview, message: int, depth: int) -> bool:
+    if depth > _DEPTH_LIMIT:
+        raise NotProtobuf(f"messages within one another, {_DEPTH_LIMIT} deep")
+    if message == _NODE:
+        fields = [(number, value) for number, value in _fields(view) if isinstance(value, memoryview)]
+        attributes = [value for number, value in fields if number == 5]
+        names = [(number, value) for attribute in attributes for number, value in _fields(attribute)]
+        seeded = any(
+            number == 1 and isinstance(value, memoryview) and bytes(value) == b"seed" for number, value in names
+        )
+        if seeded and any(number == 4 and bytes(value) in _RANDOM for number, value in fields):
+            return True
+        return any(_is_seeded(attribute, _ATTRIBUTE, depth + 1) for attribute in attributes)
+    structure = {_GRAPH, _NODE, _FUNCTION}
+    children = {number: kind for number, kind in _CHILDREN[message].items() if kind in structure}
+    return any(
+        _is_seeded(value, children[number], depth + 1)
+        for number, value in _fields(view)
+        if number in children and isinstance(value, memoryview)
+    )
 
 
 def _collect(view: memoryview, message: int, locations: dict[str, None], depth: int) -> None:

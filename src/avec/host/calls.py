@@ -12,9 +12,10 @@ from types import FrameType
 
 from avec.communication.channel import clock_ns
 from avec.errors import AvecError
+from avec.host.journal import Effect
 from avec.profiling import ExecutionCycle
 from avec.protocol.codec import Buffer
-from avec.protocol.messages import Timings
+from avec.protocol.messages import Load, Run, Timings
 from avec.tensor import Array
 
 # Folders whose code is not the application's: AVEC's own, and those of the libraries that it stands under.
@@ -94,10 +95,13 @@ class Call:
         on_wait: Callable[[Call], None],
         record: Callable[[ExecutionCycle], None],
         on_sent: Callable[[Call, Happening], bool] | None = None,
+        effect: Effect | None = None,
+        message: Load | Run | None = None,
     ) -> None:
         """Describe a call.
 
         Args:
+            effect: on the session's state, where it may have to be made again after it was answered.
             on_wait: called in `wait`, once the call has ended.
             on_sent: called in `wait_sent` of a call without an answer, with the sending that was waited for; False when
                 the call is being sent again meanwhile.
@@ -115,6 +119,8 @@ class Call:
         self.frames: Sequence[Buffer] | None = None  # to be sent again; None: cannot be, or need not
         self.copied = False  # the frames are copies, and the application may change its memory
         self._on_sent = on_sent
+        self.effect = effect
+        self.message = message
         self._ended = Happening()
         self._reply = Reply()
         self._error: AvecError | None = None
@@ -146,6 +152,8 @@ class Call:
         """
         self._awaited = True
         self.progress.waited |= not self.done
+        if self.effect is not None and self._on_sent is not None and not self.done:
+            self._on_sent(self, self.sent)  # copies what may change once this returns, while there is time
         self._block(self._ended)
         self._record()
         self._on_wait(self)

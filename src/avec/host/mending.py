@@ -1,6 +1,6 @@
-"""How a host comes back to its session after the connection broke: try, wait a little, try again, up to a limit.
+"""How a host comes back to its destination after the connection broke: try, wait a little, try again, up to a limit.
 
-Not here: what was under way meanwhile (`unanswered`), and the session itself (`session`).
+Not here: what was under way meanwhile (`unanswered`), what a fresh worker needs (`restart`), the session (`session`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,21 @@ REFUSED_S = 1.0
 PASSING = (DestinationUnreachable, DestinationError)  # these classes themselves; one below the second says what it is
 
 
+class WorkerGone(SessionLost):
+    """The destination is there, and has no worker with this session's state any more."""
+
+
 class Attempts:
     """When to try again. `once_more` blocks until then, and says whether to."""
 
-    def __init__(self, limit_s: float, given_up: threading.Event) -> None:
+    def __init__(self, limit_s: float, given_up: threading.Event, patient: bool = False) -> None:
+        """Begin to count.
+
+        Args:
+            given_up: ends the waiting.
+            patient: wait for the whole time also where nobody listens: somebody may start the destination again.
+        """
+        self._patient = patient
         self.began_s = time.monotonic()
         self.count = 0
         self._limit_s = limit_s
@@ -45,6 +56,14 @@ class Attempts:
         """Until the limit."""
         return max(0.0, self.began_s + self._limit_s - time.monotonic())
 
+    def told(self) -> str:
+        """What was tried, for a message."""
+        return f"{self.count} attempts in {time.monotonic() - self.began_s:.1f} s"
+
+    def at_once(self) -> None:
+        """Begin the pauses anew: what is tried next is something else."""
+        self._pauses_s = itertools.chain(PAUSES_S, itertools.repeat(LAST_PAUSE_S))
+
     def once_more(self) -> bool:
         """Wait for the time of the next attempt; False when there shall be none."""
         pause_s = min(next(self._pauses_s), self.remaining_s)
@@ -55,7 +74,7 @@ class Attempts:
 
     def hopeless(self, exc: AvecError) -> bool:
         """Take note of a failed attempt; whether nobody has listened for so long that nobody will."""
-        if not isinstance(exc.__cause__, ConnectionRefusedError):
+        if self._patient or not isinstance(exc.__cause__, ConnectionRefusedError):
             self._refused_since_s = None
             return False
         now_s = time.monotonic()
@@ -75,15 +94,15 @@ def reconnect(
         The channel, the welcome, and the epoch of the attempt.
 
     Raises:
+        WorkerGone: the destination knows no such session.
         SessionLost: it cannot be resumed; the text says what was tried.
     """
     epoch, last = resumption.epoch, "nothing was tried"
     while attempts.once_more():
-        hurried = min(settings.connect_timeout_s, max(LEAST_CONNECT_S, attempts.remaining_s))
         try:
             channel, welcome = greet(
                 url,
-                replace(settings, connect_timeout_s=hurried),
+                _hurried(settings, attempts),
                 "resume",
                 allocate=allocate,
                 resumption=replace(resumption, epoch=epoch),
@@ -91,7 +110,8 @@ def reconnect(
         except AvecError as exc:
             epoch, last = epoch + 1, str(exc)
             if type(exc) not in PASSING:
-                raise SessionLost(f"it was not resumed: {exc}") from exc
+                kind = WorkerGone if isinstance(exc, SessionLost) else SessionLost
+                raise kind(f"it was not resumed: {exc}") from exc
             if attempts.hopeless(exc):
                 break
             continue
@@ -99,5 +119,34 @@ def reconnect(
             channel.close()
             raise ProtocolError(f"{url} answered {type(welcome).__name__} to the wish to resume a session")
         return channel, welcome, epoch
-    took_s = time.monotonic() - attempts.began_s
-    raise SessionLost(f"it could not be resumed: {attempts.count} attempts in {took_s:.1f} s, and at the last {last}")
+    raise SessionLost(f"it could not be resumed: {attempts.told()}, and at the last {last}")
+
+
+def reopen(
+    url: str, settings: Settings, program: str, attempts: Attempts, allocate: Allocate
+) -> tuple[Channel, Welcome]:
+    """Open a new session in place of one whose worker is gone; blocks until its worker has said welcome.
+
+    Raises:
+        SessionLost: the destination does not give one; the text says what was tried.
+    """
+    last = "nothing was tried"
+    while attempts.once_more():
+        try:
+            channel, welcome = greet(url, _hurried(settings, attempts), "session", program, allocate)
+        except AvecError as exc:
+            last = str(exc)
+            if type(exc) not in PASSING:
+                raise SessionLost(f"no session could be opened in its place: {exc}") from exc
+            continue
+        if not isinstance(welcome, Welcome):
+            channel.close()
+            raise ProtocolError(f"{url} answered {type(welcome).__name__} to the request for a session")
+        return channel, welcome
+    raise SessionLost(f"no session could be opened in its place: {attempts.told()}, and at the last {last}")
+
+
+def _hurried(settings: Settings, attempts: Attempts) -> Settings:
+    return replace(
+        settings, connect_timeout_s=min(settings.connect_timeout_s, max(LEAST_CONNECT_S, attempts.remaining_s))
+    )

@@ -3,7 +3,9 @@
 One thread sends and one receives, so that an interrupt of the application never tears a frame; a small frame is sent
 by the calling thread where that is one indivisible step. Thread-safe. When the connection breaks, the receiving thread
 makes another to the same worker, and what that has not received is sent again; who waits just waits longer.
-Not here: what a call means (front-ends), how models get to the destination (`host.models`), reconnecting (`mending`).
+Where the worker is gone, another gets its state first.
+Not here: what a call means (front-ends), how models get to the destination (`host.models`), reconnecting (`mending`),
+what becomes of a dead worker's state (`recovery`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from avec.communication.channel import SMALL_NBYTES, Channel, clock_ns
 from avec.errors import AvecError, DestinationDraining, DestinationError, ProtocolError, SessionLost, unpack
 from avec.host.calls import Call, Credit, Happening, Progress, Reply
 from avec.host.greeting import Resumption, greet
-from avec.host.mending import Attempts, reconnect
+from avec.host.journal import CHANGES, READS, Effect
+from avec.host.mending import Attempts, WorkerGone, reconnect
+from avec.host.recovery import Recovery
 from avec.host.unanswered import Copies, Releases, unreceived
 from avec.profiling import Origin, Recorder
 from avec.protocol.codec import Buffer, Frame, encode
@@ -47,6 +51,8 @@ from avec.tensor import Array, TensorSpec
 
 if TYPE_CHECKING:
     from avec.config import Settings
+    from avec.host.uploading import Source
+    from avec.modelcache import Manifest
 
 BATCH_LIMIT = 64  # frames that one gathering write may join
 GIVE_UP_S = 0.5  # for an attempt to reconnect to end when the session is closed; it may go on without anybody
@@ -106,7 +112,6 @@ class Session:
         self._away = False  # the connection broke, and another is being made
         self._epoch = 1  # of the connection: the first, or that of the attempt which made it
         self._answered_number = 0  # the last call whose answer has arrived
-        self._releases = Releases()
         self._copies = Copies()
         self._given_up = threading.Event()  # nobody wants the session any more
         self.mended = 0  # how often a broken connection was replaced
@@ -117,6 +122,8 @@ class Session:
         self.welcome = welcome
         self.resume_s = min(settings.resume_timeout_s, welcome.resume_s)  # 0: a broken connection is a lost session
         self.accelerator = welcome.accelerator
+        self._recovery = Recovery(url, settings, program, self._copies, self.resume_s > 0)
+        self._releases = Releases(self._recovery.release)
         self._credit = Credit(self.welcome.credit_calls, self.welcome.credit_nbytes)
         self._numerics = settings.numerics
         self._channel.measure()
@@ -143,11 +150,12 @@ class Session:
         body: bytes,
         arrays: Sequence[Array] = (),
         files: Mapping[str, str] | None = None,
+        effect: Effect = CHANGES,
     ) -> Call:
         """Have an executor make what `handle` will name; files are role → digest of models already offered."""
         answered = self._answered_number
         message = Load(handle=handle, format=format, files=dict(files or {}), body=body, answered=answered)
-        return self._call(message, handle, f"{format}.load", arrays, ())
+        return self._call(message, handle, f"{format}.load", arrays, (), effect)
 
     def run(
         self,
@@ -158,6 +166,7 @@ class Session:
         files: Mapping[str, str] | None = None,
         into: Sequence[Array | None] = (),
         handles: Sequence[int] = (),
+        effect: Effect = CHANGES,
     ) -> Call:
         """Make a call on a handle, without waiting for it.
 
@@ -168,6 +177,8 @@ class Session:
             into: where to receive the result's tensors, by place; one that does not fit its tensor, or None, is
                 passed over and new memory taken. Nobody may read or write it until the call is waited for.
             handles: of other things that the call needs.
+            effect: on the session's state; what it says too much costs memory and time, what it leaves out is lost
+                with a worker.
 
         Raises:
             SessionLost, DestinationDraining: the destination takes no calls any more.
@@ -179,12 +190,21 @@ class Session:
             handles=tuple(handles),
             answered=self._answered_number,
         )
-        return self._call(message, handle, name, arrays, into)
+        return self._call(message, handle, name, arrays, into, effect)
 
     def offer(self, digest: str, nbytes: int, chunk_digests: Array) -> Call:
         """Ask which chunks of a model are missing; the reply's `missing` says it. See `host.models`."""
         message = Offer(digest=digest, nbytes=nbytes, answered=self._answered_number)
-        return self._call(message, 0, "offer", (chunk_digests,), ())
+        return self._call(message, 0, "offer", (chunk_digests,), (), READS)
+
+    def remember(self, manifest: Manifest, source: Source) -> None:
+        """Take note of where a model comes from that the destination has now: another worker may lack it."""
+        self._recovery.remember(manifest, source)
+
+    @property
+    def restarted(self) -> int:
+        """How often another worker took the place of one that was gone."""
+        return self._recovery.restarted
 
     def release(self, handle: int) -> None:
         """Say that a handle is no longer used. Never blocks and may be called from a destructor."""
@@ -238,7 +258,13 @@ class Session:
         self.close()
 
     def _call(
-        self, message: Message, handle: int, name: str, arrays: Sequence[Array], into: Sequence[Array | None]
+        self,
+        message: Load | Run | Offer,
+        handle: int,
+        name: str,
+        arrays: Sequence[Array],
+        into: Sequence[Array | None],
+        effect: Effect,
     ) -> Call:
         progress = Progress(began_ns=clock_ns())
         nbytes = sum(array.nbytes for array in arrays)
@@ -256,7 +282,19 @@ class Session:
             progress.wire_nbytes_up = len(buffers[0]) + nbytes
             progress.encoded_ns = clock_ns()
             keep = self._keep_frames if self.resume_s else None
-            call = Call(number, handle, name, nbytes, progress, into, self._raise_late, self.recorder.add, keep)
+            call = Call(
+                number,
+                handle,
+                name,
+                nbytes,
+                progress,
+                into,
+                self._raise_late,
+                self.recorder.add,
+                keep,
+                self._recovery.wants(handle, effect),
+                None if isinstance(message, Offer) else message,
+            )
             self._hand_on(call, buffers)
         if self._lost is not None:  # between the check and the registration: nobody else would end this call
             self._end_calls()
@@ -416,17 +454,31 @@ class Session:
                 raise broke
             self._away = True
         self._channel.abort()  # wakes the sending thread
-        attempts = Attempts(self.resume_s, self._given_up)
+        attempts = Attempts(self.resume_s, self._given_up, self._recovery.possible and not self._closing)
         wish = Resumption(self.welcome.session, self.welcome.secret, self._epoch + 1, self._answered_number)
+        how = "over a new connection"
         try:
-            channel, welcome, self._epoch = reconnect(self.url, self._settings, wish, attempts, self._allocate)
-            self._go_on(channel, welcome.received)
+            try:
+                channel, welcome, self._epoch = reconnect(self.url, self._settings, wish, attempts, self._allocate)
+                received = welcome.received
+            except WorkerGone as gone:
+                if self._closing:
+                    raise
+                how, received = "at another worker", self._answered_number
+                channel, self.welcome = self._restart(gone, attempts)
+                self._epoch = 1
+            self._go_on(channel, received)
         except SessionLost as exc:
             raise SessionLost(f"{broke}; {exc}") from exc
         self.mended += 1
         if self._on_mended is not None:
             took_s = time.monotonic() - attempts.began_s
-            self._on_mended(f"{broke}; the session went on over a new connection after {took_s:.2f} s")
+            self._on_mended(f"{broke}; the session went on {how} after {took_s:.2f} s")
+
+    def _restart(self, gone: WorkerGone, attempts: Attempts) -> tuple[Channel, Welcome]:
+        with self._lock:
+            waiting = list(self._calls.values())
+        return self._recovery.restart(gone, attempts, self._allocate, waiting, self._answered_number)
 
     def _go_on(self, channel: Channel, received: int) -> None:
         """Take a new connection into use; `received` is the last call that the destination has."""
@@ -502,9 +554,7 @@ class Session:
             raise ProtocolError(f"an answer to call {frame.number}, which is not under way")
         self._answered_number = frame.number
         self._releases.forget(frame.number)
-        if call.copied and call.frames is not None:
-            self._copies.take_back(call.frames)
-        call.frames = None
+        self._recovery.take(call, frame, compared=self.accelerator.kind == "cpu")
         self._credit.give_back(call.nbytes)
         progress = call.progress
         progress.ended_ns, progress.timings, progress.wire_nbytes_down = ended_ns, timings, frame.nbytes

@@ -8,7 +8,7 @@ becomes a copy. Not here: connections, and who sends (`session`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -64,7 +64,9 @@ class Releases:
     `add` may run in a destructor, in the middle of anything: it takes no lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_received: Callable[[int], None] = lambda handle: None) -> None:
+        """Begin without any; `on_received` is called with each handle whose release has surely been received."""
+        self._on_received = on_received
         self._released: deque[tuple[int, int]] = deque()
 
     def add(self, after: int, handle: int) -> None:
@@ -74,7 +76,7 @@ class Releases:
     def forget(self, received: int) -> None:
         """Take note that a call was received, and with it all that was sent before."""
         while self._released and self._released[0][0] < received:
-            self._released.popleft()
+            self._on_received(self._released.popleft()[1])
 
     def all(self) -> list[tuple[int, int]]:
         """What may not have been received: pairs of a call and the handle that was released after it."""

@@ -86,6 +86,7 @@ class LayerDescription(msgspec.Struct, frozen=True, array_like=True):
     needs_backward: bool = False  # Net::layer_need_backward
     propagates: tuple[bool, ...] = ()  # for each bottom whether it gets a diff: Net::bottom_need_backward
     writes_parameters: bool = False  # its forward pass changes its parameters (BatchNorm in the phase TRAIN)
+    remembers: bool = False  # its forward pass depends on earlier ones: random numbers, states of recurrent layers
 
 
 class BlobDescription(msgspec.Struct, frozen=True, array_like=True):

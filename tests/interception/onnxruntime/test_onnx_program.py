@@ -75,7 +75,7 @@ print(session.run(None, {"x": x})[0].sum())
 
 def test_a_lost_destination_is_a_connection_error_and_the_program_goes_on(tmp_path: Path) -> None:
     with running(tmp_path / "destination") as destination:
-        command = (*AVEC, "run", "--on", destination.url, "-c", LOSING, str(APPS.parent))
+        command = (*AVEC, "run", "--recovery", "off", "--on", destination.url, "-c", LOSING, str(APPS.parent))
         variables = environ(AVEC_CACHE_DIR=str(tmp_path))
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables

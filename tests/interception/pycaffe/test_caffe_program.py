@@ -73,7 +73,7 @@ def test_a_worker_that_dies_is_a_connection_error(tmp_path: Path) -> None:
         'layer { name: "fc" type: "InnerProduct" bottom: "a" top: "fc" inner_product_param { num_output: 4 } }'
     )
     with running(tmp_path / "destination") as destination:
-        command = (*AVEC, "run", "--on", destination.url, "-c", LOSING, str(prototxt))
+        command = (*AVEC, "run", "--recovery", "off", "--on", destination.url, "-c", LOSING, str(prototxt))
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from avec.errors import SessionLost
+from avec.host.journal import CHANGES, Effect
 from avec.protocol.caffe import LoadNet, LoadSolver, NetRequest, SolverRequest, Within
 from avec.tensor import Array
 
@@ -49,6 +50,7 @@ class Handle:
         files: Mapping[str, str] | None = None,
         into: Sequence[Array | None] = (),
         others: Sequence[Handle] = (),
+        effect: Effect = CHANGES,
     ) -> Call:
         """Send a request without waiting; see Session.run.
 
@@ -57,7 +59,7 @@ class Handle:
         """
         self.check_process()
         handles = [other.number for other in others]
-        return self._session.run(self.number, name, _ENCODER.encode(request), contents, files, into, handles)
+        return self._session.run(self.number, name, _ENCODER.encode(request), contents, files, into, handles, effect)
 
     def check_process(self) -> None:
         """Raise SessionLost in a child of the process that loaded it."""

@@ -36,6 +36,7 @@ from avec.protocol.caffe import (
 
 from .arrays import blob_arrays, parameter_arrays
 from .dataflow import Flow, Flows, Range
+from .effects import Effects
 from .handle import Handle
 from .memory import Floats, Issued, Memory, NetArray, Shape
 
@@ -69,6 +70,8 @@ class RemoteNet:
         self.blobs = blob_arrays(description)
         self.parameters = parameter_arrays(description)
         self._flows = Flows(description)
+        self._effects = Effects(handle.number, description, self._flows)
+        self._effects.shared = place is not None
         self._ran: set[Range] = set()
         self._issued: deque[Issued] = deque()
         self._reshaped: dict[int, Shape] = {}  # not told yet
@@ -259,6 +262,7 @@ class RemoteNet:
         for lender in (other, *other._lenders):
             if lender is not self and lender not in self._lenders:
                 self._lenders.append(lender)
+                self._effects.shared = lender._effects.shared = True
 
     def reseed(self, seed: int) -> None:
         """Begin random numbers anew with the next request that runs layers."""
@@ -408,11 +412,11 @@ class RemoteNet:
     ) -> Issued:
         contents = [array.memory.values(array.shape) for array in writes] + list(extra)
         into = [array.memory.values(self._sent_shape(array)) if self._knows_shape(array) else None for array in wanted]
-        if isinstance(request, SolverRequest):
-            call = self.handle.run(name, request, contents, files, into, others)
-        else:
-            whole = request if self.place is None else Within(self.place, request)
-            call = self.handle.run(name, whole, contents, files, into, others)
+        effect = self._effects.of(request)
+        whole: NetRequest | SolverRequest | Within = request
+        if self.place is not None and not isinstance(request, SolverRequest):
+            whole = Within(self.place, request)
+        call = self.handle.run(name, whole, contents, files, into, others, effect)
         issued = Issued(call, writes, wanted, isinstance(request, SolverRequest))
         for array in writes:
             array.memory.touched = array.memory.held  # who holds a view can write into it after this

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from avec import config
-from avec.formats.onnx import NotProtobuf, external_data
+from avec.formats.onnx import NotProtobuf, external_data, is_seeded
 from avec.host.models import provide
 from avec.protocol.onnx import STAGED_FILES_LIMIT, Stage
 
@@ -26,6 +26,7 @@ class ProvidedModel:
     digest: str
     folder: int  # of its side files there; 0: it has none
     side_folder: str  # where they are on this host
+    remembers: bool  # a run depends on those before it
 
 
 def provide_model(space: Space, model: str | bytes, side_folder: str) -> ProvidedModel:
@@ -41,27 +42,30 @@ def provide_model(space: Space, model: str | bytes, side_folder: str) -> Provide
     folder = side_folder or (os.path.dirname(model) or "." if isinstance(model, str) else "")
     settings = config.load()
     digest = provide(space.session, Path(model) if isinstance(model, str) else model, settings)
-    found = list(_side_files(_locations(model), folder)) if folder else []
+    locations, remembers = _read(model)
+    found = list(_side_files(locations, folder)) if folder else []
     folder = os.path.realpath(folder) if folder else ""  # as messages of the engine's have it
     if not found:
-        return ProvidedModel(digest, 0, folder)
+        return ProvidedModel(digest, 0, folder, remembers)
     number = space.new_folder()
     files = iter(found)
     while batch := list(islice(files, STAGED_FILES_LIMIT)):
         digests = {name: provide(space.session, path, settings) for name, path in batch}
         space.run("stage", Stage(folder=number), files=digests).answer()
-    return ProvidedModel(digest, number, folder)
+    return ProvidedModel(digest, number, folder, remembers)
 
 
-def _locations(model: str | bytes) -> Sequence[str]:
-    """The names of the side files; none of a file that is no ONNX model, as the engine will say."""
+def _read(model: str | bytes) -> tuple[Sequence[str], bool]:
+    """The names of the side files, and whether the model draws random numbers from a seed; none and no of a file that
+    is no ONNX model, as the engine will say."""
     try:
         if isinstance(model, bytes):
-            return external_data(model)
+            return external_data(model), is_seeded(model)
         with open(model, "rb") as file:
-            return external_data(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return external_data(view), is_seeded(view)
     except (NotProtobuf, ValueError):  # an empty file cannot be mapped
-        return ()
+        return (), False
 
 
 def _side_files(locations: Sequence[str], folder: str) -> Iterator[tuple[str, Path]]:

@@ -94,7 +94,8 @@ class RemoteSession:
         )
         self.handle = self.space.session.new_handle()
         weakref.finalize(self, self.space.release, self.handle).atexit = False
-        reply = self.space.load(self.handle, request, packer.parts, {MODEL: provided.digest}).wait()
+        files = {MODEL: provided.digest}
+        reply = self.space.load(self.handle, request, packer.parts, files, provided.remembers).wait()
         if reply.body:
             raised = _RAISED.decode(reply.body)
             raise library().raised(raised.exception, raised.text)

@@ -31,6 +31,7 @@ from avec.protocol.onnx import (
 )
 from avec.tensor import Array
 
+from .effects import Effects
 from .library import library
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class Space:
         self._dropped: deque[int] = deque()  # appended to by destructors, so nothing here takes a lock
         self._unbound: dict[int, deque[int]] = {}
         self.handle = session.new_handle()
+        self._effects = Effects(self.handle)
+        self._remembering: set[int] = set()  # handles of sessions whose runs depend on earlier ones
         self._opened = session.load(self.handle, FORMAT, _ENCODER.encode(OpenSpace()))
 
     def new_value(self) -> int:
@@ -120,13 +123,19 @@ class Space:
     def release(self, handle: int) -> None:
         """Say that a session is no longer used, and its bindings with it. May be called from a destructor."""
         self._unbound.pop(handle, None)
+        self._remembering.discard(handle)
         self.session.release(handle)
 
-    def load(self, handle: int, request: LoadSession, parts: Sequence[Array], files: Mapping[str, str]) -> Call:
-        """Have a session made."""
+    def load(
+        self, handle: int, request: LoadSession, parts: Sequence[Array], files: Mapping[str, str], remembers: bool
+    ) -> Call:
+        """Have a session made; `remembers` says that runs of it depend on those before."""
         self.check_process()
         self._opened.wait()  # where there is no ONNX executor, that is what is to be said
-        return self.session.load(handle, FORMAT, _ENCODER.encode(request), parts, files)
+        if remembers:
+            self._remembering.add(handle)
+        effect = self._effects.of_load(handle, request)
+        return self.session.load(handle, FORMAT, _ENCODER.encode(request), parts, files, effect)
 
     def run(
         self,
@@ -143,7 +152,9 @@ class Space:
             self._opened.wait()
         request = self._with_dropped(request, handle)
         body = _ENCODER.encode(request)
-        return Pending(self.session.run(handle or self.handle, f"onnx.{name}", body, parts, files, into))
+        effect = self._effects.of(request, handle, handle in self._remembering)
+        call = self.session.run(handle or self.handle, f"onnx.{name}", body, parts, files, into, effect=effect)
+        return Pending(call)
 
     def check_process(self) -> None:
         """Raise SessionLost in a child of the process that this belongs to."""

@@ -21,6 +21,7 @@ import numpy as np
 from avec import config
 from avec.errors import ExecutionError, SessionLost, UnsupportedOperation
 from avec.host.calls import Call
+from avec.host.journal import CHANGES, READS, Effect, Thing
 from avec.host.models import provide
 from avec.interception import session
 from avec.protocol.caffe import (
@@ -74,6 +75,8 @@ class CaffeNet:
         self._session = session()
         self._process = os.getpid()
         self._handle = self._session.new_handle()
+        self._written: set[Thing] = set()  # what requests have overwritten apart from passes
+        self._passes_are_alone = False  # none depends on one before it, as its inputs are what was given
         weakref.finalize(self, self._session.release, self._handle).atexit = False
         with as_opencv():
             self.layers = Layers(self._load())
@@ -279,7 +282,23 @@ class CaffeNet:
                 f"the net of {self._model.source} belongs to process {self._process}, and this is its child "
                 f"{os.getpid()}; read the model in the process that uses it"
             )
-        return self._session.run(self._handle, name, _ENCODER.encode(request), parts)
+        return self._session.run(self._handle, name, _ENCODER.encode(request), parts, effect=self._effect(request))
+
+    def _effect(self, request: NetRequest) -> Effect:
+        """What a request does to the net: a pass makes those before it needless."""
+        given: set[Thing] = {(self._handle, ref) for ref in request.writes}
+        given |= {(self._handle, ("shape", each.index)) for each in request.reshaped}
+        match request:
+            case Read() if not given:
+                return READS
+            case Read(reshaped=()) if all(ref.layer < 0 for ref in request.writes):
+                self._written |= given
+                return Effect(frozenset(given), frozenset())
+            case Forward() if self._passes_are_alone:
+                self._written |= given
+                passed: Thing = (self._handle, ("pass", request.start, request.end))
+                return Effect(frozenset(given | {passed}), None if request.start else frozenset(self._written - given))
+        return CHANGES
 
     def _load(self) -> NetDescription:
         weights = self._model.weights
@@ -290,6 +309,11 @@ class CaffeNet:
         prototxt = np.frombuffer(self._model.prototxt, np.uint8)
         reply = self._session.load(self._handle, FORMAT, _ENCODER.encode(request), [prototxt], files).wait()
         self._description = _DESCRIPTIONS.decode(reply.arrays[0].data)
+        inputs = set(self._description.inputs)
+        self._passes_are_alone = not any(
+            layer.remembers or (layer.type != "Input" and not inputs.isdisjoint(layer.tops))
+            for layer in self._description.layers
+        )
         if self._description.awaiting >= 0:
             layer = self._description.layers[self._description.awaiting]
             raise UnsupportedOperation(

@@ -31,6 +31,7 @@ from avec.protocol.opencv_dnn import (
 from avec.tensor import Array
 
 from .arguments import Fields, ModelFile, UnsendableArgument
+from .effects import Effects
 from .failures import as_opencv
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ class RemoteObject:
         self._deferred: list[Invocation] = []
         self._parts: list[Array] = []  # of the deferred calls
         self.number = self._session.new_handle()
+        self._effects = Effects(self.number, [each.number for each in uses])
+        for each in uses:
+            each._effects.used = True
         weakref.finalize(self, self._session.release, self.number).atexit = False
 
     def make(self, method: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
@@ -170,7 +174,7 @@ class RemoteObject:
         calls, parts = tuple(self._deferred), self._parts
         self._deferred, self._parts = [], []
         body = encode_body(Invoke(calls), parts)
-        return self._session.run(self.number, name, body, parts)
+        return self._session.run(self.number, name, body, parts, effect=self._effects.of(calls))
 
 
 class _Making:

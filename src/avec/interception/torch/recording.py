@@ -21,6 +21,7 @@ import torch
 from avec import config
 from avec.errors import AcceleratorOutOfMemory, AvecError, DestinationError, ExecutionError
 from avec.host.calls import where_called
+from avec.host.journal import Effect
 from avec.interception.active import opened as opened_session
 from avec.interception.active import session as active_session
 from avec.protocol.torch import (
@@ -62,6 +63,9 @@ BATCH_FILES = 256  # digests that a batch names
 PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
 FINISH_TIMEOUT_S = 2.0  # a program must not hang at its end because a destination is busy
 TEMPLATE_LIMIT = 1 << 15  # 90 MB on the host; then both ends forget them, for shapes that always change
+
+# What becomes of the stream's state when its worker dies.
+NOT_REBUILT = Effect(anything=True, unkept="what PyTorch programs have at a destination is not kept on the host")
 
 _CLEAR: Callable[[Any], None] = list.clear
 _OUT_OF_MEMORY = "CUDA out of memory"
@@ -170,7 +174,8 @@ class Recording:
         self._traces = Traces(self._template_of) if config.load().torch_replay == "on" else None
         session = active_session()
         handle = session.new_handle()
-        reply = session.load(handle, FORMAT, _ENCODER.encode(Open(str(torch.__version__)))).wait()
+        opening = _ENCODER.encode(Open(str(torch.__version__)))
+        reply = session.load(handle, FORMAT, opening, effect=NOT_REBUILT).wait()
         self._session, self._handle, self._destination = session, handle, _OPENED.decode(reply.body)
         for function in self.on_open:
             function()

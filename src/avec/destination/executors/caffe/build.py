@@ -230,7 +230,14 @@ class Builder:
             layer.needs_backward,
             layer.propagates,
             kind.fixed_parameters and layer.training,
+            _remembers(layer),
         )
+
+
+def _remembers(layer: Layer) -> bool:
+    """Whether a forward pass depends on those before it."""
+    always = layer.type in ("DummyData", "RNN", "LSTM")
+    return always or (layer.training and layer.type in ("Dropout", "Pooling"))
 
 
 def _copy_own_blobs(layer: Layer, source: str) -> None:
