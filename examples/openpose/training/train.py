@@ -132,12 +132,12 @@ class Trainer:
         self.blend = torch.compile(scenes.blend, dynamic=False)
         try:
             self._loss(*self._batch()).backward()
+            print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
         except Exception:  # whatever the compiler raises; the run is slower, not lost
             traceback.print_exc()
             print("torch.compile fails here: going on without it", flush=True)
             self._forward, self.blend = self.network, scenes.blend
         self._optimiser.zero_grad()
-        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
 
     def run(self, began: float) -> Iterator[Progress]:
         """Train until the minutes since `began` are over; give the progress at every report."""
