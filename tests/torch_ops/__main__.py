@@ -75,6 +75,13 @@ def listed(path: Path) -> dict[str, str]:
     return {operator: group["reason"] for group in table.get("difference", []) for operator in group["operators"]}
 
 
+def sometimes(path: Path) -> set[str]:
+    """Those of them that need not differ in each run."""
+    table = tomllib.loads(path.read_text("utf-8"))
+    groups = table.get("difference", [])
+    return {operator for group in groups if group.get("sometimes") for operator in group["operators"]}
+
+
 def report(found: Sequence[Outcome], known: dict[str, str]) -> int:
     """Print what is not as the list says; the exit status."""
     failing = {each.operator: each for each in found if not each.passes}
@@ -162,7 +169,7 @@ def _compare_natively(url: str, options: argparse.Namespace) -> int:
     status = (
         _control(found)
         if options.corrupt
-        else native.report(found, listed(NATIVE_DIFFERENCES), NATIVE_DIFFERENCES.name)
+        else native.report(found, listed(NATIVE_DIFFERENCES), sometimes(NATIVE_DIFFERENCES), NATIVE_DIFFERENCES.name)
     )
     print(
         f"{native.summary(found)}; {seconds['all']:.0f} s (natively {first_s:.0f} and {second_s:.0f},"

@@ -7,7 +7,7 @@ so it is left out, and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,10 +145,11 @@ def summary(found: Sequence[Comparison]) -> str:
     )
 
 
-def report(found: Sequence[Comparison], known: Mapping[str, str], listing: str) -> int:
-    """Print what differs and is not listed; the exit status."""
+def report(found: Sequence[Comparison], known: Mapping[str, str], sometimes: Set[str], listing: str) -> int:
+    """Print what differs and is not listed, or is listed and does not differ; the exit status."""
     unexpected = [each for each in found if not each.passes and each.operator not in known]
-    mended = [each.operator for each in found if each.passes and each.checks and each.operator in known]
+    equal = [each.operator for each in found if each.passes and each.checks]
+    mended = [name for name in equal if name in known and name not in sometimes]
     for each in unexpected:
         for difference in each.differences:
             variant = f" {difference.variant}" if difference.variant else ""

@@ -85,6 +85,17 @@ def test_no_bias_of_an_attention_has_no_gradient() -> None:
     assert of_bias is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 5), (0, 4)])
+@pytest.mark.parametrize("full", [True, False])
+def test_singular_vectors_are_laid_out_as_on_cuda(shape: tuple[int, ...], full: bool, dtype: torch.dtype) -> None:
+    """By columns the left ones, by rows the right ones, where a CPU has both by columns."""
+    a = torch.ones(shape, dtype=dtype)
+    expected, predicted = torch.linalg.svd(a, full), PREDICTORS["_linalg_svd"](on_meta(a), full)
+    assert [(each.shape, each.dtype) for each in predicted] == [(each.shape, each.dtype) for each in expected]
+    assert predicted[0].mT.is_contiguous() and predicted[2].is_contiguous()
+
+
 @pytest.mark.parametrize(
     ("operator", "args"),
     [
@@ -93,6 +104,7 @@ def test_no_bias_of_an_attention_has_no_gradient() -> None:
         ("_foreach_sqrt", ([torch.ones(2, dtype=torch.int64)],)),
         ("arange.start_step", (0, 5, -1)),
         ("_efficient_attention_backward", (x, x, x, x, x)),
+        ("_linalg_svd", (b,)),
     ],
 )
 def test_what_an_own_prediction_does_not_know_is_left_to_torch(operator: str, args: tuple[Any, ...]) -> None:

@@ -346,6 +346,17 @@ def _efficient_attention_backward(
     return (*(made(each.shape, each.dtype) for each in (query, key, value)), None)
 
 
+def _svd(A: Tensor, full_matrices: bool = False, compute_uv: bool = True, *, driver: str | None = None) -> Any:
+    """cuSOLVER leaves Vh row by row. Source: ATen/native/BatchLinearAlgebra.cpp, _linalg_svd."""
+    if not compute_uv or A.dim() < 2 or not (A.is_floating_point() or A.is_complex()) or A.dtype in _NARROW:
+        return NotImplemented
+    *batch, rows, columns = A.shape
+    rank = min(rows, columns)
+    u = made((*batch, rows if full_matrices else rank, rows), A.dtype).mT
+    vh = made((*batch, columns if full_matrices else rank, columns), A.dtype)
+    return u, made((*batch, rank), A.dtype.to_real()), vh
+
+
 def _cudnn_rnn_backward(
     input: Tensor,
     weight: Sequence[Tensor],
@@ -394,6 +405,7 @@ PREDICTORS: dict[str, Callable[..., Any]] = {
     "log_sigmoid_forward.output": _log_sigmoid_into,
     "log_sigmoid_backward": like_input,
     "_efficient_attention_backward": _efficient_attention_backward,
+    "_linalg_svd": _svd,
     "_cudnn_rnn_backward": _cudnn_rnn_backward,
     "_thnn_fused_lstm_cell": _lstm_cell,
     "_thnn_fused_gru_cell": _gru_cell,
