@@ -1,8 +1,8 @@
 """Runs a ResNet on one input again and again, when told to. A plain PyTorch program.
 
 It says `ready` when it has warmed up; each line that it then reads is a number of seconds to compute for, which it
-answers with JSON: when it saw each result (of the machine's monotonic clock) and how long that took, in seconds. A result
-is that of `--runs` runs in a row, since a program that looks at each one does not always want the accelerator.
+answers with JSON: when it saw each result (of the machine's monotonic clock) and how long that took, in seconds. A
+result is that of `--runs` runs in a row, since a program that looks at each one does not always want the accelerator.
 """
 
 from __future__ import annotations

@@ -164,6 +164,19 @@ def test_within_its_length_a_turn_stays_while_there_is_more_to_do(shared: Shared
     assert one.said == ["ask", "give back"]
 
 
+def test_a_long_call_lets_others_have_their_turns_between_its_parts(shared: Shared) -> None:
+    one, other = shared.worker("a", length_s=0.0), shared.worker("b")
+    one.turns.begin()
+    one.turns.between()  # nobody waits
+    assert one.said == ["ask"]
+    thread = waiting(other)
+    one.turns.between()
+    thread.join()
+    one.turns.end(queue=0)
+    assert one.said == ["ask", "give back"]
+    assert one.board.numbers().turns == 2
+
+
 def test_others_have_turns_while_a_call_does_what_needs_none(shared: Shared) -> None:
     one, other = shared.worker("a"), shared.worker("b")
     one.turns.begin()

@@ -108,6 +108,18 @@ class Turns:
             elif not queue or now_ns - self._since_ns >= self._length_ns:
                 self._return(now_ns, again=queue > 0)
 
+    def between(self) -> None:
+        """Let others have their turns where a long call can be interrupted, if this one has lasted long enough."""
+        if not self._board["waiting"]:
+            return
+        now_ns = clock_ns()
+        if now_ns - self._since_ns < self._length_ns:
+            return
+        self._board["used_ns"] += now_ns - self._began_ns
+        with self._lock:
+            self._return(now_ns, again=True)
+        self.begin()
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """For what takes long within a call and does not use the accelerator, such as compiling: others have turns."""
@@ -163,7 +175,10 @@ class Alone:
     def rest(self, queue: int) -> None:
         """There is nobody who waits."""
 
+    def between(self) -> None:
+        """There is nobody who waits."""
+
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """There is nobody to let go first."""
+        """There is nobody who waits."""
         yield

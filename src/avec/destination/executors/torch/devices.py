@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -130,6 +131,10 @@ class Devices:
         self.check(index)
         if self.cuda:
             torch.cuda.synchronize(self._devices[index])
+
+    def aside(self) -> AbstractContextManager[None]:
+        """For what takes long and does not use the accelerators: others may use them meanwhile."""
+        return self._accelerator.turns.aside()
 
     def sleep(self, cycles: int, index: int) -> None:
         """Keep an accelerator busy for some of its clock's cycles; a CPU is taken to have 10⁹ a second."""
