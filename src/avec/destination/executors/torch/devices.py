@@ -85,7 +85,6 @@ class Devices:
         self._host = torch.device("cpu")
         self._accounts = {index: Account() for index in (HOST, *range(count))}
         self._accelerator = accelerator
-        self._limited = {0}
         if not self.cuda and accelerator.limit_nbytes is not None:
             for index in range(count):
                 self._accounts[index].limit = accelerator.limit_nbytes
@@ -103,16 +102,14 @@ class Devices:
         if index == HOST:
             return self._host
         self.check(index)
-        if self.cuda and index not in self._limited:
-            self._limited.add(index)
-            self._accelerator.limit_memory(index)
+        self._accelerator.use(index)
         return self._devices[index]
 
     def limit_fraction(self, index: int, fraction: float) -> None:
         """Bound what the session takes of an accelerator to a fraction of what it may have."""
         if self.cuda:
             self.check(index)
-            self._limited.add(index)
+            self._accelerator.use(index)
             self._accelerator.limit_memory(index, fraction)
 
     def left(self, index: int) -> float:
