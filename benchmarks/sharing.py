@@ -105,6 +105,7 @@ def natively(loop: Sequence[str], seconds: float) -> float:
 def measure(weights: Sequence[float], loop: Sequence[str], alone_s: float, shared_s: float) -> tuple[str, dict]:
     """All that is measured; and what computed."""
     results: dict[str, object] = {"weights": list(weights), "loop": list(loop), "seconds": [alone_s, shared_s]}
+    results["load_before"] = os.getloadavg()[0]  # what else this machine was doing
     results["native_per_s"] = natively(loop, alone_s)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
