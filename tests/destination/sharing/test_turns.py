@@ -132,6 +132,18 @@ def test_who_is_alone_asks_once_and_never_waits_for_the_accelerator(shared: Shar
     assert worker.board.numbers().turns == 1
 
 
+def test_an_accelerator_that_has_failed_is_let_go_of(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(one.accelerator, "synchronize", fail)
+    one.call()
+    other.call()
+    assert one.said == ["ask", "give back"]
+
+
 def test_an_idle_turn_goes_to_who_asks(shared: Shared) -> None:
     one, other = shared.worker("a"), shared.worker("b")
     one.call()
