@@ -12,7 +12,7 @@ OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
 .PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay check format bench bench-all bench-onnx bench-torch \
-	test-recovery bench-training bench-resume bench-recovery goldens clean
+	test-recovery bench-training bench-resume bench-sharing bench-recovery goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -68,6 +68,9 @@ bench-torch: $(READY) ## Measure what PyTorch's operators cost the host, and tra
 
 bench-resume: $(READY) ## Measure how long a broken connection takes to be mended, and what being able to costs; writes benchmarks/results
 	$(BIN)/python benchmarks/resume.py --output benchmarks/results/resume-cpu.json
+
+bench-sharing: $(READY) ## Measure how hosts share an accelerator; OPTIONS="--hosts 4 --quick" on a CPU; writes benchmarks/results
+	$(BIN)/python benchmarks/sharing.py $(OPTIONS)
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from avec.destination.tenants import confine_to
 settings = replace(config.Settings(), cache_dir=Path({cache!r}), secrets_dir=Path({secrets!r}))
 measures = confine_to(settings, "ann")
 off = [name for name, state in measures.items() if state != "on"]
-assert not off, measures
+assert off == {off!r}, measures
 try:
     result = {attempt}
 except OSError as exc:
@@ -40,14 +42,16 @@ else:
 """
 
 
-def attempt(tmp_path: Path, expression: str) -> str:
-    """What becomes of an expression in a confined process: "refused ERRNO" or "done RESULT"."""
+def attempt(tmp_path: Path, expression: str, off: Sequence[str] = ()) -> str:
+    """What becomes of an expression in a process with all measures but `off`: "refused ERRNO" or "done RESULT"."""
     secrets, cache = tmp_path / "secrets", tmp_path / "cache"
     secrets.mkdir(exist_ok=True)
     (secrets / "certificate.pem").write_text("a private key")
     (cache / "users" / "bob" / "models").mkdir(parents=True, exist_ok=True)
     (cache / "users" / "bob" / "models" / "secret").write_text("bob's")
-    code = ATTEMPT.format(cache=str(cache), secrets=str(secrets), attempt=expression.format(tmp=tmp_path))
+    code = ATTEMPT.format(
+        cache=str(cache), secrets=str(secrets), attempt=expression.format(tmp=tmp_path), off=list(off)
+    )
     done = subprocess.run(
         [PYTHON, "-P", "-c", code], env=environ(), cwd="/", capture_output=True, text=True, check=False, timeout=60
     )
@@ -105,6 +109,22 @@ GRANTED = {
 @pytest.mark.parametrize("what", GRANTED)
 def test_a_worker_still_has(tmp_path: Path, what: str) -> None:
     assert attempt(tmp_path, GRANTED[what]) == "done None"
+
+
+MPS_CLIENT = "[each.connect('{tmp}/mps/control') for each in [socket.socket(socket.AF_UNIX)]] and None"
+
+
+def test_a_worker_reaches_mps_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mps").mkdir()
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "mps"))
+    with socket.socket(socket.AF_UNIX) as control:
+        control.bind(str(tmp_path / "mps" / "control"))
+        control.listen()
+        assert attempt(tmp_path, MPS_CLIENT, off=["local services out of workers' reach"]) == "done None"
+        packet = "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
+        assert attempt(tmp_path, packet, off=["local services out of workers' reach"]) == "refused 1"
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY")
+    assert attempt(tmp_path, MPS_CLIENT) == "refused 1"
 
 
 def test_what_a_worker_starts_is_confined_too(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class Accelerator:
         self.device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
         self.turns: Turns | Alone = Alone()  # of this process, where it shares the accelerator
         self._issued: torch.cuda.Event | None = None
+        self._used = {0}  # GPUs, by their numbers
         _allow_tf32(numerics == "fast")
         self.info = self._describe()
         if limit_nbytes is not None:
@@ -74,6 +75,12 @@ class Accelerator:
             torch.nn.functional.conv2d(image, image)
             self.synchronize()
 
+    def use(self, index: int) -> None:
+        """Take note that this process uses another GPU too."""
+        if self.device.type == "cuda" and index not in self._used:
+            self._used.add(index)
+            self.limit_memory(index)
+
     def limit_memory(self, index: int, part: float = 1.0) -> None:
         """Hold this process to its limit on a GPU, or to a part of that."""
         if self.limit_nbytes is not None:
@@ -83,9 +90,8 @@ class Accelerator:
     def synchronize(self) -> None:
         """Wait until the accelerator, and any other here that this process uses, has done all that was asked of it."""
         if self.device.type == "cuda":
-            for index in range(torch.cuda.device_count()):
-                if index == self.device.index or torch.cuda.memory_reserved(index):
-                    torch.cuda.synchronize(index)
+            for index in self._used:
+                torch.cuda.synchronize(index)
 
     def pace(self) -> None:
         """Wait until it has done what had been asked when this was called before; so little more is issued ahead."""
@@ -98,7 +104,7 @@ class Accelerator:
     def memory_nbytes(self) -> int:
         """How much of its memory this process holds: of a GPU what torch has taken, beside a CPU what is its own."""
         if self.device.type == "cuda":
-            return sum(torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count()))
+            return sum(torch.cuda.memory_reserved(index) for index in self._used)
         resident, shared = Path("/proc/self/statm").read_text("ascii").split()[1:3]
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 

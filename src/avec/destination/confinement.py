@@ -56,12 +56,19 @@ _SOCKET = (41, 198)
 _PROCESSORS = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # place in the tables, AUDIT_ARCH
 
 
-def confine(writable: Iterable[Path], temporary: Path) -> dict[str, str]:
+def mps_folder() -> Path | None:
+    """Where NVIDIA's MPS listens, if the administrator runs it. Source: NVIDIA's MPS documentation, appendix A.1."""
+    folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps")
+    return folder if (folder / "control").exists() else None
+
+
+def confine(writable: Iterable[Path], temporary: Path, mps: Path | None = None) -> dict[str, str]:
     """Give up what a worker does not need.
 
     Args:
         writable: the folders that it may write; made if needed.
         temporary: where its temporary files go, made anew; who started the worker removes it.
+        mps: where MPS listens, which the worker shall reach; then it may connect to other local services too.
 
     Returns:
         Measure → "on", or "off: " and why.
@@ -79,8 +86,9 @@ def confine(writable: Iterable[Path], temporary: Path) -> dict[str, str]:
         "no memory dumps of workers": _attempt(_refuse_dumps),
         "workers without capabilities": _attempt(lambda: _drop_capabilities(libc)),
         "no new privileges for workers": _attempt(lambda: _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))),
-        "workers' files by Landlock": _attempt(lambda: _restrict_files(libc, folders)),
-        "workers' system calls by seccomp": _attempt(lambda: _filter_calls(libc)),
+        "workers' files by Landlock": _attempt(lambda: _restrict_files(libc, folders, mps)),
+        "workers' system calls by seccomp": _attempt(lambda: _filter_calls(libc, mps is not None)),
+        **({} if mps is None else {"local services out of workers' reach": f"off: MPS is reached at {mps}"}),
     }
 
 
@@ -112,7 +120,7 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
     _checked(libc.capset(header, bytes(24)))
 
 
-def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path]) -> None:
+def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path], mps: Path | None) -> None:
     version = _checked(libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION_FLAG))
     rights = (1 << _FS_RIGHTS_BY_ABI.get(version, 16)) - 1
     words = [rights, *([_NET_RIGHTS] if version >= 4 else []), *([_SCOPES] if version >= 6 else [])]
@@ -127,6 +135,8 @@ def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path]) -> None:
         _allow(libc, ruleset, "/proc/self", (_READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE) & rights)
         shared = _READ_FILE | _WRITE_FILE | _READ_DIR | _CREATE_FILE | _REMOVE_FILE | _TRUNCATE
         _allow(libc, ruleset, "/dev/shm", shared & rights)  # CUDA and semaphores
+        if mps is not None:
+            _allow(libc, ruleset, str(mps), (_READ_FILE | _WRITE_FILE | _READ_DIR) & rights)
         for folder in writable:
             _allow(libc, ruleset, str(folder), rights)
         _checked(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0))
@@ -155,11 +165,12 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def _filter_calls(libc: ctypes.CDLL) -> None:
+def _filter_calls(libc: ctypes.CDLL, may_connect: bool) -> None:
     if platform.machine() not in _PROCESSORS:
         raise OSError(errno.ENOSYS, f"no table of system calls for {platform.machine()}")
     place, architecture = _PROCESSORS[platform.machine()]
-    program = _program([numbers[place] for numbers in REFUSED_CALLS.values()], _SOCKET[place], architecture)
+    refused = [numbers[place] for name, numbers in REFUSED_CALLS.items() if name != "connect" or not may_connect]
+    program = _program(refused, _SOCKET[place], architecture)
     memory = ctypes.create_string_buffer(program)
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
     _checked(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from avec.config import Settings
-from avec.destination.confinement import confine
+from avec.destination.confinement import confine, mps_folder
 from avec.modelcache import ModelCache
 
 
@@ -29,7 +29,7 @@ def confine_to(settings: Settings, user: str) -> dict[str, str]:
     if not settings.confine:
         return {"confinement of workers": "off: AVEC_CONFINE=0"}
     writable = [folder / "models", *(Path(os.environ[variable]) for variable in compiled)]
-    measures = confine(writable, temporary_folder(settings, os.getpid()))
+    measures = confine(writable, temporary_folder(settings, os.getpid()), mps_folder())
     return {**measures, "secrets out of workers' reach": _hidden(settings.secrets_dir)}
 
 

@@ -24,7 +24,7 @@ def used_by(queue: FairQueue, lengths: dict[str, float], until_s: float) -> dict
         now_s += lengths[session]
         used[session] += lengths[session]
         queue.charge(session, lengths[session])
-        queue.end(session)
+        queue.end(session, now_s)
         queue.ask(session, now_s)
     return used
 
@@ -94,7 +94,7 @@ def test_nobody_starves_whoever_comes_and_goes(
         elif (chosen := queue.next(now_s)) is not None:
             now_s += seconds
             queue.charge(chosen, seconds)
-            queue.end(chosen)
+            queue.end(chosen, now_s)
             idle.add(chosen)
             # Four sessions with turns of at most 50 ms: a round is 200 ms, and debts are one turn.
             assert now_s - since_s[chosen] <= PATIENCE_S + 4 * 4 * 0.05
@@ -114,12 +114,12 @@ def test_a_higher_priority_goes_first_but_not_for_ever() -> None:
         turns.append(session)
         now_s += 0.1
         queue.charge(session, 0.1)
-        queue.end(session)
+        queue.end(session, now_s)
         if session == "low":
             queue.ask("low", now_s)
             assert queue.next(now_s) == "high"
             queue.charge("high", 0.1)
-            queue.end("high")
+            queue.end("high", now_s)
             now_s += 0.1
     assert 2 <= turns.count("low") <= 3
 
@@ -136,7 +136,7 @@ def test_who_was_idle_has_saved_nothing_up() -> None:
         assert session is not None
         turns.append(session)
         queue.charge(session, 0.01)
-        queue.end(session)
+        queue.end(session, 10.0)
         queue.ask(session, 10.0)
     assert turns.count("idle") <= 6  # one more, since it begins where the last turn began
 
@@ -149,7 +149,7 @@ def test_a_long_turn_is_paid_back() -> None:
     assert queue.next(0.0) == "long"
     queue.ask("short", 0.0)
     queue.charge("long", 0.1)
-    queue.end("long")
+    queue.end("long", 0.1)
     queue.ask("long", 0.1)
     turns = []
     for _ in range(11):
@@ -157,7 +157,7 @@ def test_a_long_turn_is_paid_back() -> None:
         assert session is not None
         turns.append(session)
         queue.charge(session, 0.01)
-        queue.end(session)
+        queue.end(session, 0.1)
         queue.ask(session, 0.1)
     assert turns[:10] == ["short"] * 10
 
@@ -171,7 +171,7 @@ def test_what_was_used_alone_is_held_against_nobody() -> None:
     queue.charge("first", 60.0)
     queue.catch_up_with("first")
     queue.ask("second", 60.0)
-    queue.end("first")
+    queue.end("first", 60.0)
     queue.ask("first", 60.0)
     turns = []
     for _ in range(4):
@@ -179,7 +179,7 @@ def test_what_was_used_alone_is_held_against_nobody() -> None:
         assert session is not None
         turns.append(session)
         queue.charge(session, 0.01)
-        queue.end(session)
+        queue.end(session, 60.0)
         queue.ask(session, 60.0)
     assert turns == ["second", "first", "second", "first"]
 
@@ -193,3 +193,30 @@ def test_a_user_is_forgotten_with_his_last_session() -> None:
     queue.leave("2")
     assert queue.next(0.0) is None
     assert queue.waiting == 0
+
+
+def test_who_looks_at_each_result_before_he_goes_on_has_his_part() -> None:
+    """His host is away for 3 ms after each turn of 10 ms, while another's turn begins."""
+    queue = FairQueue()
+    queue.enter("looks", "ann", weight=2.0)
+    for name in ("bob", "eve"):
+        queue.enter(name, name)
+        queue.ask(name, 0.0)
+    queue.ask("looks", 0.0)
+    used: dict[str, float] = defaultdict(float)
+    now_s, back_s = 0.0, 0.0
+    while now_s < 10.0:
+        session = queue.next(now_s)
+        assert session is not None
+        ended_s = now_s + 0.01
+        if now_s < back_s <= ended_s:
+            queue.ask("looks", back_s)
+        now_s = ended_s
+        used[session] += 0.01
+        queue.charge(session, 0.01)
+        queue.end(session, now_s)
+        if session == "looks":
+            back_s = now_s + 0.003
+        else:
+            queue.ask(session, now_s)
+    assert used["looks"] > 0.45 * now_s

@@ -132,6 +132,18 @@ def test_who_is_alone_asks_once_and_never_waits_for_the_accelerator(shared: Shar
     assert worker.board.numbers().turns == 1
 
 
+def test_an_accelerator_that_has_failed_is_let_go_of(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(one.accelerator, "synchronize", fail)
+    one.call()
+    other.call()
+    assert one.said == ["ask", "give back"]
+
+
 def test_an_idle_turn_goes_to_who_asks(shared: Shared) -> None:
     one, other = shared.worker("a"), shared.worker("b")
     one.call()
@@ -162,6 +174,19 @@ def test_within_its_length_a_turn_stays_while_there_is_more_to_do(shared: Shared
     one.call(queue=0)
     thread.join()
     assert one.said == ["ask", "give back"]
+
+
+def test_a_long_call_lets_others_have_their_turns_between_its_parts(shared: Shared) -> None:
+    one, other = shared.worker("a", length_s=0.0), shared.worker("b")
+    one.turns.begin()
+    one.turns.between()  # nobody waits
+    assert one.said == ["ask"]
+    thread = waiting(other)
+    one.turns.between()
+    thread.join()
+    one.turns.end(queue=0)
+    assert one.said == ["ask", "give back"]
+    assert one.board.numbers().turns == 2
 
 
 def test_others_have_turns_while_a_call_does_what_needs_none(shared: Shared) -> None:

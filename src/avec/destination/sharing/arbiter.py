@@ -79,9 +79,10 @@ class Arbiter:
         member = self._members.get(session)
         if member is None or member.since_s is None:
             return False
-        self._charge(session, member, self._clock_s())
+        now_s = self._clock_s()
+        self._charge(session, member, now_s)
         member.since_s, member.overdue, member.recalled = None, False, False
-        self._queue.end(session)
+        self._queue.end(session, now_s)
         if again:  # known before the next turn is given away, or weights would mean nothing where two share
             return self.ask(session)
         self._go_on()

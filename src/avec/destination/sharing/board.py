@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,14 +19,15 @@ PAGE_NBYTES = 4096
 
 Count = Literal[
     "used_ns",  # worker: for how long it has used the accelerator, as its turns measure it
-    "turns",  # worker: how many it has had
     "calls",  # worker: that it has carried out
     "queue",  # worker: messages of its host's that it has yet to take
+    "turns",  # worker: how many it has had
     "memory_nbytes",  # worker: of the accelerator, that it holds
     "models",  # worker: handles that name something
     "waiting",  # server: others that wait for a turn
     "replay_nbytes",  # server: which the worker may keep for graphs of operators that repeat
 ]
+_FIRST = struct.Struct("@QQQ")  # native: each word is written at once
 _PLACES = {name: place for place, name in enumerate(get_args(Count))}
 
 
@@ -34,9 +36,9 @@ class Numbers:
     """What a worker has last shown."""
 
     used_ns: int = 0
-    turns: int = 0
     calls: int = 0
     queue: int = 0
+    turns: int = 0
     memory_nbytes: int = 0
     models: int = 0
 
@@ -54,6 +56,10 @@ class Board:
 
     def __setitem__(self, name: Count, value: int) -> None:
         self._counts[_PLACES[name]] = value
+
+    def show(self, used_ns: int, calls: int, queue: int) -> None:
+        """Set those that change with every call."""
+        _FIRST.pack_into(self._memory, 0, used_ns, calls, queue)
 
     def numbers(self) -> Numbers:
         """What the worker has shown."""

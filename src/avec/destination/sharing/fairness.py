@@ -2,8 +2,8 @@
 
 Every user has a virtual time, which rises by the seconds of the accelerator that he has used, divided by his weight;
 the one whose time is lowest goes first, and among his sessions the one that has used least. How long a turn is need not
-be known before it ends. Who comes back after having asked for nothing begins at the time that the queue has reached, so
-that nobody saves up; who used more than his part in one long turn waits until the others have had theirs.
+be known before it ends. Who comes back after having asked for nothing for a while begins at the time that the queue has
+reached, so that nobody saves up; who used more than his part in one long turn waits until the others have had theirs.
 
 Source: start-time fair queueing, P. Goyal, H. Vin, H. Cheng, SIGCOMM 1996; of two that always wait, what each has had
 by weight differs by no more than a longest turn of either (theorem 1).
@@ -11,9 +11,11 @@ by weight differs by no more than a longest turn of either (theorem 1).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 PATIENCE_S = 1.0  # after so long a session of low priority goes before those of high priority, for one turn
+RETURN_S = 0.05  # who is away for less goes on where he was: his host looks at a result and asks for the next
 
 
 @dataclass(slots=True)
@@ -22,6 +24,7 @@ class _Flow:
 
     weight: float = 1.0
     time_s: float = 0.0  # virtual: at which its next turn begins
+    seen_s: float = -math.inf  # when its last turn ended
 
     def use(self, seconds: float) -> None:
         self.time_s += seconds / self.weight
@@ -34,9 +37,10 @@ class _Level:
     flows: dict[str, _Flow] = field(default_factory=dict)
     reached_s: float = 0.0
 
-    def catch_up(self, name: str) -> None:
+    def come_back(self, name: str, now_s: float) -> None:
         flow = self.flows[name]
-        flow.time_s = max(flow.time_s, self.reached_s)
+        if now_s - flow.seen_s > RETURN_S:
+            flow.time_s = max(flow.time_s, self.reached_s)
 
     def begin(self, name: str) -> None:
         self.reached_s = max(self.reached_s, self.flows[name].time_s)
@@ -85,8 +89,8 @@ class FairQueue:
         """Have a session wait for a turn."""
         found = self._sessions[session]
         if not any(each.busy or each.asked_s is not None for each in self._of(found.user)):
-            self._users.catch_up(found.user)
-        self._within[found.user].catch_up(session)
+            self._users.come_back(found.user, now_s)
+        self._within[found.user].come_back(session, now_s)
         found.asked_s = now_s
         self._asked += 1
         found.order = self._asked
@@ -125,9 +129,11 @@ class FairQueue:
         self._users.begin(user)
         self._within[user].begin(session)
 
-    def end(self, session: str) -> None:
+    def end(self, session: str, now_s: float) -> None:
         """End a session's turn."""
-        self._sessions[session].busy = False
+        found = self._sessions[session]
+        found.busy = False
+        self._users.flows[found.user].seen_s = self._within[found.user].flows[session].seen_s = now_s
 
     @property
     def waiting(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from avec.communication.channel import clock_ns
@@ -62,6 +62,7 @@ class Turns:
         self._recalled = False  # somebody waits: give back what lies idle
         self._since_ns = 0  # when the turn, or what of it was after others began to wait, began
         self._looked_ns = 0
+        self._used_ns = self._calls = 0
 
     def begin(self) -> int:
         """Wait for a turn, if there is none; it is not taken away before `end`. Gives the clock's time then."""
@@ -81,16 +82,20 @@ class Turns:
         Args:
             queue: as for `rest`.
         """
-        board = self._board
-        if queue and board["waiting"]:
-            self._accelerator.pace()
+        waiting = self._board["waiting"]
+        if queue and waiting:
+            with suppress(RuntimeError):  # as in `_return`
+                self._accelerator.pace()
         now_ns = clock_ns()
-        board["used_ns"] += now_ns - self._began_ns
-        board["calls"] += 1
+        self._used_ns += now_ns - self._began_ns
+        self._calls += 1
+        self._board.show(self._used_ns, self._calls, queue)
+        if now_ns - self._looked_ns > LOOK_NS:
+            self._looked_ns = now_ns
+            self._board["memory_nbytes"] = self._accelerator.memory_nbytes()
         with self._lock:
             self._working = False
-        self._look(now_ns)
-        self.rest(queue)
+            self._decide(queue, waiting, now_ns)
 
     def rest(self, queue: int) -> None:
         """Give the turn back, if there is one and others wait, where it has been long enough or lies idle.
@@ -100,19 +105,32 @@ class Turns:
         """
         self._board["queue"] = queue
         with self._lock:
-            if not self._held:
-                return
-            now_ns = clock_ns()
-            if not (self._recalled or self._board["waiting"]):
-                self._since_ns = now_ns
-            elif not queue or now_ns - self._since_ns >= self._length_ns:
-                self._return(now_ns, again=queue > 0)
+            if self._held:
+                self._decide(queue, self._board["waiting"], clock_ns())
+
+    def _decide(self, queue: int, waiting: int, now_ns: int) -> None:
+        if not (waiting or self._recalled):
+            self._since_ns = now_ns
+        elif not queue or now_ns - self._since_ns >= self._length_ns:
+            self._return(now_ns, again=queue > 0)
+
+    def between(self) -> None:
+        """Let others have their turns where a long call can be interrupted, if this one has lasted long enough."""
+        if not self._board["waiting"]:
+            return
+        now_ns = clock_ns()
+        if now_ns - self._since_ns < self._length_ns:
+            return
+        self._used_ns += now_ns - self._began_ns
+        with self._lock:
+            self._return(now_ns, again=True)
+        self.begin()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """For what takes long within a call and does not use the accelerator, such as compiling: others have turns."""
         now_ns = clock_ns()
-        self._board["used_ns"] += now_ns - self._began_ns
+        self._used_ns += now_ns - self._began_ns
         with self._lock:
             self._return(now_ns, again=False)
         try:
@@ -137,14 +155,11 @@ class Turns:
             if self._held and not self._working and not self._board["queue"]:
                 self._return(clock_ns(), again=False)
 
-    def _look(self, now_ns: int) -> None:
-        if now_ns - self._looked_ns > LOOK_NS:
-            self._looked_ns = now_ns
-            self._board["memory_nbytes"] = self._accelerator.memory_nbytes()
-
     def _return(self, now_ns: int, again: bool) -> None:
-        self._accelerator.synchronize()
-        self._board["used_ns"] += clock_ns() - now_ns
+        with suppress(RuntimeError):  # what failed on the accelerator makes the next call fail, which says so
+            self._accelerator.synchronize()
+        self._used_ns += clock_ns() - now_ns
+        self._board["used_ns"] = self._used_ns
         self._held = self._recalled = False
         self._asked = again
         self._give_back(again)
@@ -163,7 +178,10 @@ class Alone:
     def rest(self, queue: int) -> None:
         """There is nobody who waits."""
 
+    def between(self) -> None:
+        """There is nobody who waits."""
+
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """There is nobody to let go first."""
+        """There is nobody who waits."""
         yield

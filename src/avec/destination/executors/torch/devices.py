@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +85,6 @@ class Devices:
         self._host = torch.device("cpu")
         self._accounts = {index: Account() for index in (HOST, *range(count))}
         self._accelerator = accelerator
-        self._limited = {0}
         if not self.cuda and accelerator.limit_nbytes is not None:
             for index in range(count):
                 self._accounts[index].limit = accelerator.limit_nbytes
@@ -102,16 +102,14 @@ class Devices:
         if index == HOST:
             return self._host
         self.check(index)
-        if self.cuda and index not in self._limited:
-            self._limited.add(index)
-            self._accelerator.limit_memory(index)
+        self._accelerator.use(index)
         return self._devices[index]
 
     def limit_fraction(self, index: int, fraction: float) -> None:
         """Bound what the session takes of an accelerator to a fraction of what it may have."""
         if self.cuda:
             self.check(index)
-            self._limited.add(index)
+            self._accelerator.use(index)
             self._accelerator.limit_memory(index, fraction)
 
     def left(self, index: int) -> float:
@@ -130,6 +128,10 @@ class Devices:
         self.check(index)
         if self.cuda:
             torch.cuda.synchronize(self._devices[index])
+
+    def aside(self) -> AbstractContextManager[None]:
+        """For what takes long and does not use the accelerators: others may use them meanwhile."""
+        return self._accelerator.turns.aside()
 
     def sleep(self, cycles: int, index: int) -> None:
         """Keep an accelerator busy for some of its clock's cycles; a CPU is taken to have 10⁹ a second."""

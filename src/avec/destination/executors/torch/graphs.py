@@ -103,7 +103,8 @@ class Graphs:
         loaded = self._find(number)
         if loaded.function is None:
             module = _Builder(self._devices, self._host_version).build(loaded.graph)
-            loaded.function = compiled(module, loaded.graph, self._devices.cuda, inputs)
+            with self._devices.aside():  # compilers take seconds
+                loaded.function = compiled(module, loaded.graph, self._devices.cuda, inputs)
             loaded.filled = () if self._devices.cuda else _unsaved(loaded.graph)
         results: Sequence[Tensor] = loaded.function(*inputs)
         if len(results) != len(layouts):

@@ -156,6 +156,7 @@ class CaffeSolver:
                 self._kernels += self.nets[0].backward()
             self._observe(first=False, external_loss=0.0)
             self._apply_update()
+            self._accelerator.turns.between()
             if self._settings.snapshot > 0 and self._iteration % self._settings.snapshot == 0:
                 return "snapshot"
         return ""
