@@ -23,6 +23,7 @@ Count = Literal[
     "queue",  # worker: messages of its host's that it has yet to take
     "memory_nbytes",  # worker: of the accelerator, that it holds
     "models",  # worker: handles that name something
+    "failed",  # worker: of the calls, those that failed
     "waiting",  # server: others that wait for a turn
     "replay_nbytes",  # server: which the worker may keep for graphs of operators that repeat
 ]
@@ -39,6 +40,7 @@ class Numbers:
     queue: int = 0
     memory_nbytes: int = 0
     models: int = 0
+    failed: int = 0
 
 
 class Board:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from avec.communication.channel import clock_ns
-from avec.destination.sharing.board import Board
+from avec.destination.sharing.board import Board, Count
 
 LOOK_NS = 250_000_000  # how often memory is looked at, which takes system calls
 
@@ -137,6 +137,10 @@ class Turns:
             if self._held and not self._working and not self._board["queue"]:
                 self._return(clock_ns(), again=False)
 
+    def show(self, name: Count, value: int) -> None:
+        """Let the server see a number of the session's that seldom changes."""
+        self._board[name] = value
+
     def _look(self, now_ns: int) -> None:
         if now_ns - self._looked_ns > LOOK_NS:
             self._looked_ns = now_ns
@@ -162,6 +166,9 @@ class Alone:
 
     def rest(self, queue: int) -> None:
         """There is nobody who waits."""
+
+    def show(self, name: Count, value: int) -> None:
+        """There is nobody who looks."""
 
     @contextmanager
     def aside(self) -> Iterator[None]:
