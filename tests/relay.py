@@ -43,6 +43,7 @@ class Direction:
     cut_by: Literal["FIN", "RST", "silence"] = "FIN"
     in_flight_nbytes: int = 256 * 1024  # what the link holds before it pushes back
     nbytes: int = 0  # forwarded so far
+    record: bytearray | None = None  # if given, what was forwarded is added to it
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _lane_free_s: float = 0.0
 
@@ -112,6 +113,8 @@ class _Pipe:
             if sent < len(data):
                 self.held.appendleft((due_s, data[sent:]))
             self.blocked = not sent
+            if direction.record is not None:
+                direction.record += piece[:sent]
             direction._count(sent)
             if self.blocked:
                 return False

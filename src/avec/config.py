@@ -263,7 +263,10 @@ class Settings:
         "refused; without, it gets what is left", ("run",), "--memory",
     )  # fmt: skip
     connect_timeout_s: float = _setting(
-        5.0, SECONDS, "how long to wait for a destination's hello", ("run", "status", "doctor", "bench"),
+        5.0,
+        SECONDS,
+        "how long to wait for a destination's hello",
+        ("run", "status", "doctor", "bench"),
         "--connect-timeout",
     )
     heartbeat_s: float = _setting(
