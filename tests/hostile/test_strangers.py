@@ -76,9 +76,10 @@ def test_strangers_hold_little_memory_and_their_places_for_seconds(impatient: De
     await_true(lambda: impatient.log_text().count("said no hello") >= COUNT, "all were sent away")
 
 
-def test_who_does_not_read_an_answer_holds_nobody_up(tmp_path: Path) -> None:
-    with running(tmp_path) as destination, ExitStack() as stack:
-        host, port = destination.url.removeprefix("tcp://").split(":")
+@pytest.mark.parametrize("impatient", ["tcp"], indirect=True)
+def test_who_does_not_read_an_answer_holds_nobody_up(impatient: Destination, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        host, port = impatient.url.removeprefix("tcp://").split(":")
         question = frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "status", "x"), 0, ())
         for _ in range(20):
             sock = stack.enter_context(socket.socket())
@@ -86,5 +87,5 @@ def test_who_does_not_read_an_answer_holds_nobody_up(tmp_path: Path) -> None:
             sock.connect((host, int(port)))
             sock.sendall(question)
         began_s = time.monotonic()
-        assert probe(destination.url, host_settings(tmp_path / "host")).formats
+        assert probe(impatient.url, host_settings(tmp_path / "host")).formats
         assert time.monotonic() - began_s < 2.0
