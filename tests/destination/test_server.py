@@ -158,7 +158,7 @@ def test_a_host_of_another_version_is_told_both_versions(destination: Destinatio
 
 
 def test_a_hello_that_has_grown_is_welcome(destination: Destination) -> None:
-    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", 0, "", "", 0, 0, {"new": True}]
+    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", 0, "", "", 0, 0, 0, {"new": True}]
     assert isinstance(answer_to(destination, raw_frame(messages.Hello, meta)), messages.Status)
 
 

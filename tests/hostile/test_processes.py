@@ -75,8 +75,10 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
 
 @pytest.fixture
 def hasty(settings: Settings) -> Settings:
-    """A host that notices a silence after 0.8 s and tries to resume for 1.5 s."""
-    return replace(settings, heartbeat_s=0.2, heartbeat_misses=4, resume_timeout_s=RESUME_S, connect_timeout_s=1.0)
+    """A host that notices a silence after 0.8 s, tries to resume for 1.5 s, and rebuilds nothing."""
+    return replace(
+        settings, heartbeat_s=0.2, heartbeat_misses=4, resume_timeout_s=RESUME_S, connect_timeout_s=1.0, recovery="off"
+    )
 
 
 @dataclass
@@ -218,6 +220,25 @@ def test_a_process_that_ends_or_stops_leaves_the_right_result_or_one_error(
         return
     with Session(destination.url, hasty) as after:
         assert relu(after).forward(floats(1, -2, 3, 4)).wait().arrays[0].tolist() == [1, 0, 3, 4]
+
+
+@pytest.mark.parametrize("victim", ["worker", "zygote"])
+@pytest.mark.parametrize("state", [idle, calling, sending, answering], ids=lambda state: state.__name__)
+def test_a_session_whose_worker_ends_is_rebuilt(
+    keeper: Keeper, hasty: Settings, state: Callable[[Scene], None], victim: Victim
+) -> None:
+    destination = keeper.get()
+    await_true(lambda: len(children(destination.process.pid)) == 1, "there is a zygote")
+    await_true(lambda: not destination.workers(), "no earlier session is left")
+    patient = replace(hasty, resume_timeout_s=20.0, recovery="resume")
+    with Relay(destination.url) as relay, Session(relay.url, patient, "hostile") as session:
+        worker = destination.only_worker()
+        scene = Scene(session, relay, destination)
+        state(scene)
+        os.kill(worker if victim == "worker" else destination.zygote_pid, signal.SIGKILL)
+        await_true(lambda: not alive(worker), "the worker has ended")
+        assert scene.finish()
+        assert session.restarted == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["KILL", "STOP"])
