@@ -11,8 +11,8 @@ OPENCV_4 := .cache/opencv-4.14
 OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
-.PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay check format bench bench-all bench-onnx bench-torch \
-	test-recovery bench-training bench-resume bench-sharing bench-recovery goldens clean
+.PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay test-recovery test-hostile fuzz soak check format \
+	bench bench-all bench-onnx bench-torch bench-training bench-resume bench-sharing bench-recovery goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -36,6 +36,16 @@ test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000
 
 test-recovery: $(READY) ## Programs of each library whose workers and destinations are killed again and again, 1500 rounds each
 	RECOVERY_ROUNDS=1500 $(BIN)/python -m pytest tests/recovery
+
+test-hostile: $(READY) ## Faults at every message boundary of every conversation, and every process killed and stopped in every state
+	HOSTILE=all $(BIN)/python -m pytest tests/hostile
+
+fuzz: $(READY)   ## Fuzz the decoder and a server's first bytes with atheris, two minutes; SECONDS= for more
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	PYTHONPATH=src:tests $(BIN)/python tests/hostile/fuzz.py --seconds $(or $(SECONDS),120) $(OPTIONS)
+
+soak: $(READY)   ## 50 hosts coming and going for SOAK_MINUTES (2), while memory, descriptors, threads and processes stay flat
+	PYTHONPATH=src:tests $(BIN)/python tests/hostile/soak.py --minutes $(or $(SOAK_MINUTES),2) $(OPTIONS)
 
 test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either
 	$(BIN)/python -m pytest $(OPENCV_TESTS)

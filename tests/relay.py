@@ -43,6 +43,7 @@ class Direction:
     cut_by: Literal["FIN", "RST", "silence"] = "FIN"
     in_flight_nbytes: int = 256 * 1024  # what the link holds before it pushes back
     nbytes: int = 0  # forwarded so far
+    record: bytearray | None = None  # if given, what was forwarded is added to it
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _lane_free_s: float = 0.0
 
@@ -112,6 +113,8 @@ class _Pipe:
             if sent < len(data):
                 self.held.appendleft((due_s, data[sent:]))
             self.blocked = not sent
+            if direction.record is not None:
+                direction.record += piece[:sent]
             direction._count(sent)
             if self.blocked:
                 return False
@@ -142,6 +145,7 @@ class Relay:
         self._pipes: list[tuple[_Pipe, _Pipe]] = []
         self._dead: list[tuple[_Pipe, _Pipe]] = []  # connections that stay, and over which nothing comes any more
         self._cuts: deque[bool] = deque()  # to be made, each with a RST or without
+        self._burials: deque[threading.Event] = deque()
         self._over = False
         self._wakeup, self._alarm = os.pipe()
         self._thread = threading.Thread(target=self._relay, name="relay", daemon=True)
@@ -174,6 +178,13 @@ class Relay:
         self._cuts.append(reset)
         self._wake()
 
+    def bury(self) -> None:
+        """End, with a RST, the connections that a cut by silence has left; blocks until that is done."""
+        done = threading.Event()
+        self._burials.append(done)
+        self._wake()
+        assert done.wait(WAIT_TIMEOUT_S)
+
     def _wake(self) -> None:
         os.write(self._alarm, b"!")
 
@@ -181,6 +192,12 @@ class Relay:
         while not self._over:
             while self._cuts:
                 self._end_all(reset=self._cuts.popleft())
+            while self._burials:
+                for pipe, _ in self._dead:
+                    _end(pipe.source, reset=True)
+                    _end(pipe.sink, reset=True)
+                self._dead = []
+                self._burials.popleft().set()
             self._wait()
             if not self._silent:
                 self._forward()

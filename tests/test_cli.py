@@ -21,8 +21,9 @@ FLAGS = {
     "run": "--cache-dir --connect-timeout --graph --local --memory --no-check --numerics --on --recovery --report"
     " --resume-timeout --trace --verbose -v",
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
-    " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --onnx-engine"
-    " --require-token --resume-timeout --session-memory",
+    " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --metrics"
+    " --onnx-engine --require-token --resume-timeout --session-memory",
+    "status": "--connect-timeout --json",
     "bench": "--compare --connect-timeout --link --local --note --on --output --quick --repeats --work",
     "doctor": "--connect-timeout --on --security --trace",
 }

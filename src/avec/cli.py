@@ -255,6 +255,30 @@ def revoke_user(name: str) -> None:
     print(f"avec: {name} is let in no longer")
 
 
+@_settings_options("status")
+@avec.command()
+@click.argument("url", metavar="URL")
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON, sizes in bytes and times in seconds")
+def status(url: str, as_json: bool, **flags: object) -> None:
+    """Say what a destination is doing: sessions, memory, models, what was refused.
+
+    A user sees the sums and his own sessions; the owner sees all.
+    """
+    settings = _load({**flags, "destination": url})
+    from avec.host import status_page
+    from avec.host.session import probe
+
+    assert settings.destination is not None
+    answer = probe(settings.destination, settings)
+    if as_json:
+        print(status_page.as_json(answer))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else status_page.WIDTH)
+    console.print(status_page.as_tables(settings.destination, answer))
+
+
 @avec.command()
 def build() -> None:
     """Compile AVEC's kernels for PyTorch in C++ on a host with a compiler; programs issue their operators faster then.

@@ -29,7 +29,7 @@ LAUNCH_VARIABLE = "AVEC_LAUNCH_PID"  # `avec run` tells its program's process fr
 PREFIX = "AVEC_"
 SCHEMES = ("tcp", "tls")
 
-Command = Literal["run", "serve", "doctor", "bench"]
+Command = Literal["run", "serve", "status", "doctor", "bench"]
 Value = str | int | float | bool | Path
 V = TypeVar("V")
 
@@ -95,6 +95,13 @@ def _parse_count(text: str) -> int:
     return value
 
 
+def _parse_port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError(text)
+    return value
+
+
 def _parse_percentage(text: str) -> int:
     value = int(text.removesuffix("%"))
     if not 0 <= value <= 90:
@@ -153,6 +160,7 @@ SECONDS = Kind("SECONDS", "a number of seconds above 0", lambda text, _: _parse_
 MILLISECONDS = Kind("MS", "a number of milliseconds above 0", lambda text, _: _parse_seconds(text))
 SECONDS_OR_0 = Kind("SECONDS", "a number of seconds, 0 for not at all", lambda text, _: _parse_seconds_or_0(text))
 COUNT = Kind("N", "a whole number above 0", lambda text, _: _parse_count(text))
+PORT = Kind("PORT", "a port from 0 to 65535, 0 for any that is free", lambda text, _: _parse_port(text))
 PERCENTAGE = Kind("PERCENT", "a whole number from 0 to 90", lambda text, _: _parse_percentage(text))
 SIZE = Kind("SIZE", "a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
 TOKEN = Kind("TOKEN", "a token as `avec user add` prints it", lambda text, _: _parse_token(text))
@@ -255,7 +263,11 @@ class Settings:
         "refused; without, it gets what is left", ("run",), "--memory",
     )  # fmt: skip
     connect_timeout_s: float = _setting(
-        5.0, SECONDS, "how long to wait for a destination's hello", ("run", "doctor", "bench"), "--connect-timeout"
+        5.0,
+        SECONDS,
+        "how long to wait for a destination's hello",
+        ("run", "status", "doctor", "bench"),
+        "--connect-timeout",
     )
     heartbeat_s: float = _setting(
         0.5, SECONDS, "after this much silence a connection is asked for a sign of life", ("run", "serve")
@@ -340,16 +352,16 @@ class Settings:
         repr=False,  # a traceback shows settings
         metadata=_columns(
             TOKEN, "shown to the destination; `avec login` keeps one for each destination, which is better than this",
-            ("run", "doctor", "bench"),
+            ("run", "status", "doctor", "bench"),
         ),
     )  # fmt: skip
     fingerprint: str | None = _setting(
         None, FINGERPRINT, "of the certificate that a tls destination must have; `avec login` keeps it too",
-        ("run", "doctor", "bench"),
+        ("run", "status", "doctor", "bench"),
     )  # fmt: skip
     host_certificate: Path | None = _setting(
         None, PATH, "this host's own certificate with its key (PEM), for destinations with --client-ca",
-        ("run", "doctor", "bench"),
+        ("run", "status", "doctor", "bench"),
     )  # fmt: skip
     certificate: Path | None = _setting(
         None, PATH, "the destination's certificate with its key (PEM); one is made at the first start if none is named",
@@ -406,6 +418,10 @@ class Settings:
     cache_limit_nbytes: int = _setting(
         20_000_000_000, SIZE, "the model cache's bound; the least recently used models go first", ("serve",),
         "--cache-limit", "20GB",
+    )  # fmt: skip
+    metrics_port: int | None = _setting(
+        None, PORT, "serve metrics in Prometheus's format to this machine at http://127.0.0.1:PORT/metrics",
+        ("serve",), "--metrics",
     )  # fmt: skip
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", _choice("debug", "info", "warning", "error"),

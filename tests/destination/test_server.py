@@ -34,7 +34,7 @@ from avec.protocol import messages
 from avec.protocol.codec import allocate_array
 from avec.protocol.connection import Connection
 from destinations import SLOW, SLOW_SHAPE, Destination, Net, alive, await_true, floats, host_settings, relu, running
-from hostile.corpus import FRAMES, STRANGERS
+from hostile.bad_frames import FRAMES, STRANGERS
 from protocol.frames import NUMBERS, raw_frame
 from protocol.golden import frame_bytes
 from relay import Relay
@@ -158,7 +158,7 @@ def test_a_host_of_another_version_is_told_both_versions(destination: Destinatio
 
 
 def test_a_hello_that_has_grown_is_welcome(destination: Destination) -> None:
-    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", 0, "", "", 0, 0, {"new": True}]
+    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", 0, "", "", 0, 0, 0, {"new": True}]
     assert isinstance(answer_to(destination, raw_frame(messages.Hello, meta)), messages.Status)
 
 
@@ -259,7 +259,7 @@ def test_sigterm_lets_a_call_under_way_be_answered_and_no_new_one_in(tmp_path: P
             Session(destination.url, settings)
 
 
-def test_a_host_is_refused_at_once_while_the_destination_drains(tmp_path: Path) -> None:
+def test_a_host_is_told_while_the_destination_drains_that_it_does(tmp_path: Path) -> None:
     settings = host_settings(tmp_path / "host")
     with running(tmp_path / "served") as destination, stranger(destination) as early:
         with Session(destination.url, settings) as session:
@@ -267,8 +267,9 @@ def test_a_host_is_refused_at_once_while_the_destination_drains(tmp_path: Path) 
             probe(destination.url, settings)  # the early stranger was accepted before this one
             destination.process.terminate()
             await_true(lambda: "draining" in destination.log_text(), "it drains")
-            with pytest.raises(DestinationUnreachable, match="refused"):
+            with pytest.raises(DestinationDraining, match="is shutting down and takes no more hosts"):
                 Session(destination.url, settings)
+            assert probe(destination.url, settings).draining
             early.sendall(frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "session", "avec"), 0, ()))
             assert what_comes(early)[3] == NUMBERS[messages.Refused]
         assert destination.wait() == 0

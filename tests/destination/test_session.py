@@ -167,6 +167,44 @@ def test_released_handles_are_closed_after_the_calls_before(serving: Serving) ->
     assert serving.executor.log == ["closed"]
 
 
+def test_releases_that_wait_behind_a_long_call_are_bounded_and_the_worker_shows_life_meanwhile(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destination_session, "RELEASES_NBYTES", 4096)
+    serving.load()
+    serving.call(2, Run(handle=1))
+    release = b"".join(encode(Release(tuple(range(1000, 1400)))))
+    waiting = serving.session._releases
+    serving.host.send_encoded([release] * 50)
+    await_true(lambda: waiting._nbytes >= 4096, "the worker has taken what there is room for")
+    await_true(serving.host.readable, "it shows that it lives, although it reads no more")
+    assert waiting._nbytes < 4096 + len(release)
+    serving.executor.let_go.release(2)
+    serving.call(3, Run(handle=1))
+    assert [serving.answer().number, serving.answer().number] == [2, 3]
+    await_true(lambda: waiting._nbytes == 0, "all are carried out")
+
+
+@pytest.mark.parametrize("message", [messages.Chunk(digest="d"), messages.Chunk(digest="d", index=9)])
+def test_what_no_session_takes_ends_it_at_once_and_does_not_wait_its_turn(serving: Serving, message: Message) -> None:
+    serving.load()
+    serving.call(2, Run(handle=1))
+    serving.call(0, message, ONE_BYTE)
+    assert "Chunk is not expected in a session" in str(serving.lost.get(timeout=20))
+    serving.executor.let_go.release()
+
+
+def test_what_comes_after_a_goodbye_is_not_carried_out(serving: Serving) -> None:
+    serving.load()
+    serving.call(2, Run(handle=1))
+    serving.call(0, Goodbye())
+    serving.call(3, Run(handle=1))
+    serving.executor.let_go.release(2)
+    assert serving.answer().number == 2
+    with pytest.raises(SessionLost):
+        serving.answer()
+
+
 def test_draining_is_said_after_what_was_sent_before(serving: Serving) -> None:
     serving.load()
     serving.call(2, Run(handle=1))

@@ -25,7 +25,7 @@ from avec.host.session import Session, probe
 from avec.protocol import messages
 from destinations import await_true
 from host.scripted import WELCOME, Peer, scripted
-from hostile.corpus import FRAMES
+from hostile.bad_frames import FRAMES
 
 Script = Callable[[Peer], None]
 

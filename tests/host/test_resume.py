@@ -23,6 +23,7 @@ from accumulator import Accumulator
 from avec.communication.channel import Channel
 from avec.config import Settings
 from avec.destination.certificates import fingerprint_in
+from avec.destination.guests import VACATE_S
 from avec.errors import DestinationError, InvalidArgument, SessionLost
 from avec.host import models, unanswered
 from avec.host.greeting import Resumption, greet
@@ -515,15 +516,42 @@ def test_a_session_that_waits_for_its_host_counts_and_is_shown_and_ends_at_the_l
     assert raw.welcome.resume_s == 1.5
     raw.away()
     await_true(lambda: probe(small.url, settings).waiting == 1, "the server knows that it waits")
-    assert probe(small.url, settings).sessions == 1
-    with pytest.raises(DestinationError, match="is full"):
-        Session(small.url, settings)
+    assert probe(small.url, settings).places.sessions == 1
     await_true(lambda: not alive(worker), "the worker has waited in vain")
     await_true(lambda: probe(small.url, settings).sessions == 0, "its place is free")
     assert probe(small.url, settings).waiting == 0
     with pytest.raises(SessionLost, match="no such session waits"):
         raw.resume(2)
     assert "its host did not come back in 1.5 s" in small.log_text()
+
+
+def test_a_session_that_waits_for_its_host_ends_when_its_user_needs_the_place(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with running(tmp_path / "destination", AVEC_MAX_SESSIONS="1") as destination:
+        raw = Raw(destination.url, replace(settings, resume_timeout_s=60.0))
+        worker = destination.only_worker()
+        raw.away()
+        began_s = time.monotonic()
+        sessions: list[Session] = []
+
+        def comes_in() -> bool:
+            try:
+                sessions.append(Session(destination.url, settings))
+            except DestinationError as exc:
+                assert "is full: it serves 1 sessions" in str(exc)
+            return bool(sessions)
+
+        await_true(comes_in, "the place is given to the next")
+        assert time.monotonic() - began_s >= VACATE_S, "a host that is away for a moment keeps its place"
+        with sessions[0] as session:
+            assert relu(session).forward(floats(1, 2, 3, 4)).wait().arrays[0][0] == 1
+            await_true(lambda: not alive(worker), "the worker of the first has ended")
+            with pytest.raises(SessionLost, match="no such session waits"):
+                raw.resume(2)
+            with pytest.raises(DestinationError, match="is full"):
+                Session(destination.url, settings)  # whose host is there is never ended
+            assert probe(destination.url, settings).totals.vacated == 1
 
 
 def test_a_session_that_waits_for_its_host_ends_at_once_when_the_destination_drains(

@@ -13,7 +13,7 @@ from avec.errors import ProtocolError, ProtocolMismatch
 from avec.protocol import messages
 from avec.protocol.codec import allocate_array
 from avec.protocol.connection import Connection
-from hostile.corpus import FRAMES, STRANGERS
+from hostile.bad_frames import FRAMES, STRANGERS
 from protocol.frames import feed, header, raw_frame, trusted_reader
 from protocol.golden import EXAMPLES, frame_bytes
 

@@ -48,6 +48,21 @@ EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
     (messages.Draining("it is shutting down"), 0, ()),
     (messages.Goodbye(), 0, ()),
     (messages.Status((_GPU,), ("caffe",), "avec 0.1.0", 2, 5, 10**9, waiting=1), 0, ()),
+    (
+        messages.Status(
+            uptime_s=7.5,
+            draining=True,
+            places=messages.Places(1, 16, 2, 64, 3, 64),
+            models_limit_nbytes=20 * 10**9,
+            disk_free_nbytes=10**12,
+            memory_nbytes=10**8,
+            totals=messages.Totals(9, 4, 1, 1000, 7, {"authentication": 2}, 1, 1, 2.5),
+            listed=(messages.SessionInfo("9", "ann", "app.py", "192.0.2.1:7", "waiting", 1.5, 1, 2, 3, 4, 1, 2, 0.5),),
+            unlisted=1,
+        ),
+        0,
+        (),
+    ),
 )
 
 

@@ -46,9 +46,7 @@ class TcpTransport:
 
     def set_tick(self, seconds: float) -> None:
         # A kernel timeout for receiving alone: settimeout() would change sending too and adds a poll() to each call.
-        whole = int(seconds)
-        timeval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         waiting = [memoryview(buffer) for buffer in buffers]
@@ -87,6 +85,11 @@ class TcpTransport:
         poll.register(self._socket, event)
         return bool(poll.poll(1e3 * timeout_s))
 
+    def part(self, nbytes: int, timeout_s: float) -> None:
+        """Have the kernel hold so many bytes for a peer that reads slowly, and no `send` take longer than that."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, nbytes)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
+
     def finish(self) -> None:
         with contextlib.suppress(OSError):  # the peer may have ended it first
             self._socket.shutdown(socket.SHUT_WR)
@@ -97,6 +100,11 @@ class TcpTransport:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1e6))
 
 
 class TcpListener:

@@ -10,19 +10,20 @@ import hmac
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from avec.destination.audit import Line
 from avec.destination.encryption import Encryption
-from avec.destination.orders import DATAGRAM_NBYTES, Ask, Broken, FromWorker, GiveBack, Recall, Resumed, Turn
+from avec.destination.orders import DATAGRAM_NBYTES, Ask, Broken, FromWorker, GiveBack, Recall, Resumed, Turn, Vacate
 from avec.destination.sharing.board import Board
 from avec.errors import DestinationError, SessionLost
 from avec.protocol.messages import Hello
 
 SECRET_NBYTES = 32
+VACATE_S = 1.0  # a host that lives, behind a link that works, is back in milliseconds
 ENCRYPTION_LIMIT = 16  # processes of one session: those of silent connections take up to half a minute to end
 
 
@@ -40,7 +41,8 @@ class Guest:
     resume_s: float = 0.0
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(SECRET_NBYTES), repr=False)
     epoch: int = 1  # of the newest connection
-    waiting: bool = False  # its connection broke, and its worker waits
+    waiting_since_s: float | None = None  # its connection broke, and its worker waits
+    vacated: bool = False  # its worker was told to end
     _broken: int = 0  # the newest connection that the worker has said this of
     began_s: float = field(default_factory=time.monotonic)
     encrypted: bool = False
@@ -78,7 +80,21 @@ class Guest:
             socket.send_fds(self.worker, [order], [descriptor], socket.MSG_DONTWAIT)
         except OSError as exc:  # one that does not take its connections is as good as gone
             raise gone() from exc
-        self.epoch, self.waiting = hello.epoch, False
+        self.epoch, self.waiting_since_s = hello.epoch, None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether its connection broke, and its worker waits for another."""
+        return self.waiting_since_s is not None
+
+    def waits_s(self, now_s: float) -> float:
+        """For how many seconds more its worker waits."""
+        return max(0.0, self.resume_s - (now_s - (self.waiting_since_s or now_s)))
+
+    def vacate(self, reason: str) -> None:
+        """End a session that waits for its host; nobody can resume it from now on."""
+        self.vacated, self.resume_s = True, 0.0
+        self.tell(Vacate(reason))
 
     def hear(self) -> bool:
         """Take what the worker says; whether it may say more. A worker that was taken over may say anything."""
@@ -91,7 +107,7 @@ class Guest:
             return False
         return self._note_broken(said) if isinstance(said, Broken) else self.on_turn(said)
 
-    def tell(self, order: Turn | Recall) -> None:
+    def tell(self, order: Turn | Recall | Vacate) -> None:
         """Tell the worker, unless it is gone: then its socket tells the server."""
         if self.worker is not None:
             with contextlib.suppress(OSError):
@@ -101,7 +117,7 @@ class Guest:
         if not self._broken < broken.epoch <= self.epoch:  # each breaks once
             return False
         self._broken = broken.epoch
-        self.waiting = broken.epoch == self.epoch
+        self.waiting_since_s = time.monotonic() if broken.epoch == self.epoch else None
         return True
 
     def note_ended(self, encryption: Encryption) -> None:
@@ -124,6 +140,16 @@ class Guest:
             self.worker.close()
         if self.board is not None:
             self.board.close()
+
+
+def vacatable(own: Sequence[Guest], now_s: float) -> Guest | None:
+    """Of one user's sessions the one that has waited longest for its host, if it has waited long enough to be ended.
+
+    Only a user's own new session ends one that waits: what was promised to one user is not broken for another.
+    """
+    waiting = [(guest.waiting_since_s, guest) for guest in own if guest.waiting_since_s is not None]
+    since_s, longest = min(waiting, key=lambda pair: pair[0], default=(now_s, None))
+    return longest if now_s - since_s >= VACATE_S else None
 
 
 def gone() -> SessionLost:

@@ -66,6 +66,12 @@ class Broken(msgspec.Struct, frozen=True, tag=True):
     epoch: int
 
 
+class Vacate(msgspec.Struct, frozen=True, tag=True):
+    """server → worker that waits for its host: end now, the place is needed."""
+
+    reason: str
+
+
 class Turn(msgspec.Struct, frozen=True, tag=True):
     """server → worker: the accelerator is yours until you give it back."""
 
@@ -86,5 +92,5 @@ class GiveBack(msgspec.Struct, frozen=True, tag=True):
 
 FromServer = Assignment | Drain
 FromZygote = Ready | Ended
-ToWorker = Resumed | Turn | Recall
+ToWorker = Resumed | Vacate | Turn | Recall
 FromWorker = Broken | Ask | GiveBack

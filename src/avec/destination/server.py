@@ -12,17 +12,13 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Self
 
 import msgspec
 from msgspec.structs import replace as replace_line
 
-from avec import __version__, config
 from avec.communication import is_loopback, listen
 from avec.communication.tcp import TcpListener
 from avec.config import Settings
@@ -30,16 +26,19 @@ from avec.destination.admission import Access, Admission
 from avec.destination.audit import AuditLog, Line, now
 from avec.destination.encryption import Encryption
 from avec.destination.encryption import start as start_encryption
-from avec.destination.guests import Guest, gone
+from avec.destination.guests import Guest, gone, vacatable
+from avec.destination.metrics import MetricsProcess
 from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Ready
 from avec.destination.sharing import room
 from avec.destination.sharing.arbiter import Arbiter
 from avec.destination.sharing.board import new_board
+from avec.destination.status import Tally, free_text, put_together
 from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
 from avec.destination.users import PRIORITIES, User
+from avec.destination.zygote_process import ZygoteProcess
 from avec.errors import AvecError, DestinationDraining, DestinationError, DestinationFull
-from avec.protocol.messages import AcceleratorInfo, Hello, Status
+from avec.protocol.messages import AcceleratorInfo, Hello, Places, Status
 
 STRANGER_COUNT_LIMIT = 64  # connections that have not said hello yet
 UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
@@ -80,34 +79,12 @@ def serve(
         if access.users is not None:
             path = settings.audit_log or settings.cache_dir / "audit.jsonl"
             audit = stack.enter_context(contextlib.closing(AuditLog(path)))
-        zygote = stack.enter_context(_started_zygote(settings))
-        server = stack.enter_context(Server(listener, zygote, access, audit, settings, lifeline_pid))
+        zygote = stack.enter_context(ZygoteProcess(settings))
+        metrics = None
+        if settings.metrics_port is not None:
+            metrics = stack.enter_context(MetricsProcess(settings.metrics_port))
+        server = stack.enter_context(Server(listener, zygote, access, audit, metrics, settings, lifeline_pid))
         return server.run(on_ready)
-
-
-@contextlib.contextmanager
-def _started_zygote(settings: Settings) -> Iterator[socket.socket]:
-    """Start the zygote; give the socket that it is commanded over. It ends when that is closed."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environ = config.environment(replace(settings, token=None), os.environ)  # nobody there has to show one
-    environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would not survive the fork; torch has its own
-    # Between two calls OpenMP's threads would spin on the cores that carry the results away; with several sessions on
-    # one machine they spin against each other, and a call can take five times as long.
-    environ.setdefault("OMP_WAIT_POLICY", "passive")
-    environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir / "inductor"))
-    with ours, theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "avec.destination.zygote", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        try:
-            yield ours
-        finally:
-            ours.close()
-            process.wait()
 
 
 class Server:
@@ -116,9 +93,10 @@ class Server:
     def __init__(
         self,
         listener: TcpListener,
-        zygote: socket.socket,
+        zygote: ZygoteProcess,
         access: Access,
         audit: AuditLog | None,
+        metrics: MetricsProcess | None,
         settings: Settings,
         lifeline_pid: int | None,
     ) -> None:
@@ -127,16 +105,18 @@ class Server:
         self._access = access
         self._admission = Admission(access)
         self._audit = audit
+        self._metrics = metrics
         self._settings = settings
         self._lifeline_pid = lifeline_pid
         self._lifeline: int | None = None
+        self._zygote_ready = False  # the one that runs now
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
         self._strangers: dict[int, Stranger] = {}
         self._guests: dict[str, Guest] = {}
         self._arbiter = Arbiter(settings.turns_at_once)
         self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
         self._workers = {"session": 0, "upload": 0}
-        self._sessions_so_far = 0
+        self._tally = Tally()
         self._ends_s: float | None = None  # draining: when patience ends
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._alarm = os.pipe()
@@ -163,12 +143,14 @@ class Server:
     def run(self, on_ready: Callable[[str, AcceleratorInfo, tuple[str, ...]], None]) -> int:
         """Serve until told to stop and drained."""
         self._watch(self._wakeup, self._take_signal)
-        self._watch(self._zygote.fileno(), self._hear_zygote)
+        self._watch(self._zygote.socket.fileno(), self._hear_zygote)
         self._await_zygote()
         if self._ends_s is not None:  # told to end before it began
             return 0
         self._watch(self._listener.fileno(), self._accept)
         self._watch_lifeline()
+        if self._metrics is not None:
+            self._watch(self._metrics.socket.fileno(), self._answer_metrics)
         if not is_loopback(self._listener.url) and self._access.context is None:
             log.warning(
                 "%s is open to everybody who can reach it: --insecure means no encryption and no authentication",
@@ -237,11 +219,11 @@ class Server:
             self._drain(name)
 
     def _drain(self, reason: str) -> None:
-        """Take no more hosts, tell those here, give what is under way its time."""
+        """Take no more hosts, tell those here, give what is under way its time. Who comes now is told why not."""
         log.info("draining: %s", reason)
-        self._stop_listening()
         self._ends_s = time.monotonic() + self._settings.drain_timeout_s
-        self._zygote.send(msgspec.json.encode(Drain()))
+        with contextlib.suppress(DestinationError):  # one that takes no orders is ended when the time is over
+            self._zygote.tell(msgspec.json.encode(Drain()))
 
     def _stop_listening(self) -> None:
         with contextlib.suppress(KeyError, ValueError):  # not yet, or no longer
@@ -249,17 +231,41 @@ class Server:
         self._listener.close()  # so that hosts are refused at once, rather than wait for a hello
 
     def _hear_zygote(self) -> None:
-        data = self._zygote.recv(DATAGRAM_NBYTES)
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            data = self._zygote.socket.recv(DATAGRAM_NBYTES)
         if not data:
-            raise DestinationError("the zygote ended; its log is above")
+            self._lose_zygote()
+            return
         match msgspec.json.decode(data, type=FromZygote):
             case Ready() as ready:
                 self._ready = ready
+                self._zygote_ready = True
             case Ended(session, purpose, status):
-                self._workers[purpose] -= 1
                 how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
                 log.log(logging.WARNING if status else logging.INFO, "%s %s ended: %s", purpose, session, how)
-                self._note_end(self._guests.pop(session), how if status else "left")
+                self._note_end(session, how if status else "left")
+
+    def _lose_zygote(self) -> None:
+        """The zygote has died, and the kernel has killed its workers: start another, and serve on.
+
+        Raises:
+            DestinationError: it died before it was ready, and so would the next.
+        """
+        self._selector.unregister(self._zygote.socket.fileno())
+        self._zygote.end()
+        for session in list(self._guests):
+            self._note_end(session, "its zygote died")
+        if self._ends_s is not None:
+            self._ends_s = 0.0  # there is nothing left to wait for
+            return
+        if not self._zygote_ready:
+            raise DestinationError("the zygote ended before it was ready; its log is above")
+        log.error("the zygote died, and all sessions with it; starting another")
+        self._zygote_ready = False
+        self._tally.zygote_restarts += 1
+        self._zygote.start()
+        self._watch(self._zygote.socket.fileno(), self._hear_zygote)
 
     def _hear_worker(self, session: str) -> None:
         guest = self._guests.get(session)  # the zygote may have told of its end in the same moment
@@ -274,8 +280,11 @@ class Server:
             guest.worker.close()
             guest.worker = None
 
-    def _note_end(self, guest: Guest, outcome: str) -> None:
+    def _note_end(self, session: str, outcome: str) -> None:
+        guest = self._guests.pop(session)
+        self._workers["upload" if guest.line.purpose == "upload" else "session"] -= 1
         self._part(guest)
+        self._tally.note_end(guest)
         received, sent = guest.counts()
         seconds = round(time.monotonic() - guest.began_s, 3)
         used_s = None if guest.board is None else round(guest.board["used_ns"] / 1e9, 3)
@@ -307,6 +316,7 @@ class Server:
             return
         if len(self._strangers) >= STRANGER_COUNT_LIMIT:
             log.warning("%s turned away: %d connections have not said hello", transport.peer, len(self._strangers))
+            self._tally.refused["crowd"] += 1
             transport.close()
             return
         descriptor = transport.fileno()
@@ -323,6 +333,7 @@ class Server:
             self._greet(stranger, hello)
         except AvecError as exc:
             log.warning("%s refused: %s", stranger.transport.peer, exc)
+            self._tally.refused[exc.code] += 1
             stranger.refuse(exc)
         except OSError as exc:
             log.debug("%s left: %s", stranger.transport.peer, exc)
@@ -335,17 +346,16 @@ class Server:
             user = self._admission.admit(stranger.address, hello.token, stranger.names)
             line = replace_line(line, user=user.name if user else "")
             if hello.purpose == "status":
-                stranger.answer(self._status(user))
+                stranger.answer(self._status(user, [user] if user else [], asking=1))
                 return
             if hello.purpose == "resume":
                 self._resume(stranger, hello, line.user)
                 return
-            limit_nbytes = self._check_room(hello, user)
+            limit_nbytes = self._make_room(hello, user)
         except AvecError as exc:
             self._write_audit(replace_line(line, outcome=f"refused: {exc.code}"))
             raise
-        self._sessions_so_far += 1
-        session = str(self._sessions_so_far)
+        session = str(self._tally.sessions + self._tally.uploads + 1)
         guest = Guest(line, session, promised_nbytes=max(0, hello.memory_nbytes), limit_nbytes=limit_nbytes)
         if hello.purpose == "session":  # of two numbers the first is given where the other is none
             guest.resume_s = max(0.0, min(self._settings.resume_timeout_s, hello.resume_s))
@@ -366,6 +376,10 @@ class Server:
         self._assign(stranger, guest, msgspec.json.encode(assignment))
         self._guests[session] = guest
         self._workers[hello.purpose] += 1
+        if hello.purpose == "session":
+            self._tally.sessions += 1
+        else:
+            self._tally.uploads += 1
         if guest.worker is not None:
             self._watch(guest.worker.fileno(), lambda: self._hear_worker(session))
         self._share(guest, user)
@@ -392,17 +406,22 @@ class Server:
         guest.check(hello, user)
         with self._connection(stranger, guest) as descriptor:
             guest.pass_on(hello, descriptor, stranger.transport.peer)
+        self._tally.resumed += 1
         log.info("session %s: its host has come back from %s", hello.session, stranger.transport.peer)
 
     def _assign(self, stranger: Stranger, guest: Guest, assignment: bytes) -> None:
         """Have a worker forked for a connection."""
         with self._connection(stranger, guest) as descriptor:
             if guest.line.purpose != "session":
-                socket.send_fds(self._zygote, [assignment], [descriptor])
+                self._zygote.tell(assignment, [descriptor])
                 return
             guest.worker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs, new_board() as (guest.board, page):
-                socket.send_fds(self._zygote, [assignment], [descriptor, theirs.fileno(), page])
+                try:
+                    self._zygote.tell(assignment, [descriptor, theirs.fileno(), page])
+                except DestinationError:
+                    guest.close()
+                    raise
 
     @contextlib.contextmanager
     def _connection(self, stranger: Stranger, guest: Guest) -> Iterator[int]:
@@ -422,22 +441,49 @@ class Server:
         if self._ends_s is not None:
             raise DestinationDraining(f"{self._listener.url} is shutting down and takes no more hosts")
 
-    def _check_room(self, hello: Hello, user: User | None) -> int | None:
-        """How much memory one more session may have; None where nothing limits it."""
+    def _make_room(self, hello: Hello, user: User | None) -> int | None:
+        """How much memory one more session may have; None where nothing limits it.
+
+        A session of the same user's that waits for its host is ended where that makes room.
+        """
         self._check_open()
+        while True:
+            try:
+                return self._check_room(hello, user)
+            except DestinationFull:
+                name = user.name if user else ""
+                own = [guest for guest in self._staying() if guest.line.user == name]
+                left = vacatable(own, time.monotonic()) if hello.purpose == "session" else None
+                if left is None:
+                    raise
+                log.info("session %s is ended, which waits for its host: its place is needed", left.session)
+                left.vacate("its host was away, and another session of the same user needed its place")
+                self._tally.vacated += 1
+
+    def _staying(self) -> list[Guest]:
+        """All that take a place: not the sessions that were told to leave it."""
+        return [guest for guest in self._guests.values() if not guest.vacated]
+
+    def _check_room(self, hello: Hello, user: User | None) -> int | None:
         purpose: Literal["session", "upload"] = "upload" if hello.purpose == "upload" else "session"
-        limit = self._settings.max_sessions if purpose == "session" else UPLOAD_COUNT_LIMIT
-        if self._workers[purpose] >= limit:
+        places = self._places()
+        count, limit = (places.sessions, places.sessions_limit)
+        if purpose == "upload":
+            count, limit = (places.uploads, places.uploads_limit)
+        if count >= limit:
+            now_s = time.monotonic()
+            waiting_s = [guest.waits_s(now_s) for guest in self._staying() if guest.waiting]
             raise DestinationFull(
-                f"{self._listener.url} is full: it serves {self._workers[purpose]} {purpose}s, which is its limit "
-                f"(--max-sessions {self._settings.max_sessions}); try again later or elsewhere"
+                f"{self._listener.url} is full: it serves {count} {purpose}s, which is its limit "
+                f"(--max-sessions {self._settings.max_sessions}); try again later or elsewhere; "
+                f"{free_text(places, waiting_s)}"
             )
         if user is not None:
             self._check_quota(purpose, user)
         return self._admit_memory(hello.memory_nbytes, user) if purpose == "session" else None
 
     def _check_quota(self, purpose: Literal["session", "upload"], user: User) -> None:
-        purposes = [guest.line.purpose for guest in self._guests.values() if guest.line.user == user.name]
+        purposes = [guest.line.purpose for guest in self._staying() if guest.line.user == user.name]
         sessions = user.max_sessions or self._settings.user_max_sessions
         connections = user.max_connections or self._settings.user_max_connections
         for what, count, limit in (
@@ -454,7 +500,7 @@ class Server:
         settings, accelerator = self._settings, self._ready.accelerator
         tenants = [
             room.Tenant(guest.line.user, guest.promised_nbytes, guest.board["memory_nbytes"])
-            for guest in self._guests.values()
+            for guest in self._staying()
             if guest.board is not None
         ]
         of_user = (user.memory_nbytes or settings.user_memory) if user else None
@@ -479,18 +525,37 @@ class Server:
                 guest.limit_nbytes,
             )
 
-    def _status(self, user: User | None) -> Status:
-        name, limit_nbytes = (user.name, user.cache_limit_nbytes) if user else ("", None)
-        usage = model_cache(self._settings, name, limit_nbytes).usage()
-        return Status(
-            accelerators=(self._ready.accelerator,),
-            formats=self._ready.formats,
-            software=f"avec {__version__}",
-            sessions=self._workers["session"],
-            models=usage.models,
-            models_nbytes=usage.models_nbytes,
-            security=self._security(),
-            waiting=sum(guest.waiting for guest in self._guests.values()),
+    def _places(self, asking: int = 0) -> Places:
+        return Places(
+            sum(guest.line.purpose == "session" for guest in self._staying()),
+            self._settings.max_sessions,
+            self._workers["upload"],
+            UPLOAD_COUNT_LIMIT,
+            len(self._strangers) - asking,  # who asks has said hello
+            STRANGER_COUNT_LIMIT,
+        )
+
+    def _answer_metrics(self) -> None:
+        """Tell the process that serves Prometheus what it asks."""
+        assert self._metrics is not None
+        try:
+            owners = self._access.users.all() if self._access.users is not None else ()
+            self._metrics.answer(self._status(None, owners))
+        except (AvecError, OSError) as exc:
+            log.error("metrics are not served any more: %s", exc)
+            self._selector.unregister(self._metrics.socket.fileno())
+
+    def _status(self, viewer: User | None, owners: Sequence[User], asking: int = 0) -> Status:
+        return put_together(
+            self._tally,
+            self._guests,
+            self._places(asking),
+            self._ready,
+            self._security(),
+            self._settings,
+            viewer,
+            self._ends_s is not None,
+            owners,
         )
 
     def _security(self) -> dict[str, str]:
@@ -509,6 +574,7 @@ class Server:
         now_s = time.monotonic()
         for descriptor, stranger in list(self._strangers.items()):
             if stranger.deadline_s < now_s:
+                self._tally.refused["silence"] += 1
                 log.warning("%s said no hello in %.1f s", stranger.transport.peer, self._settings.hello_timeout_s)
                 self._drop(descriptor)
 

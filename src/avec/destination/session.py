@@ -58,6 +58,8 @@ LATE_S = 0.005
 LATE_LIMIT = 32
 IDLE_BUFFERS_NBYTES = 512 << 20
 FAREWELL_S = 30.0  # for a host on a slow link to receive its last results
+RELEASES_NBYTES = 1 << 20  # of Release frames that wait to be carried out; no credit bounds those
+LIFE_S = 0.1  # while a host waits for room for them, it is told so often that the worker lives
 LOOK_S = 0.2  # how often who waits for a host looks whether the destination shuts down
 
 log = logging.getLogger("avec.destination")
@@ -85,6 +87,25 @@ class _Grant:
         with self._lock:
             self._calls -= 1
             self._nbytes -= nbytes
+
+
+class _Releases:
+    """Bounds the Release frames that wait behind a long call: beyond it the receiving thread takes nothing more."""
+
+    def __init__(self) -> None:
+        self._nbytes = 0
+        self._changed = threading.Condition()
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait for some, for a while; whether there is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._nbytes < RELEASES_NBYTES, timeout_s)
+
+    def add(self, nbytes: int) -> None:
+        """Take note of more, or with a negative number of fewer."""
+        with self._changed:
+            self._nbytes += nbytes
+            self._changed.notify_all()
 
 
 class Session:
@@ -119,6 +140,7 @@ class Session:
         self._models: dict[int, Model] = {}
         self._inbox: queue.SimpleQueue[tuple[Frame, int] | Draining | Exception] = queue.SimpleQueue()
         self._grant = _Grant()
+        self._releases = _Releases()
         self._on_lost = on_lost
         self._resume_s = resume_s
         self._on_broken = on_broken
@@ -135,6 +157,7 @@ class Session:
         self._leaving = False  # the host has said goodbye
         self._receiver: threading.Thread | None = None
         self._draining = False
+        self._failed = 0  # calls
 
     def serve(self, welcome: Welcome) -> None:
         """Open the session and carry out calls; returns when the host has said goodbye.
@@ -194,6 +217,10 @@ class Session:
         self._draining = True
         self._inbox.put(Draining(reason))
 
+    def vacate(self, reason: str) -> None:
+        """End a session that waits for its host, because its place is needed."""
+        self._lose(SessionLost(reason))
+
     def _tell(self, draining: Draining) -> None:
         try:
             self._channel.send(draining)
@@ -224,7 +251,11 @@ class Session:
                 welcome = msgspec.structs.replace(self._welcome, secret="", received=received)
                 self._answers.take_over(channel, epoch, answered, welcome)
             while True:
-                self._note(channel.receive(), epoch)
+                frame = channel.receive()
+                self._note(frame, epoch)
+                if isinstance(frame.message, Release):
+                    while not self._releases.wait_for_room(LIFE_S):
+                        channel.measure()
         except Overtaken:
             self._answers.part(channel)
         except AnswersGone as exc:
@@ -248,12 +279,18 @@ class Session:
         with self._taking:
             if epoch != self._epoch:
                 raise Overtaken(f"a frame of connection {epoch}, after connection {self._epoch} has taken over")
+            if not isinstance(message, (*CALLS, Release, Goodbye)):  # else it would wait its turn, with its tensors
+                raise ProtocolError(f"{type(message).__name__} is not expected in a session")
+            if self._leaving:  # nothing but releases comes after a goodbye
+                return
             if isinstance(message, CALLS):
                 if frame.number <= self._received:
                     raise ProtocolError(f"call {frame.number} a second time; the last was {self._received}")
                 self._received = frame.number
                 self._grant.note_call(_nbytes(frame))
-            self._leaving |= isinstance(message, Goodbye)
+            self._leaving = isinstance(message, Goodbye)
+            if isinstance(message, Release):
+                self._releases.add(frame.nbytes)
             self._inbox.put((frame, received_ns))
         if isinstance(message, CALLS):
             self._answers.acknowledge(message.answered)
@@ -297,6 +334,7 @@ class Session:
         try:
             match message:
                 case Release(handles=handles):
+                    self._releases.add(-frame.nbytes)
                     self._release(handles)
                     return
                 case Offer():
@@ -312,6 +350,8 @@ class Session:
         except Exception as exc:  # whatever a call raises belongs to the host, with its type and traceback
             log.debug("call %d failed", frame.number, exc_info=exc)
             result = Failed(pack(exc))
+            self._failed += 1
+            self._turns.show("failed", self._failed)
         finally:
             self._pool.give_back(frame.arrays)
             # Before the answer goes, which may take long: others have the accelerator meanwhile.
@@ -349,6 +389,7 @@ class Session:
         with self._open_files(load.files) as files:
             model, answer = executor.load(load.body, frame.arrays, files)
         self._models[load.handle] = model
+        self._turns.show("models", len(self._models))
         return answer
 
     def _run(self, run: Run, frame: Frame) -> Answer:
@@ -366,6 +407,7 @@ class Session:
         for handle in handles:
             if (model := self._models.pop(handle, None)) is not None:
                 model.close()
+        self._turns.show("models", len(self._models))
 
     @contextmanager
     def _open_files(self, digests: Mapping[str, str]) -> Iterator[dict[str, Path]]:

@@ -17,6 +17,8 @@ from avec.protocol.connection import Connection
 from avec.protocol.messages import Hello, Message, Refused
 
 PIECE_NBYTES = 4096
+ANSWER_NBYTES = 128 * 1024  # that the kernel holds: a whole answer, so that nobody here waits for who does not read it
+ANSWER_S = 0.2  # where it does not: as long as all hosts may be held up
 ENCRYPTED_LIMIT = 16 * 1024  # bytes of a handshake with the host's certificate and a hello
 
 
@@ -62,6 +64,7 @@ class Stranger:
     def answer(self, message: Message) -> None:
         """Send one last message; a stranger that does not take it is no loss."""
         with contextlib.suppress(OSError):
+            self.transport.part(ANSWER_NBYTES, ANSWER_S)
             if self._state is None or not self._state.shaken:
                 self.transport.send(self._connection.send(message))
             else:

@@ -33,6 +33,7 @@ from avec.destination.orders import (
     Resumed,
     ToWorker,
     Turn,
+    Vacate,
 )
 from avec.destination.session import CREDIT_CALLS, CREDIT_NBYTES, IDLE_BUFFERS_NBYTES, Session
 from avec.destination.sharing.board import Board
@@ -164,12 +165,15 @@ def _heed(
     open_channel: Callable[[int, str], Channel],
     tell_broken: Callable[[int], None],
 ) -> None:
-    """Take turns, and the connections over which the host comes back, until the server has ended."""
+    """Do what the server says until it has ended: take turns, connections over which the host comes back, or end."""
     while True:
         data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)
         if not data:
             return
         match msgspec.json.decode(data, type=ToWorker):
+            case Vacate(reason):
+                session.vacate(reason)
+                return
             case Turn():
                 turns.grant()
                 continue

@@ -118,12 +118,12 @@ class Provider:
                 channel, answers = self._connected()
                 send_missing(channel, answers, next(self._numbers), source, manifest, sent)
                 return sent.nbytes
-            except (SessionLost, DestinationUnreachable):
+            except (SessionLost, DestinationUnreachable) as exc:
                 self._drop()
                 if sent.nbytes > before_nbytes:  # the limit is for a time in which nothing gets through
                     attempts = Attempts(self._session.resume_s, threading.Event())
                 if not (self._session.usable and attempts.once_more()):
-                    raise
+                    raise SessionLost(f"a model did not get to {self._session.url}: {exc}") from exc
             except BaseException:  # perhaps in the middle of a frame
                 self._drop()
                 raise

@@ -92,7 +92,7 @@ class FrameReader:
         self._allocate = allocate
         self._limit = limit
         self._header = memoryview(bytearray(HEADER.size))
-        self._meta = memoryview(bytearray(META_LIMIT))
+        self._meta = memoryview(bytearray(STRANGER_LIMIT))  # until a larger message comes: strangers are many
         self._target = self._header
         self._reset()
 
@@ -166,6 +166,8 @@ class FrameReader:
         _check_lengths(message_type, meta_nbytes, payload_nbytes)
         self._message_type = message_type
         self._number, self._meta_nbytes, self._payload_nbytes = number, meta_nbytes, payload_nbytes
+        if meta_nbytes > len(self._meta):
+            self._meta = memoryview(bytearray(META_LIMIT))
         self._target = self._meta[:meta_nbytes]
 
     def _read_meta(self, message_type: type[Message]) -> None:

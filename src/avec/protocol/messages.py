@@ -45,6 +45,49 @@ class AcceleratorInfo(msgspec.Struct, frozen=True, array_like=True):
     memory_nbytes: int
 
 
+class SessionInfo(msgspec.Struct, frozen=True, array_like=True):
+    """One session of a destination, as its worker shows it."""
+
+    session: str
+    user: str  # empty where nobody is asked
+    program: str
+    peer: str  # the host's address
+    state: Literal["active", "waiting"]  # waiting: its connection broke, and its worker waits for its host
+    age_s: float
+    memory_nbytes: int = 0  # of the accelerator's, that its worker holds; beside a CPU of the machine's
+    promised_nbytes: int = 0  # of that: what it has declared
+    models: int = 0  # handles that are in use
+    calls: int = 0  # runs carried out so far, those that failed among them
+    failed: int = 0  # calls of any kind
+    queued: int = 0  # messages of its host's that have arrived and wait
+    used_s: float = 0.0  # for how long it has used the accelerator
+
+
+class Totals(msgspec.Struct, frozen=True, array_like=True):
+    """What a destination has counted since it was started, over all users."""
+
+    sessions: int = 0  # begun
+    uploads: int = 0  # begun
+    resumed: int = 0  # connections over which a host came back to its session
+    calls: int = 0
+    failed: int = 0  # of the calls
+    refused: dict[str, int] = {}  # an error's code → connections that were refused with it
+    vacated: int = 0  # waiting sessions that were ended because their user needed the place
+    zygote_restarts: int = 0
+    used_s: float = 0.0  # for how long the accelerator was used
+
+
+class Places(msgspec.Struct, frozen=True, array_like=True):
+    """What is taken, and how many there are."""
+
+    sessions: int = 0
+    sessions_limit: int = 0
+    uploads: int = 0
+    uploads_limit: int = 0
+    strangers: int = 0  # connections that have not said hello
+    strangers_limit: int = 0
+
+
 class Hello(Message, frozen=True, forbid_unknown_fields=False):
     """host → destination, first on every connection: who I am and what this connection is for.
 
@@ -195,6 +238,15 @@ class Status(Message, frozen=True):
     models_nbytes: int = 0  # of this user, where the destination has users
     security: dict[str, str] = {}  # measure → what is on: "on", "off: WHY"
     waiting: int = 0  # of the sessions: their connection broke, and their worker waits for its host
+    uptime_s: float = 0.0
+    draining: bool = False
+    places: Places = Places()
+    models_limit_nbytes: int = 0
+    disk_free_nbytes: int = 0  # where the models are
+    memory_nbytes: int = 0  # of the accelerator's, that all sessions hold; beside a CPU of the machine's
+    totals: Totals = Totals()
+    listed: tuple[SessionInfo, ...] = ()  # the asking user's own sessions; all of them for the owner
+    unlisted: int = 0  # others that this user may see, and for which there was no room
 
 
 # The type number in a frame's header is the place in this list.

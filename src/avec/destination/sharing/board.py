@@ -24,6 +24,7 @@ Count = Literal[
     "turns",  # worker: how many it has had
     "memory_nbytes",  # worker: of the accelerator, that it holds
     "models",  # worker: handles that name something
+    "failed",  # worker: of the calls, those that failed
     "waiting",  # server: others that wait for a turn
     "replay_nbytes",  # server: which the worker may keep for graphs of operators that repeat
 ]
@@ -41,6 +42,7 @@ class Numbers:
     turns: int = 0
     memory_nbytes: int = 0
     models: int = 0
+    failed: int = 0
 
 
 class Board:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from avec.communication.channel import clock_ns
-from avec.destination.sharing.board import Board
+from avec.destination.sharing.board import Board, Count
 
 LOOK_NS = 250_000_000  # how often memory is looked at, which takes system calls
 
@@ -155,6 +155,10 @@ class Turns:
             if self._held and not self._working and not self._board["queue"]:
                 self._return(clock_ns(), again=False)
 
+    def show(self, name: Count, value: int) -> None:
+        """Let the server see a number of the session's that seldom changes."""
+        self._board[name] = value
+
     def _return(self, now_ns: int, again: bool) -> None:
         with suppress(RuntimeError):  # what failed on the accelerator makes the next call fail, which says so
             self._accelerator.synchronize()
@@ -180,6 +184,9 @@ class Alone:
 
     def between(self) -> None:
         """There is nobody who waits."""
+
+    def show(self, name: Count, value: int) -> None:
+        """There is nobody who looks."""
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -1,0 +1,116 @@
+"""One conversation of a host with a destination in which every message is said that a network can harm.
+
+It is recorded at a relay once; from that follow the places where a fault can come: before, within and after each part
+of each frame. Not here: the faults (`test_boundaries`), and what is said only when a destination drains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accumulator import Accumulator
+from avec.config import Settings
+from avec.errors import InvalidArgument, SessionLost
+from avec.host import models
+from avec.host.greeting import Resumption, greet
+from avec.host.session import Session, probe
+from avec.modelcache import manifest_of_bytes
+from avec.protocol.codec import HEADER, FrameReader, allocate_array
+from avec.protocol.messages import Message
+from protocol.frames import feed
+from relay import Relay
+
+COUNT = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fault comes, in bytes of one direction since the conversation began."""
+
+    offset: int
+    after: str  # what has passed, for messages
+
+
+def converse(url: str, settings: Settings, model: bytes) -> list[bytes]:
+    """Ask for the status, compute, upload a model, fail, be refused; all that it brought.
+
+    Args:
+        model: bytes that the destination does not have.
+    """
+    brought = [str(len(probe(url, settings).formats)).encode()]
+    with Session(url, settings) as session:
+        state = Accumulator(session, COUNT)
+        calls = [state.add(np.full(COUNT, number, np.float32)) for number in range(3)]
+        brought += [call.wait().arrays[0].tobytes() for call in calls]
+        session.release(session.new_handle())
+        assert models.provide(session, model, settings) == manifest_of_bytes(model).digest
+        with pytest.raises(InvalidArgument, match="handle 999 names nothing"):
+            session.run(999, "test", b"").wait()
+        brought.append(state.add(np.ones(COUNT, np.float32)).wait().arrays[0].tobytes())
+    return brought
+
+
+def be_refused(url: str, settings: Settings) -> None:
+    """Ask to resume a session that never was."""
+    with pytest.raises(SessionLost, match="no such session waits"):
+        greet(url, settings, "resume", resumption=Resumption("no such", "x", 2, 0))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What one direction of the conversation was: the messages, and where in its bytes each frame's parts end."""
+
+    kinds: tuple[type[Message], ...]
+    places: tuple[Place, ...]
+    first: int  # bytes up to the end of the first exchange, which is the status's
+    opened: int  # bytes up to the end of the session's opening: what comes before is no session's yet
+
+
+def frames_of(record: bytes, opening: int) -> Frames:
+    """Take a recorded direction apart.
+
+    Args:
+        opening: how many frames of it come before a session is open.
+    """
+    reader = FrameReader(allocate_array)
+    reader.trust()
+    frames = feed(reader, record)
+    assert reader.idle
+    places, begin, ends = [], 0, []
+    for frame in frames:
+        kind = type(frame.message).__name__
+        end = begin + frame.nbytes
+        payload = sum(array.nbytes for array in frame.arrays)
+        inner = (begin, begin + HEADER.size, end - payload, end)
+        if begin:  # at the very beginning nothing shows which connection is meant
+            places.append(Place(begin, f"before a {kind}"))
+        places += [Place(begin + 1, f"one byte of a {kind}")]
+        places += [Place((a + b) // 2, f"within a {kind}") for a, b in pairwise(inner) if b - a > 1]
+        places += [Place(inner[1], f"the header of a {kind}"), Place(end - 1, f"all but a byte of a {kind}")]
+        ends.append(begin := end)
+    unique = {place.offset: place for place in places}
+    kinds = tuple(type(frame.message) for frame in frames)
+    return Frames(kinds, tuple(unique[offset] for offset in sorted(unique)), ends[0], ends[opening - 1])
+
+
+def recorded(relay: Relay, settings: Settings, model: bytes) -> tuple[Frames, Frames]:
+    """Have the conversation undisturbed; both directions of it."""
+    relay.up.record, relay.down.record = bytearray(), bytearray()
+    converse(relay.url, settings, model)
+    up, down = bytes(relay.up.record), bytes(relay.down.record)
+    relay.up.record = relay.down.record = None
+    return frames_of(up, opening=2), frames_of(down, opening=2)  # a status's hello and a session's, and their answers
+
+
+def fresh_models(folder: Path) -> Iterator[bytes]:
+    """Small models that no destination has."""
+    number = 0
+    while True:
+        number += 1
+        yield f"{folder} {number:06}".encode()

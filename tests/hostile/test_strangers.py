@@ -1,0 +1,91 @@
+"""What somebody who is not known yet can hold of a destination: little memory, a place for seconds, nobody's time."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from avec.destination.server import STRANGER_COUNT_LIMIT
+from avec.host.session import probe
+from avec.protocol import messages
+from avec.protocol.codec import STRANGER_LIMIT
+from destinations import Destination, await_true, host_settings, running
+from protocol.frames import header
+from protocol.golden import frame_bytes
+
+HELD_NBYTES = 64 * 1024
+COUNT = STRANGER_COUNT_LIMIT - 4
+HELLO_TIMEOUT_S = 3.0
+
+
+def resident_nbytes(pid: int) -> int:
+    """A process's own memory. Source: proc_pid_smaps(5)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+@pytest.fixture(scope="module", params=["tcp", "tls"])
+def impatient(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
+    """A destination that gives strangers 3 s."""
+    options = ("--listen", f"{request.param}://127.0.0.1:0")
+    with running(tmp_path_factory.mktemp("strangers"), *options, AVEC_HELLO_TIMEOUT_S=str(HELLO_TIMEOUT_S)) as it:
+        yield it
+
+
+def connected(destination: Destination) -> socket.socket:
+    """A connection, with hands shaken where that is asked for."""
+    host, port = destination.url.partition("://")[2].split(":")
+    sock = socket.create_connection((host, int(port)), 10.0)
+    if destination.url.startswith("tls"):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        sock = context.wrap_socket(sock)
+    return sock
+
+
+def test_strangers_hold_little_memory_and_their_places_for_seconds(impatient: Destination) -> None:
+    server = impatient.process.pid
+    with connected(impatient) as first:  # what is made once is there
+        first.sendall(bytes(24))
+        while first.recv(4096):
+            pass
+    before = resident_nbytes(server)
+    almost = header(messages.Hello, STRANGER_LIMIT, 0) + bytes(STRANGER_LIMIT - 1)
+    with ExitStack() as stack:
+        socks = [stack.enter_context(connected(impatient)) for _ in range(COUNT)]
+        began_s = time.monotonic()
+        for sock in socks:
+            sock.sendall(almost)
+        text = impatient.log_text()
+        assert "said no hello" not in text, "the machine was too slow to show anything"
+        time.sleep(0.3)  # nothing tells that the bytes have been taken
+        assert (resident_nbytes(server) - before) / COUNT < HELD_NBYTES
+        for sock in socks:
+            try:
+                while sock.recv(4096):
+                    pass
+            except OSError:
+                continue
+        assert time.monotonic() - began_s < 10.0
+    await_true(lambda: impatient.log_text().count("said no hello") >= COUNT, "all were sent away")
+
+
+@pytest.mark.parametrize("impatient", ["tcp"], indirect=True)
+def test_who_does_not_read_an_answer_holds_nobody_up(impatient: Destination, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        host, port = impatient.url.removeprefix("tcp://").split(":")
+        question = frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "status", "x"), 0, ())
+        for _ in range(20):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            sock.connect((host, int(port)))
+            sock.sendall(question)
+        began_s = time.monotonic()
+        assert probe(impatient.url, host_settings(tmp_path / "host")).formats
+        assert time.monotonic() - began_s < 2.0
