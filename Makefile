@@ -34,8 +34,8 @@ test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, si
 test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay
 	REPLAY_SEEDS=3 REPLAY_STEPS=2000 $(BIN)/python -m pytest tests/interception/torch/test_replay.py
 
-test-recovery: $(READY) ## Programs of each library whose workers and destinations are killed again and again, 1500 rounds each
-	RECOVERY_ROUNDS=1500 $(BIN)/python -m pytest tests/recovery
+test-recovery: $(READY) ## Programs of each library whose workers and destinations are killed again and again
+	RECOVERY_ROUNDS=500 $(BIN)/python -m pytest tests/recovery
 
 test-opencv: $(READY) $(OPENCV_4)/ready ## Every form of a call with OpenCV 4.14 and 5.0, at a destination with either
 	$(BIN)/python -m pytest $(OPENCV_TESTS)
@@ -68,6 +68,9 @@ bench-torch: $(READY) ## Measure what PyTorch's operators cost the host, and tra
 
 bench-resume: $(READY) ## Measure how long a broken connection takes to be mended, and what being able to costs; writes benchmarks/results
 	$(BIN)/python benchmarks/resume.py --output benchmarks/results/resume-cpu.json
+
+bench-recovery: $(READY) ## Measure how long a session takes to go on at another worker, and what being able to costs; writes benchmarks/results
+	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery-cpu.json
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py
