@@ -34,8 +34,8 @@ test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, si
 test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay
 	REPLAY_SEEDS=3 REPLAY_STEPS=2000 $(BIN)/python -m pytest tests/interception/torch/test_replay.py
 
-test-recovery: $(READY) ## Programs of each library whose workers and destinations are killed again and again, 1500 rounds each
-	RECOVERY_ROUNDS=1500 $(BIN)/python -m pytest tests/recovery
+test-recovery: $(READY) ## Programs of each library whose workers and destinations are killed again and again
+	RECOVERY_ROUNDS=500 $(BIN)/python -m pytest tests/recovery
 
 test-hostile: $(READY) ## Faults at every message boundary of every conversation, and every process killed and stopped in every state
 	HOSTILE=all $(BIN)/python -m pytest tests/hostile
@@ -81,6 +81,9 @@ bench-resume: $(READY) ## Measure how long a broken connection takes to be mende
 
 bench-sharing: $(READY) ## Measure how hosts share an accelerator; OPTIONS="--hosts 4 --quick" on a CPU; writes benchmarks/results
 	$(BIN)/python benchmarks/sharing.py $(OPTIONS)
+
+bench-recovery: $(READY) ## Measure how long a session takes to go on at another worker, and what being able to costs; writes benchmarks/results
+	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery-cpu.json
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py

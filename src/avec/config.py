@@ -304,6 +304,10 @@ class Settings:
     journal_limit_calls: int = _setting(
         10_000, COUNT, "how many calls a host keeps, to make them again at another worker", ("run",)
     )
+    snapshot_limit_nbytes: int = _setting(
+        4_000_000_000, SIZE, "how large the state of PyTorch at a destination may be that a host keeps a copy of in "
+        "cache_dir", ("run",), "", "4GB",
+    )  # fmt: skip
     hello_timeout_s: float = _setting(5.0, SECONDS, "how long a new connection may take to say who it is", ("serve",))
     max_sessions: int = _setting(
         16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"

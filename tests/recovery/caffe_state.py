@@ -1,4 +1,4 @@
-"""Trains by hand and with a solver: more than 1000 calls on state that stays, with random numbers; prints what it saw.
+"""Trains by hand and with a solver, on state that stays and with random numbers; prints what it saw.
 
 `caffe_state.py ROUNDS`
 """

@@ -1,4 +1,4 @@
-"""More than 1000 runs that draw random numbers and change values at the destination; prints what it saw.
+"""Runs that draw random numbers and change values at the destination; prints what it saw.
 
 `onnx_state.py ROUNDS`
 """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from avec.protocol.codec import Buffer
+from avec.tensor import Array
 
 # One piece of the state: the handle that it belongs to, and whatever the front-end calls it.
 Thing = tuple[int, object]
@@ -28,6 +29,10 @@ class Effect:
     concerns: tuple[int, ...] = ()  # handles beside those in the call
     anything: bool = False  # what it changes is not only what it overwrites
     refused: Callable[[bytes], bool] | None = None  # tells from an answer's body that it was not carried out
+    # Makes of an answer, which is the state of the call's handle, a request and parts that restore it. What had changed
+    # it before is needless then, but for what overwrote something.
+    restoring: Callable[[bytes, Sequence[Array]], tuple[bytes, Sequence[Array]]] | None = None
+    saves: bool = False  # such calls will be made on the handle when they are due
     unkept: str = ""  # the handle's state is not to be rebuilt from here on, and why
 
 
@@ -47,6 +52,7 @@ class Entry:
     files: tuple[str, ...] = ()  # digests of models that it names
     failed: str = ""  # the code of the error that it was answered with
     check: int | None = None  # of what it gave; None: that is not compared
+    stored: bool = False  # the frames are in a file
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,11 +101,25 @@ class Journal:
             for handle in entry.handles:
                 self.give_up(handle, reason)
             return
-        self._entries.append(entry)
-        self.nbytes += entry.nbytes
+        self._append(entry)
         if len(self._entries) > self._look_at[0] or self.nbytes > self._look_at[1]:
             self._prune()
             self._keep_within_limits()
+
+    def replace(self, entry: Entry) -> None:
+        """Take in a call that restores the state of a handle, in place of those that changed it."""
+        if all(self.keeps(handle) for handle in entry.handles):
+            self._keep_only(
+                each
+                for each in self._entries
+                if not each.effect.anything or not set(entry.handles).intersection(each.handles)
+            )
+            self._append(entry)
+
+    @property
+    def fullness(self) -> float:
+        """How much of its limits it has taken; 1.0 is all."""
+        return max(len(self._entries) / self._limit_calls, self.nbytes / self._limit_nbytes)
 
     def release(self, handle: int) -> None:
         """Take note that a handle is no longer used, and that all calls which were made before have been answered."""
@@ -143,15 +163,16 @@ class Journal:
         self._dropped &= {thing for entry in self._entries for thing in entry.effect.overwrites}
 
     def _keep_within_limits(self) -> None:
-        while len(self._entries) > self._limit_calls or self.nbytes > self._limit_nbytes:
+        while self.fullness > 1.0:
             group = max(self._groups(), key=self._weight)
-            count, nbytes = sum(bool(group.intersection(each.handles)) for each in self._entries), self._weight(group)
-            name = next(each.name for each in reversed(self._entries) if group.intersection(each.handles))
+            entries = [each for each in self._entries if group.intersection(each.handles)]
+            if self.fullness <= 2.0 and any(each.effect.saves for each in entries):
+                break  # its state is on its way here
             self.give_up(
                 min(group),
-                f"{count} calls with {nbytes} bytes, the last of them {name}, would have to be made again, and "
-                f"{self._limit_calls} with {self._limit_nbytes} bytes are kept at most (journal_limit_calls, "
-                "journal_limit_nbytes)",
+                f"{len(entries)} calls with {sum(each.nbytes for each in entries)} bytes, the last of them "
+                f"{entries[-1].name}, would have to be made again, and {self._limit_calls} with {self._limit_nbytes} "
+                "bytes are kept at most (journal_limit_calls, journal_limit_nbytes)",
             )
         count, nbytes = len(self._entries), self.nbytes
         self._look_at = (
@@ -159,8 +180,13 @@ class Journal:
             min(2 * nbytes + SLACK_NBYTES, max(self._limit_nbytes, nbytes + self._limit_nbytes // 8)),
         )
 
-    def _weight(self, group: set[int]) -> int:
-        return sum(entry.nbytes for entry in self._entries if group.intersection(entry.handles))
+    def _weight(self, group: set[int]) -> float:
+        entries = [each for each in self._entries if group.intersection(each.handles)]
+        return len(entries) / self._limit_calls + sum(each.nbytes for each in entries) / self._limit_nbytes
+
+    def _append(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self.nbytes += 0 if entry.stored else entry.nbytes
 
     def _groups(self) -> list[set[int]]:
         """The handles, those together that calls have in common."""
@@ -182,4 +208,4 @@ class Journal:
         for entry in before:
             if id(entry) not in kept:
                 self._on_dropped(entry)
-        self.nbytes = sum(entry.nbytes for entry in self._entries)
+        self.nbytes = sum(entry.nbytes for entry in self._entries if not entry.stored)

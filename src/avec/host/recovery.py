@@ -7,19 +7,24 @@ session's receiving thread, but for `wants` and `remember`. Not here: calls that
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from avec.communication.channel import Channel
 from avec.errors import SessionLost
 from avec.host.calls import Call
-from avec.host.journal import READS, Effect, Entry, Journal
+from avec.host.journal import CHANGES, READS, Effect, Entry, Journal
 from avec.host.mending import Attempts, WorkerGone, reopen
 from avec.host.restart import Model, Unlike, check_of, rebuild
+from avec.host.snapshots import Timing, room
 from avec.host.unanswered import Copies
-from avec.protocol.codec import Allocate, Frame
+from avec.protocol.codec import Allocate, Frame, encode
 from avec.protocol.messages import Failed, Goodbye, Load, Result, Run, Welcome
+from avec.tensor import Array, TensorSpec
 
 if TYPE_CHECKING:
     from avec.config import Settings
@@ -40,6 +45,8 @@ class Recovery:
         """
         self.url = url  # where the next worker is looked for
         self.restarted = 0  # how often another worker took over
+        self.made_again = 0  # calls, when that was last
+        self.snapshots = 0  # how often a copy of the state has come here
         self._settings = settings
         self._program = program
         self._copies = copies
@@ -47,6 +54,9 @@ class Recovery:
         if resumed and settings.recovery != "off":
             self._journal = Journal(settings.journal_limit_calls, settings.journal_limit_nbytes, self._let_go)
         self._models: dict[str, Model] = {}  # that calls name, by digest
+        self._timing = Timing(time.monotonic())  # of snapshots
+        self._saving: set[int] = set()  # handles whose state comes here now and then
+        self._no_room = ""  # for the snapshot that is coming
         self._died = 0, 0  # the last call that was answered when a worker died, and how many died since
 
     @property
@@ -58,7 +68,28 @@ class Recovery:
         """The effect of a call whose frames are to be kept; None for any other call."""
         if self._journal is None or effect is READS or not self._journal.keeps(handle):
             return None
+        if effect.saves:
+            self._saving.add(handle)
+        if effect.restoring is not None:
+            self._timing.asked(time.monotonic())
         return effect
+
+    def is_due(self, handle: int) -> bool:
+        """Whether the front-end should ask for the state of a handle now, by a call with `Effect.restoring`."""
+        return (
+            self._journal is not None
+            and handle in self._saving
+            and self._journal.keeps(handle)
+            and self._timing.is_due(time.monotonic(), self._journal.fullness)
+        )
+
+    def room(self, spec: TensorSpec) -> Array:
+        """Where to receive a part of a snapshot."""
+        try:
+            return room(self._settings.cache_dir / "snapshots", spec)
+        except OSError as exc:
+            self._no_room = str(exc)
+            return np.empty(spec.shape, spec.dtype)
 
     def remember(self, manifest: Manifest, source: Source) -> None:
         """Take note of where a model comes from that the destination has now: another worker may lack it."""
@@ -85,6 +116,11 @@ class Recovery:
                 self._copies.take_back(frames)
             return
         body = answer.message.body if isinstance(answer.message, Result) else b""
+        if effect.restoring is not None:
+            if not failed and not (effect.refused is not None and effect.refused(body)):
+                self._take_snapshot(call, effect.restoring(body, answer.arrays))
+            self._timing.ended(time.monotonic())
+            return
         if failed or (body and effect.refused is not None and effect.refused(body)):
             effect = replace(effect, anything=True)  # it may have done a part
         if effect.overwrites or effect.anything:
@@ -97,6 +133,15 @@ class Recovery:
         files = tuple(message.files.values())
         check = check_of(answer.arrays) if compared and not failed else None
         self._journal.add(Entry(handles, effect, frames or (), call.name, copied, files, failed, check))
+
+    def _take_snapshot(self, call: Call, restoring: tuple[bytes, Sequence[Array]]) -> None:
+        no_room, self._no_room = self._no_room, ""
+        if self._journal is None or no_room:
+            return
+        body, arrays = restoring
+        frames = encode(Run(handle=call.handle, body=body), 0, arrays)
+        self._journal.replace(Entry((call.handle,), CHANGES, frames, f"{call.name}, its restoring", stored=True))
+        self.snapshots += 1
 
     def restart(
         self, gone: WorkerGone, attempts: Attempts, allocate: Allocate, waiting: Sequence[Call], answered: int
@@ -122,13 +167,14 @@ class Recovery:
             if waiting:
                 self._note_death(gone, answered)
             channel, welcome = reopen(self.url, self._settings, self._program, attempts, allocate)
+            entries = self._journal.needed()
             try:
                 rebuild(
                     channel,
                     welcome,
                     self.url,
                     self._settings,
-                    self._journal.needed(),
+                    entries,
                     self._journal.released,
                     self._models,
                     [digest for digests in named for digest in digests],
@@ -147,6 +193,7 @@ class Recovery:
                 channel.retire()
                 raise
             self.restarted += 1
+            self.made_again = len(entries)
             return channel, welcome
 
     def _note_death(self, gone: WorkerGone, answered: int) -> None:

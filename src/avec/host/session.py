@@ -201,6 +201,10 @@ class Session:
         """Take note of where a model comes from that the destination has now: another worker may lack it."""
         self._recovery.remember(manifest, source)
 
+    def snapshot_due(self, handle: int) -> bool:
+        """Whether the state of a handle should be asked for now, by a call with `Effect.restoring`."""
+        return self._recovery.is_due(handle)
+
     @property
     def restarted(self) -> int:
         """How often another worker took the place of one that was gone."""
@@ -353,6 +357,8 @@ class Session:
 
     def _allocate(self, number: int, message: Message, index: int, spec: TensorSpec) -> Array:
         call = self._calls.get(number)
+        if call is not None and call.effect is not None and call.effect.restoring is not None:
+            return self._recovery.room(spec)
         target = call.into[index] if call is not None and index < len(call.into) else None
         if target is not None and target.dtype == spec.dtype and target.shape == spec.shape:
             if target.flags.c_contiguous and target.flags.writeable:
@@ -464,8 +470,9 @@ class Session:
             except WorkerGone as gone:
                 if self._closing:
                     raise
-                how, received = "at another worker", self._answered_number
+                received = self._answered_number
                 channel, self.welcome = self._restart(gone, attempts)
+                how = f"at another worker, where {self._recovery.made_again} calls were made again,"
                 self._epoch = 1
             self._go_on(channel, received)
         except SessionLost as exc:

@@ -321,7 +321,58 @@ class LoadKernel(msgspec.Struct, frozen=True, array_like=True, tag="kernel"):
     number: int
 
 
-Request: TypeAlias = Batch | Synchronize | MemoryStatistics | GeneratorState | ElapsedTime | LoadGraph | LoadKernel
+class Save(msgspec.Struct, frozen=True, array_like=True, tag="save"):
+    """Send the stream's state back: part 0, uint8, is Saved; part 1 the bytes of its storages, one after the other.
+
+    Answered by Skipped where an operator has failed, or results wait for addresses; by TooLarge where it is that.
+    """
+
+    epoch: int
+    limit_nbytes: int
+
+
+class SavedStorage(msgspec.Struct, frozen=True, array_like=True):
+    """One storage: the tensor that it was made for, and all its bytes."""
+
+    address: int
+    meta: TensorMeta
+    nbytes: int
+    beside: bool = False  # it is in host memory, although its meta says otherwise
+
+
+class SavedGenerator(msgspec.Struct, frozen=True, array_like=True):
+    """One random number generator."""
+
+    number: int
+    device: int
+    state: bytes
+
+
+class Saved(msgspec.Struct, frozen=True, array_like=True):
+    """What a stream has apart from what its host can describe again."""
+
+    storages: tuple[SavedStorage, ...]
+    generators: tuple[SavedGenerator, ...]
+    settings: tuple[tuple[str, bool | int | str], ...]
+    events: tuple[tuple[int, int], ...]  # numbers and devices; their times are not kept
+
+
+class Described(msgspec.Struct, frozen=True, array_like=True):
+    """What a host has described to a stream: templates and traces by their numbers."""
+
+    templates: tuple[tuple[int, Template], ...]
+    traces: tuple[tuple[int, bytes, bytes], ...]  # with the numbers and floats that they came with
+
+
+class Restore(msgspec.Struct, frozen=True, array_like=True, tag="restore"):
+    """Give a stream that has just been opened the state of another: parts as Save gave them, then Described, uint8."""
+
+    epoch: int
+
+
+Request: TypeAlias = (
+    Batch | Synchronize | MemoryStatistics | GeneratorState | ElapsedTime | LoadGraph | LoadKernel | Save | Restore
+)
 
 
 class Evaluated(msgspec.Struct, frozen=True, array_like=True, tag="evaluated"):
@@ -356,4 +407,10 @@ class Elapsed(msgspec.Struct, frozen=True, array_like=True, tag="elapsed"):
     milliseconds: float
 
 
-Answer: TypeAlias = Evaluated | Skipped | Memory | Elapsed
+class TooLarge(msgspec.Struct, frozen=True, array_like=True, tag="too_large"):
+    """The state is larger than the host will keep."""
+
+    nbytes: int
+
+
+Answer: TypeAlias = Evaluated | Skipped | Memory | Elapsed | TooLarge

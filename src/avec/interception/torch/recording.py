@@ -21,7 +21,7 @@ import torch
 from avec import config
 from avec.errors import AcceleratorOutOfMemory, AvecError, DestinationError, ExecutionError
 from avec.host.calls import where_called
-from avec.host.journal import Effect
+from avec.host.journal import CHANGES, READS, Effect
 from avec.interception.active import opened as opened_session
 from avec.interception.active import session as active_session
 from avec.protocol.torch import (
@@ -30,12 +30,16 @@ from avec.protocol.torch import (
     PLACE,
     Answer,
     Batch,
+    LoadGraph,
+    LoadKernel,
     Memory,
     MemoryStatistics,
     Open,
     Opened,
     Read,
     Request,
+    Restore,
+    Save,
     Skipped,
     Template,
 )
@@ -65,7 +69,9 @@ FINISH_TIMEOUT_S = 2.0  # a program must not hang at its end because a destinati
 TEMPLATE_LIMIT = 1 << 15  # 90 MB on the host; then both ends forget them, for shapes that always change
 
 # What becomes of the stream's state when its worker dies.
-NOT_REBUILT = Effect(anything=True, unkept="what PyTorch programs have at a destination is not kept on the host")
+NOT_REBUILT = Effect(
+    anything=True, unkept="what PyTorch programs have at a destination is kept with --recovery snapshot only"
+)
 
 _CLEAR: Callable[[Any], None] = list.clear
 _OUT_OF_MEMORY = "CUDA out of memory"
@@ -175,7 +181,10 @@ class Recording:
         session = active_session()
         handle = session.new_handle()
         opening = _ENCODER.encode(Open(str(torch.__version__)))
-        reply = session.load(handle, FORMAT, opening, effect=NOT_REBUILT).wait()
+        effect = NOT_REBUILT
+        if config.load().recovery == "snapshot":
+            effect = Effect(frozenset({(handle, "stream")}), frozenset(), saves=True)
+        reply = session.load(handle, FORMAT, opening, effect=effect).wait()
         self._session, self._handle, self._destination = session, handle, _OPENED.decode(reply.body)
         for function in self.on_open:
             function()
@@ -359,7 +368,23 @@ class Recording:
             call = self._send(then, into)
             if then is None:
                 self._room.see(lambda: self.wait(call))
+            if self.session.snapshot_due(self._handle):
+                self._save()
         return call
+
+    def _save(self) -> None:
+        """Have the stream's state brought to this host, where it is kept in case that the worker dies."""
+        traces = self._traces.kept if self._traces is not None else {}
+        templates = [(number, msgspec.Raw(encoded)) for number, encoded in self._encoded.items()]
+        described = _ENCODER.encode((templates, [(number, *kept) for number, kept in traces.items()]))
+        body = _ENCODER.encode(Restore(self._epoch))
+
+        def restoring(answer: bytes, parts: Sequence[Array]) -> tuple[bytes, Sequence[Array]]:
+            return body, (*parts, np.frombuffer(described, np.uint8))
+
+        save = _ENCODER.encode(Save(self._epoch, config.load().snapshot_limit_nbytes))
+        effect = Effect(anything=True, refused=bool, restoring=restoring)
+        self.session.run(self._handle, "torch.save", save, effect=effect)
 
     def _send(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call:
         session = self.session
@@ -382,7 +407,8 @@ class Recording:
             ]
             while parts and not parts[-1].size and not self._payloads:
                 parts.pop()
-            first_template = self._next_template - len(self._described)
+            described = len(self._described)
+            first_template = self._next_template - described
             if self.repeats is not None and stretch:
                 self.repeats.see(np.frombuffer(found.kind, np.uint64).tolist(), found.known, self.marks)
             forget_traces = traces is not None and traces.forgotten
@@ -390,7 +416,8 @@ class Recording:
                 Batch(self._epoch, then, first_template, self._forget, forget_traces, found.number, found.known)
             )
             try:
-                call = session.run(self._handle, "torch.run", body, parts, self._files, into)
+                effect = CHANGES if stretch or described or self._forget or forget_traces else READS
+                call = session.run(self._handle, "torch.run", body, parts, self._files, into, effect=effect)
             except DestinationError:
                 self._loss_told = True
                 raise
@@ -401,7 +428,7 @@ class Recording:
                         traces.forgotten = False
                     emptied.extend(emptying)
             if traces is not None:
-                traces.sent(stretch, found)
+                traces.sent(stretch, found, floats)
             self._last = call
             self.stream.least = min(2 * self.stream.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)
@@ -442,7 +469,12 @@ class Recording:
         """Send a request after all that is recorded, without waiting. Its epoch is filled in."""
         self.flush()
         body = _ENCODER.encode(msgspec.structs.replace(request, epoch=self._epoch))
-        return self.session.run(self._handle, f"torch.{type(request).__name__.lower()}", body, parts)
+        effect = READS
+        if isinstance(request, LoadGraph | LoadKernel):
+            thing = self._handle, (type(request).__name__, request.number)
+            effect = Effect(frozenset({thing}), frozenset())
+        name = f"torch.{type(request).__name__.lower()}"
+        return self.session.run(self._handle, name, body, parts, effect=effect)
 
     def evaluate(self, template: int, numbers: Sequence[int], floats: Sequence[float]) -> Answer | None:
         """Append an operator whose results depend on data, send what is recorded and wait for what came out."""

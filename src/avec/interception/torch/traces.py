@@ -51,6 +51,7 @@ class Traces:
         self._kinds: dict[bytes, int] = {}  # their traces' numbers; 0: it came once, and is not kept
         self._nbytes = 0
         self._next = 0
+        self.kept: dict[int, tuple[bytes, bytes]] = {}  # at the destination: numbers and floats that they came with
         self.forgotten = False  # all; to be told with the next batch
 
     def find(self, stretch: bytes) -> Found:
@@ -67,13 +68,16 @@ class Traces:
         self._next += 1  # a number is never given twice, also where an interrupt keeps `sent` from being called
         return Found(self._next, kind=kind)
 
-    def sent(self, stretch: bytes, found: Found) -> None:
+    def sent(self, stretch: bytes, found: Found, floats: bytes) -> None:
         """Note that a stretch was sent as it was found. After an interrupt in between it is learned again."""
         if not found.kind:
             return
         if not found.known:
             self._kinds[found.kind] = found.number
             self._nbytes += len(found.kind)
+        if found.number and not found.known:
+            self.kept[found.number] = stretch, floats
+            self._nbytes += len(floats)
         if found.number:
             self._exact[stretch] = Found(found.number, True, found.names)
             self._nbytes += len(stretch)
@@ -85,6 +89,7 @@ class Traces:
         """Forget all; the destination has to do so too."""
         self._exact.clear()
         self._kinds.clear()
+        self.kept.clear()
         self._places.clear()
         self._nbytes = 0
 

@@ -18,12 +18,14 @@ class Events:
     def __init__(self, devices: Devices) -> None:
         self._devices = devices
         self._events: dict[int, torch.cuda.Event | float] = {}
+        self._on: dict[int, int] = {}  # their devices
 
     def record(self, number: int, device: int) -> None:
         """Note the time at which an accelerator has done what was asked of it so far."""
         self._devices.check(device)
         if number not in self._events and len(self._events) >= LIMIT:
             raise InvalidArgument(f"event {number} beside {len(self._events)} others, which is the limit")
+        self._on[number] = device
         if not self._devices.cuda:
             self._events[number] = time.perf_counter()
             return
@@ -32,6 +34,10 @@ class Events:
         if not isinstance(event, torch.cuda.Event) or event.device != self._devices.device(device):
             event = self._events[number] = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._devices.device(device)))
+
+    def recorded(self) -> tuple[tuple[int, int], ...]:
+        """All events: number and device."""
+        return tuple(self._on.items())
 
     def elapsed_ms(self, start: int, end: int) -> float:
         """Milliseconds between two events; waits for both."""

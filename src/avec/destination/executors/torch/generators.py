@@ -23,6 +23,7 @@ class Generators:
         else:
             defaults = [torch.default_generator, *(torch.Generator() for _ in range(len(devices) - 1))]
         self._generators: dict[int, torch.Generator] = dict(enumerate(defaults))
+        self._on: dict[int, int] = {number: number for number in self._generators}  # their devices
 
     def find(self, number: int) -> torch.Generator:
         """The generator of a number."""
@@ -39,6 +40,17 @@ class Generators:
                 f"{FIRST_OWN}, and {LIMIT} generators are the limit"
             )
         self._generators[number] = torch.Generator(self._devices.device(device))
+        self._on[number] = device
+
+    def states(self) -> list[tuple[int, int, bytes]]:
+        """All generators: number, device and state."""
+        return [(number, self._on[number], self.state(number).tobytes()) for number in self._generators]
+
+    def restore(self, number: int, device: int, state: Array) -> None:
+        """Give a generator, made if need be, the state of one that was saved."""
+        if number not in self._generators:
+            self.make(number, device)
+        self.set_state(self.find(number), state)
 
     def state(self, number: int) -> Array:
         """A generator's state, uint8. Source: torch.Generator.get_state."""

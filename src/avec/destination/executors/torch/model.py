@@ -26,6 +26,7 @@ from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.graphs import Graphs
 from avec.destination.executors.torch.own_operators import Surroundings
 from avec.destination.executors.torch.results import Results
+from avec.destination.executors.torch.snapshots import State
 from avec.destination.executors.torch.storages import Memory
 from avec.destination.executors.torch.stream import Stream
 from avec.destination.executors.torch.templates import Compiler
@@ -33,6 +34,7 @@ from avec.destination.executors.torch.traces import Traces
 from avec.destination.executors.torch.transfers import Transfers
 from avec.destination.executors.torch.triton_kernels import TritonKernels
 from avec.errors import AcceleratorOutOfMemory, InvalidArgument
+from avec.protocol.codec import CALL_PAYLOAD_LIMIT
 from avec.protocol.torch import (
     FIRST_PAYLOAD_PART,
     FLOATS_PART,
@@ -47,11 +49,16 @@ from avec.protocol.torch import (
     MemoryStatistics,
     Read,
     Request,
+    Restore,
+    Save,
     Skipped,
     Synchronize,
     Template,
+    TooLarge,
 )
 from avec.tensor import Array
+
+STATE_ROOM_NBYTES = 64 << 20  # for what comes beside the storages' bytes in one message
 
 _REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _TEMPLATES: msgspec.msgpack.Decoder[list[Template]] = msgspec.msgpack.Decoder(list[Template])
@@ -99,6 +106,9 @@ class TorchModel:
 
             self._captures = Captures(recorder, self._stream, self._memory, devices, self._around, limit)
         self._traces = Traces(self._stream, self._captures)
+        self._state = State(
+            devices, self._memory, self._generators, self._events, self._around, self._stream, self._traces
+        )
         self._epoch = 0  # the highest that came
         self._failed_epoch: int | None = None
 
@@ -117,6 +127,11 @@ class TorchModel:
                     return self._run_batch(request, arrays, files, skipped)
                 if isinstance(request, LoadGraph | LoadKernel):
                     return self._load(request, arrays)
+                if isinstance(request, Restore):
+                    self._state.restore(tuple(arrays))
+                    return Answer()
+                if isinstance(request, Save):
+                    return _SKIPPED if skipped or self._results.waiting else self._save(request)
                 return _SKIPPED if skipped else self._answer(request)
         except Exception as exc:
             self._failed_epoch = self._epoch
@@ -146,6 +161,12 @@ class TorchModel:
         loaded = self._graphs if isinstance(request, LoadGraph) else self._kernels
         loaded.load(request.number, arrays[0])
         return Answer()
+
+    def _save(self, request: Save) -> Answer:
+        nbytes = self._state.nbytes()
+        if nbytes > min(request.limit_nbytes, CALL_PAYLOAD_LIMIT - STATE_ROOM_NBYTES):
+            return Answer(_ENCODER.encode(TooLarge(nbytes)))
+        return Answer(arrays=self._state.save())
 
     def _answer(self, request: Synchronize | MemoryStatistics | GeneratorState | ElapsedTime) -> Answer:
         match request:

@@ -91,6 +91,11 @@ def _copy_generator(around: Surroundings, layouts: Sequence[Layout], generator: 
 
 
 def _flag(around: Surroundings, layouts: Sequence[Layout], name: object, value: object) -> None:
+    apply_setting(around, name, value)
+
+
+def apply_setting(around: Surroundings, name: object, value: object) -> None:
+    """Make one of torch's settings, and take note of it."""
     if name == "default_dtype":
         around.default_dtype = floating_dtype(value)
         torch.set_default_dtype(around.default_dtype)

@@ -50,6 +50,11 @@ class Results:
         tensor, layout = held
         self._memory.keep(layout, address, tensor)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether results have no addresses yet."""
+        return any(each is not None for each in self._held)
+
     def end_batch(self) -> None:
         """Drop what the batch after the evaluation has not bound."""
         if self._answer is None and self._held:

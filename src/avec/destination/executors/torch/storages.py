@@ -178,6 +178,16 @@ class Memory:
             )
         self.put(address, Storage(tensor, layout, pointer))
 
+    def begin(self, address: int, storage: Storage) -> None:
+        """Have a storage live at an address that the host names.
+
+        Raises:
+            InvalidArgument: the address cannot be a new storage's.
+        """
+        if address in self._storages or not _begins_storage(address):
+            raise InvalidArgument(f"{address:#x} is not the beginning of a storage, or in use")
+        self.put(address, storage)
+
     def put(self, address: int, storage: Storage) -> None:
         """Have a storage live at an address that is not in use.
 
