@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -24,15 +25,16 @@ MEDIA = PROGRAM.parent / "media"
 class KnownEstimator:
     """Stands in for the network: finds one person, always the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 2) -> None:
+        self.depth = depth
         self.person = np.zeros((1, 18, 3), np.float32)
         self.person[0, :8] = [(20 + 5 * part, 30 + 4 * part, 0.5) for part in range(8)]
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         return image
 
-    def infer(self, prepared: np.ndarray) -> np.ndarray:
-        return prepared
+    def begin(self, prepared: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: prepared
 
     def find(self, maps: np.ndarray) -> Array:
         return self.person.copy()
