@@ -9,6 +9,7 @@ the next frames are read and prepared, and the last ones are drawn and written.
 import argparse
 import contextlib
 import itertools
+import math
 import os
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--write-json", action="store_true", help="write keypoints in OpenPose's format")
     add("--no-render", action="store_true", help="draw no skeletons")
     add("--limit", type=int, metavar="N", help="stop after N frames")
+    add("--seconds", type=float, metavar="S", help="stop after S seconds")
     add("--depth", type=int, default=2, metavar="N", help="frames in the network at once; 1: all in turn (default: 2)")
     add("--cpu", action="store_true", help="run Caffe on the CPU")
     options = parser.parse_args(arguments)
@@ -151,7 +153,7 @@ def run(
                             source_results.write(each.frame, each.keypoints)
                         tally.count(each)
                         progress.update(bar, advance=1, rate=tally.frames_per_second)
-                        if tally.frames == options.limit:
+                        if tally.frames == options.limit or tally.seconds > (options.seconds or math.inf):
                             return tally
     return tally
 
