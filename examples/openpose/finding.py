@@ -1,8 +1,8 @@
 """The loop over frames: read and prepare, compute, find; three stages, which work on different frames at a time.
 
-The network's stage has as many frames under way as the estimator has room for: it asks for a frame's maps when the next
-one has begun. With a depth of 1 all is done in turn, by one thread. Frames come out in order, with an error in the place
-of a frame that could not be read.
+The network's stage has as many frames under way as the estimator has room for: it asks for a frame's maps when the
+next one has begun. With a depth of 1 all is done in turn, by one thread. Frames come out in order, with an error in the
+place of a frame that could not be read.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What one run of the measured program came to: its tests, each with the execution cycles that AVEC's report has of it."""
+"""What one run of the measured program came to: its tests, with the execution cycles that AVEC's report has of each."""
 
 from __future__ import annotations
 
@@ -55,14 +55,12 @@ def _test(line: Line, ran: Ran) -> Line:
 
 def _cycle(report: Line, began_ns: int, ended_ns: int) -> Line | None:
     """Medians over the frames that were forwarded in a window."""
-    cycles = [
-        each for each in report["cycles"] if each["name"] == FORWARD and began_ns <= each["began_ns"] < ended_ns
-    ]
+    cycles = [each for each in report["cycles"] if each["name"] == FORWARD and began_ns <= each["began_ns"] < ended_ns]
     if not cycles:
         return None
 
     def median(name: str) -> float:
-        return statistics.median(each[name] for each in cycles)
+        return float(statistics.median(each[name] for each in cycles))
 
     stages_ms = [dict(zip(STAGES, (each / 1e6 for each in cycle["stages_ns"]), strict=True)) for cycle in cycles]
     over_ms: list[Any] = [sum(each.values()) - each["compute"] for each in stages_ms]

@@ -1,18 +1,21 @@
-"""Makes what is measured with: the network's files, networks of other widths, pictures and a clip. Prints a line of JSON.
+"""Makes what is measured with: the network's files, networks of other widths, pictures, a clip. Prints a line of JSON.
 
-    python -m avec.bench.paper.files --application examples/openpose --model coco --output FOLDER --images 64,128 --frames 204
+    python -m avec.bench.paper.files --application examples/openpose --model coco --output FOLDER --images 64,128
 
-The application renders pictures itself, of people and from seeds of their own for each set, and keeps its networks' files
-in the user's cache. Nothing here imports anything of AVEC's.
+The application renders pictures itself, of people and from seeds of their own for each set, and keeps its networks'
+files in the user's cache. Nothing here imports anything of AVEC's.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 FIRST_SEED = 10_000  # sets are so many seeds apart
 FIXED_OUTPUTS = (38, 19)  # channels of the maps, which stay as they are
@@ -30,8 +33,8 @@ def main() -> None:
     parser.add_argument("--widths", type=_numbers(float), default=())
     options = parser.parse_args()
     sys.path.insert(0, str(options.application))
-    import synthetic
-    from models import MODELS
+    synthetic: Any = importlib.import_module("synthetic")
+    models: Any = importlib.import_module("models")
 
     options.output.mkdir(parents=True, exist_ok=True)
     sets = {}
@@ -42,7 +45,7 @@ def main() -> None:
         sets["video"] = clip = options.output / "video.mp4"
         for _ in synthetic.render_clip(clip, options.frames):
             pass
-    model = MODELS[options.model]
+    model = models.MODELS[options.model]
     prototxt, weights = model.prototxt(model.resolution), model.caffemodel()
     size = model.resolution.height, model.resolution.width
     found = {
@@ -58,13 +61,13 @@ def main() -> None:
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def _numbers(kind: type) -> type:
-    return lambda text: tuple(kind(each) for each in text.split(",") if each)  # type: ignore[return-value]
+def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    return lambda text: tuple(kind(each) for each in text.split(",") if each)
 
 
 def _narrow(width: float, size: tuple[int, int], folder: Path) -> dict[str, object]:
     """Write the COCO topology with so many times its channels; without weights, which do not matter to time."""
-    import topologies
+    topologies: Any = importlib.import_module("topologies")
 
     def scaled(match: re.Match[str]) -> str:
         outputs = int(match[1])

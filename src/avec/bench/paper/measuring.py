@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from avec.bench import processes
+from avec import config
+from avec.bench import processes, record
 from avec.bench.calibration import CONTROL, Calibration, calibrate_direct, calibrate_relay
 from avec.bench.links import LinkProfile, profile, relayed
-from avec.bench.paper import running
+from avec.bench.paper import running, tiers
 from avec.bench.paper.cycles import cycle_of, evaluated
 from avec.bench.paper.running import Budget, Line, OverBudget, Ran
 from avec.bench.paper.tiers import LOCAL, File, Remote, Sizes, Tier, over_links, remotes
@@ -75,8 +77,8 @@ class Experiments:
 
     def _prepare(self) -> None:
         file = self.file
-        tiers = [tier for name, remote in remotes(file).items() for tier in over_links(name, remote, file.sizes)]
-        sizes = [file.device.sizes.over(file.sizes), *(tier.sizes for tier in tiers)]
+        over = [tier for name, remote in remotes(file).items() for tier in over_links(name, remote, file.sizes)]
+        sizes = [file.device.sizes.over(file.sizes), *(tier.sizes for tier in over)]
         images = sorted({count for each in sizes for count in each.images})
         self._say("rendering pictures and a clip")
         options = ["--application", file.application, "--model", file.model, "--output", str(self.folder / "made")]
@@ -84,7 +86,7 @@ class Experiments:
         options += ["--widths", ",".join(map(str, file.sweep.widths))]
         self.files = running.made(options)
         left_alone_s = time.monotonic() + DIGESTS_REMEMBERED_S
-        names = {tier.link.name: tier.link for tier in tiers}
+        names = {tier.link.name: tier.link for tier in over}
         if any(link.relayed for link in names.values()):
             names = {CONTROL.name: CONTROL, **names}
         for name, link in names.items():
@@ -106,22 +108,22 @@ class Experiments:
     def _remote(self, name: str, remote: Remote) -> None:
         variables = running.on_cpu(remote.threads) if remote.threads else running.on_any()
         kind = "cpu" if remote.threads or not processes.has_gpu() else "cuda"
-        tiers = over_links(name, remote, self.file.sizes)
+        over = over_links(name, remote, self.file.sizes)
         if remote.destination == LOCAL:
             self._natively(name, remote.sizes.over(self.file.sizes), variables, kind)
         with self._destination(remote, variables) as url:
-            for number, tier in enumerate(tiers):
+            for number, tier in enumerate(over):
                 with self._reporting(f"{name} over {tier.link.name}"):
                     self._forwarded(tier, url, kind, cold=number == 0)
                 self.keep(self.results)
             with self._reporting(f"{name}, warm"):
                 warm = [self._test("load", "load", self.file.sizes)]
-                ran = self._under_avec(url, tiers[0].link, warm, kind)
-                self.results["forwarded"][name][tiers[0].link.name]["warm"] = evaluated(ran, self.files)
+                ran = self._under_avec(url, over[0].link, warm, kind)
+                self.results["forwarded"][name][over[0].link.name]["warm"] = evaluated(ran, self.files)
 
     def _natively(self, name: str, sizes: Sizes, variables: dict[str, str], kind: str) -> None:
         with self._reporting(f"{name} natively"):
-            held: list[int] = []
+            held: list[int | None] = []
             tell = self._telling(f"{name} natively", kind, held)
             tests = [self._test("load", "load", sizes), *self._tests(sizes), self._test("census", "census", sizes)]
             ran = running.natively(self._options(tests), self.file.numerics, variables, tell, self.budget)
@@ -137,7 +139,7 @@ class Experiments:
 
     def _under_avec(self, url: str, link: LinkProfile, tests: list[Line], kind: str) -> Ran:
         before = running.accelerator_memory_nbytes(kind)
-        held: list[int] = []
+        held: list[int | None] = []
         tell = self._telling(f"over {link.name}", kind, held)
         with self._reached(url, link) as settings:
             ran = running.under_avec(settings, self._options(tests), tell, self.budget)
@@ -172,9 +174,7 @@ class Experiments:
         tests = [self._test("cycle", "cycle", sizes)]
         if sizes.video:
             tests.append(self._application("video", sets["video"], sizes.video, 2, sizes))
-        tests += [
-            self._application(f"images-{each}", sets[f"images-{each}"], each, 2, sizes) for each in sizes.images
-        ]
+        tests += [self._application(f"images-{each}", sets[f"images-{each}"], each, 2, sizes) for each in sizes.images]
         if sizes.in_turn and sizes.images:
             count = max(sizes.images)
             frames = min(sizes.in_turn, count)
@@ -205,10 +205,10 @@ class Experiments:
             return len(file.sweep.widths) * (1 + sum(len(each.links) for each in remotes(file).values()))
         if part == DEVICE:
             return 2 + len(self._tests(file.device.sizes.over(file.sizes)))
-        tiers = over_links(part, remotes(file)[part], file.sizes)
-        return 4 + sum(len(self._tests(tier.sizes)) for tier in [tiers[0], *tiers])
+        over = over_links(part, remotes(file)[part], file.sizes)
+        return 4 + sum(len(self._tests(tier.sizes)) for tier in [over[0], *over])
 
-    def _telling(self, where: str, kind: str, held: list[int]) -> running.Tell:
+    def _telling(self, where: str, kind: str, held: list[int | None]) -> running.Tell:
         def tell(line: Line) -> None:
             if running.HELD in line:
                 held.append(running.accelerator_memory_nbytes(kind))
@@ -255,20 +255,39 @@ class Experiments:
             raise AvecError(ran.failure)
 
 
-def measure(file: File, settings: Settings, tell: Tell, keep: Keep = lambda results: None) -> Line:
-    """Do the paper's experiments; give the results as a record holds them.
+def recorded(path: Path, small: bool, output: Path | None, note: str) -> Line:
+    """Do the paper's experiments on the tiers of a file, with a progress bar on stderr; give the record.
 
     Args:
-        tell: is told what goes on, with the part of all that is done.
-        keep: is given the results so far, for nothing of them to be lost when the rest is cut off.
+        output: where to write it, after each part, for nothing to be lost when the rest is cut off.
 
     Raises:
-        ConfigurationError: this machine's GPU cannot be hidden from a host.
+        ConfigurationError: the file is wrong, the record cannot be written, or this machine's GPU cannot be hidden
+            from a host.
     """
+    file = tiers.read(path)
+    file = tiers.small(file) if small else file
     processes.gpu_hidden()  # what it raises is better raised now
-    with tempfile.TemporaryDirectory(prefix="avec-paper-") as folder:
-        budget = Budget(file.budget_s)
-        return Experiments(file, settings, tell, keep, Path(folder), budget).measure()
+
+    def keep(results: Line) -> None:
+        if output is not None:
+            record.write(output, accelerators(results), links(results), {"note": note, **results})
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=Console(stderr=True, highlight=False)) as progress,
+        tempfile.TemporaryDirectory(prefix="avec-paper-") as folder,
+    ):
+        bar = progress.add_task("", total=1.0)
+
+        def tell(text: str, done: float) -> None:
+            progress.update(bar, description=text, completed=done)
+
+        experiments = Experiments(file, config.load(), tell, keep, Path(folder), Budget(file.budget_s))
+        results = experiments.measure()
+    keep(results)
+    head = record.environment(accelerators(results), links(results))
+    return {"environment": head, "results": {"note": note, **results}}
 
 
 def accelerators(results: Line) -> str:

@@ -107,6 +107,7 @@ def caffe(accelerator: Accelerator) -> ModuleType:
     module.Net = lambda network, *more: Net(accelerator, network, *more)
     module.set_mode_gpu = module.set_mode_cpu = lambda: None
     module.described = lambda: described(accelerator)
+    module.peak = lambda: peak(accelerator)
     module.operators = operators
     found: ModuleType = module
     return found
@@ -126,9 +127,14 @@ def described(accelerator: Accelerator) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "multiprocessors": torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else None,
         "matmul_gflop_s": 2e-9 * size**3 / fastest_s,
-        "peak_allocated_nbytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
         "torch": torch.__version__,
     }
+
+
+def peak(accelerator: Accelerator) -> dict[str, object]:
+    """The most memory that torch has used on the accelerator."""
+    on_gpu = accelerator.device.type == "cuda"
+    return {"peak_allocated_nbytes": torch.cuda.max_memory_allocated(accelerator.device) if on_gpu else None}
 
 
 def _timed(body: Callable[[], object], accelerator: Accelerator) -> float:

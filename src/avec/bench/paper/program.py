@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import hashlib
+import importlib
 import io
 import json
 import resource
@@ -17,38 +18,40 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 WARM_FRAMES = 3  # not timed: kernels are chosen, memory is made
 FIXED_FRAMES = 4  # of a cycle, in turn; from uint8 values, as pictures are
-HOLD_S = 0.5  # for whoever looks at the memory of the accelerator
+HOLD_S = 1.0  # for whoever looks at the memory of the accelerator
 CENSUS_LIBRARIES = ("cv2", "numpy")
 
 Test = dict[str, Any]
 Line = dict[str, Any]
 
 
+def module(name: str) -> Any:
+    """Caffe, or a module of the application, whose folder is known when the program runs."""
+    return importlib.import_module(name)
+
+
 class Program:
     """The application's modules, and its estimators by their depth."""
 
     def __init__(self, model: str, folder: Path) -> None:
-        from models import MODELS
-
-        self.model = MODELS[model]
+        self.model = module("models").MODELS[model]
         self.folder = folder
         self.estimators: dict[int, Any] = {}
 
     def estimator(self, depth: int) -> Any:
         """An estimator that is warm."""
-        from estimation import Estimator
-
         if depth not in self.estimators:
             resolution = self.model.resolution
             files = self.model.prototxt(resolution), self.model.caffemodel()
-            made = Estimator(*files, self.model.skeleton, resolution, depth=depth)
+            made = module("estimation").Estimator(*files, self.model.skeleton, resolution, depth=depth)
             blank = made.prepare(np.zeros((resolution.height, resolution.width, 3), np.uint8))
             for _ in range(WARM_FRAMES * depth):
                 made.begin(blank)()
@@ -57,18 +60,14 @@ class Program:
 
     def application(self, test: Test) -> Line:
         """The whole application on pictures or a clip: read, prepare, compute, find, draw, write."""
-        import openpose
-        from frames import list_sources
-        from results import Results
-        from rich.console import Console
-
+        openpose = module("openpose")
         output = self.folder / test["name"]
         arguments = [test["input"], "--model", self.model.name, "--output", str(output), "--limit", str(test["frames"])]
         options = openpose.parse_arguments([*arguments, "--seconds", str(test["seconds"])])
         estimator = self.estimator(test["depth"])
-        results = Results(output, self.model, True, False)
+        results = module("results").Results(output, self.model, True, False)
         results.prepare_folder()
-        sources = list_sources([Path(test["input"])])
+        sources = module("frames").list_sources([Path(test["input"])])
         gc.collect()
         began_ns = time.monotonic_ns()
         tally = openpose.run(estimator, sources, results, options, Console(file=io.StringIO()))
@@ -130,7 +129,7 @@ class Program:
         return {"load_s": load_s, "first_frame_s": first_s}
 
     def census(self, test: Test) -> Line:
-        """Which functions of OpenCV and numpy the application calls for one picture, and how often; the net's layers."""
+        """Which functions of OpenCV and numpy the application calls for one picture; and the network's layers."""
         self.estimator(1)
         calls: dict[str, int] = {}
 
@@ -143,9 +142,7 @@ class Program:
             self.application(test | {"frames": 1, "depth": 1})
         finally:
             sys.setprofile(None)
-        import caffe
-
-        net = load(test)
+        caffe, net = module("caffe"), load(test)
         reshaped(net, test)
         kernels = caffe.operators(net.forward) if hasattr(caffe, "operators") else None
         types = [layer.type for layer in net.layers]
@@ -154,8 +151,7 @@ class Program:
 
 def load(test: Test) -> Any:
     """A network from its files."""
-    import caffe
-
+    caffe = module("caffe")
     caffe.set_mode_gpu()
     files = [test["prototxt"], test["weights"]] if test["weights"] else [test["prototxt"]]
     return caffe.Net(*files, caffe.TEST)
@@ -188,14 +184,16 @@ def called_name(frame: FrameType, event: str, called: Any) -> str:
     if caller is None or not caller.f_code.co_filename.startswith(sys.path[0]):
         return ""
     if event == "call":
-        library, name = frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_name
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
     elif event == "c_call":
         owner, name = getattr(called, "__self__", None), called.__name__
-        module = owner.__name__ if isinstance(owner, ModuleType) else getattr(called, "__module__", None)
-        library = (module or type(owner).__module__).partition(".")[0]
+        module = getattr(called, "__module__", None) or type(owner).__module__
+        if getattr(sys.modules.get("cv2"), name, None) is called:  # OpenCV's functions do not say whose they are
+            module = "cv2"
     else:
         return ""
-    return f"{library}.{name}" if library in CENSUS_LIBRARIES else ""
+    library = module.partition(".")[0]
+    return f"{library}.{name}" if library in CENSUS_LIBRARIES and not name.startswith("_") else ""
 
 
 def main() -> None:
@@ -214,17 +212,22 @@ def main() -> None:
         "load": program.load,
         "census": program.census,
     }
+    say(where())
     for test in options.tests:
         say({"test": test["name"], "kind": test["kind"], **kinds[test["kind"]](test)})
-    say({"peak_resident_nbytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **where()})
+    say({"peak_resident_nbytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **peak()})
 
 
 def where() -> Line:
     """Where it computed, as far as the program can know."""
-    import caffe
-
-    described: Callable[[], Line] = getattr(caffe, "described", dict)
+    described: Callable[[], Line] = getattr(module("caffe"), "described", dict)
     return described()
+
+
+def peak() -> Line:
+    """What the accelerator's memory had to hold, as far as the program can know."""
+    found: Callable[[], Line] = getattr(module("caffe"), "peak", dict)
+    return found()
 
 
 def say(line: Line) -> None:

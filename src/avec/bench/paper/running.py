@@ -1,4 +1,4 @@
-"""The processes of the paper's experiments: the measured program natively and under AVEC, and what they take of memory."""
+"""The processes of the paper's experiments: the measured program natively and under AVEC, and their memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from avec import config
-from avec.bench.processes import gpu_hidden, has_gpu
+from avec.bench.processes import gpu_hidden
 from avec.errors import AvecError
 from avec.interception import environment
 
@@ -113,7 +113,7 @@ def _ran(command: Sequence[str], variables: Mapping[str, str], tell: Tell, budge
                 if "test" in line:
                     ran.tests[line["test"]] = line
                 elif HELD not in line:
-                    ran.where = line
+                    ran.where |= line
             process.wait()
         except BaseException:
             process.terminate()
@@ -123,17 +123,20 @@ def _ran(command: Sequence[str], variables: Mapping[str, str], tell: Tell, budge
             timer.join()
     if budget.left_s <= 0:
         ran.failure = f"cut off: the budget of {budget.seconds:g} s was spent"
-    elif process.returncode or not ran.where:
+    elif process.returncode:
         ran.failure = f"it ended with status {process.returncode}; it says why on stderr"
     return ran
 
 
-def accelerator_memory_nbytes(kind: str) -> int:
-    """Memory in use on this machine's GPU; of a destination on the CPU, that of its largest process."""
-    if kind == "cuda" and has_gpu():
+def accelerator_memory_nbytes(kind: str) -> int | None:
+    """Memory in use on this machine's GPU, if that can be known; of a destination on the CPU, its largest process's."""
+    if kind == "cuda":
         command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        return sum(int(each) for each in found.split()) << 20
+        try:
+            found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=10).stdout
+            return sum(int(each) for each in found.split()) << 20
+        except (OSError, subprocess.SubprocessError, ValueError):  # it is not there, or knows nothing
+            return None
     return max((_resident_nbytes(each) for each in _descendants(os.getpid()) if _is_destination(each)), default=0)
 
 
@@ -152,7 +155,7 @@ def _descendants(root: int) -> list[int]:
 
 def _is_destination(pid: int) -> bool:
     try:
-        return b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b"avec.destination.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
 

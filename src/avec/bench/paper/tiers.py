@@ -101,7 +101,9 @@ def read(path: Path) -> File:
     try:
         found = msgspec.convert(tomllib.loads(path.read_text("utf-8")), File)
     except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"cannot read the tiers {path}: {exc}; docs/results.md says what stands there") from exc
+        raise ConfigurationError(
+            f"cannot read the tiers {path}: {exc}; docs/results.md says what stands there"
+        ) from exc
     for remote in remotes(found).values():
         for name in (*remote.links, *remote.link_sizes):
             profile(name)
