@@ -12,7 +12,7 @@ OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
 .PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay check format bench bench-all bench-onnx bench-torch \
-	test-recovery bench-training bench-resume bench-recovery goldens clean
+	test-recovery bench-training bench-resume bench-recovery bench-paper bench-paper-small bench-paper-tiny goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -68,6 +68,15 @@ bench-torch: $(READY) ## Measure what PyTorch's operators cost the host, and tra
 
 bench-resume: $(READY) ## Measure how long a broken connection takes to be mended, and what being able to costs; writes benchmarks/results
 	$(BIN)/python benchmarks/resume.py --output benchmarks/results/resume-cpu.json
+
+bench-paper: $(READY) ## The paper's experiments on this machine and its GPU, four minutes; OPTIONS=… for more
+	$(BIN)/avec bench paper benchmarks/paper-h200.toml --output benchmarks/results/paper.json $(OPTIONS)
+
+bench-paper-small: $(READY) ## The same tables on a machine without a GPU, in two to five minutes
+	$(BIN)/avec bench paper benchmarks/paper-small.toml --output out/paper-small.json --plots out/paper-small
+
+bench-paper-tiny: $(READY) ## A few frames of them, for CI
+	$(BIN)/avec bench paper benchmarks/paper-tiny.toml
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py

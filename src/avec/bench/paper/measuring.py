@@ -142,7 +142,7 @@ class Experiments:
         held: list[int | None] = []
         tell = self._telling(f"over {link.name}", kind, held)
         with self._reached(url, link) as settings:
-            ran = running.under_avec(settings, self._options(tests), tell, self.budget)
+            ran = running.under_avec(settings, self._options(tests), self.folder / "host", tell, self.budget)
         ran.where |= {"held_nbytes": held, "before_nbytes": before}
         return ran
 

@@ -91,8 +91,8 @@ def link_fps(results: Line, place: Place) -> float | None:
     cycle = (place.test("video") or place.test("cycle")).get("cycle")
     if not calibration or not cycle or not calibration["up_gbit_s"]:
         return None
-    up_s = 8e-9 * cycle["wire_nbytes_up"] / calibration["up_gbit_s"]
-    down_s = 8e-9 * cycle["wire_nbytes_down"] / calibration["down_gbit_s"]
+    up_s = float(8e-9 * cycle["wire_nbytes_up"] / calibration["up_gbit_s"])
+    down_s = float(8e-9 * cycle["wire_nbytes_down"] / calibration["down_gbit_s"])
     return 1 / max(up_s, down_s)
 
 

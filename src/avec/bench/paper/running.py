@@ -77,11 +77,15 @@ def natively(options: Sequence[str], numerics: str, variables: Mapping[str, str]
     return _ran(command, {**environment.plain(config.load(), os.environ), **variables}, tell, budget)
 
 
-def under_avec(settings: config.Settings, options: Sequence[str], tell: Tell, budget: Budget) -> Ran:
-    """Run it under `avec run`, where this machine's GPU, if it has one, is out of its sight."""
+def under_avec(settings: config.Settings, options: Sequence[str], cache: Path, tell: Tell, budget: Budget) -> Ran:
+    """Run it under `avec run`, where this machine's GPU, if it has one, is out of its sight.
+
+    Args:
+        cache: the host's folder of what it remembers from run to run.
+    """
     with tempfile.TemporaryDirectory(prefix="avec-bench-") as folder:
         report = Path(folder) / "report.json"
-        variables = {**config.environment(settings, os.environ), **on_any(), "AVEC_CACHE_DIR": folder}
+        variables = {**config.environment(settings, os.environ), **on_any(), "AVEC_CACHE_DIR": str(cache)}
         run = [*gpu_hidden(), sys.executable, "-P", "-m", "avec", "run", "--report", str(report), "-m", PROGRAM]
         ran = _ran([*run, *options], variables, tell, budget)
         if report.exists():
