@@ -29,11 +29,6 @@ def evaluated(ran: Ran, files: Line) -> Line:
     return found
 
 
-def cycle_of(ran: Ran, name: str) -> Line:
-    """One cycle test of a run."""
-    return _test(ran.tests[name], ran)
-
-
 def _test(line: Line, ran: Ran) -> Line:
     kept = {name: value for name, value in line.items() if name not in ("test", "windows_ns", "window_ns", "ended_s")}
     match line["kind"]:

@@ -19,9 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from avec import config
 from avec.bench import processes, record
 from avec.bench.calibration import CONTROL, Calibration, calibrate_direct, calibrate_relay
-from avec.bench.links import LinkProfile, profile, relayed
+from avec.bench.links import LinkProfile, relayed
 from avec.bench.paper import running, tiers
-from avec.bench.paper.cycles import cycle_of, evaluated
+from avec.bench.paper.cycles import evaluated
+from avec.bench.paper.rates import DEVICE, WIDTH
 from avec.bench.paper.running import Budget, Line, OverBudget, Ran
 from avec.bench.paper.tiers import LOCAL, File, Remote, Sizes, Tier, over_links, remotes
 from avec.config import Settings
@@ -29,7 +30,6 @@ from avec.errors import AvecError
 from avec.host.credentials import credentials_for
 
 DIGESTS_REMEMBERED_S = 2.5  # digests are remembered of files that were left alone for so long
-DEVICE = "device"
 
 Tell = Callable[[str, float], None]  # what goes on, and which part of all is done
 Keep = Callable[[Line], None]
@@ -58,7 +58,6 @@ class Experiments:
             "tiers": msgspec.to_builtins(msgspec.structs.replace(file, application="")),
             "native": {},
             "forwarded": {},
-            "sweep": {},
             "failures": {},
         }
         self._prepare()
@@ -66,8 +65,6 @@ class Experiments:
         for name, remote in reversed(remotes(file).items()):
             parts.append((name, lambda name=name, remote=remote: self._remote(name, remote)))  # type: ignore[misc]
         parts.insert(min(1, len(parts)), (DEVICE, self._device))
-        if file.sweep.widths:
-            parts.append(("sweep", self._sweep))
         self._planned = sum(self._count(name) for name, _ in parts)
         for name, part in parts:
             with self._reporting(name):
@@ -103,14 +100,15 @@ class Experiments:
     def _device(self) -> None:
         sizes = self.file.device.sizes.over(self.file.sizes)
         variables = running.on_cpu(self.file.device.threads)
-        self._natively(DEVICE, sizes, variables, "cpu")
+        self._natively(DEVICE, variables, "cpu", [*self._tests(sizes), *self._sweep()])
 
     def _remote(self, name: str, remote: Remote) -> None:
         variables = running.on_cpu(remote.threads) if remote.threads else running.on_any()
         kind = "cpu" if remote.threads or not processes.has_gpu() else "cuda"
         over = over_links(name, remote, self.file.sizes)
         if remote.destination == LOCAL:
-            self._natively(name, remote.sizes.over(self.file.sizes), variables, kind)
+            sizes = remote.sizes.over(self.file.sizes)
+            self._natively(name, variables, kind, [*self._tests(sizes), self._test("census", "census", sizes)])
         with self._destination(remote, variables) as url:
             for number, tier in enumerate(over):
                 with self._reporting(f"{name} over {tier.link.name}"):
@@ -121,11 +119,11 @@ class Experiments:
                 ran = self._under_avec(url, over[0].link, warm, kind)
                 self.results["forwarded"][name][over[0].link.name]["warm"] = evaluated(ran, self.files)
 
-    def _natively(self, name: str, sizes: Sizes, variables: dict[str, str], kind: str) -> None:
+    def _natively(self, name: str, variables: dict[str, str], kind: str, tests: list[Line]) -> None:
         with self._reporting(f"{name} natively"):
             held: list[int | None] = []
             tell = self._telling(f"{name} natively", kind, held)
-            tests = [self._test("load", "load", sizes), *self._tests(sizes), self._test("census", "census", sizes)]
+            tests = [self._test("load", "load", self.file.sizes), *tests]
             ran = running.natively(self._options(tests), self.file.numerics, variables, tell, self.budget)
             self.results["native"][name] = {**evaluated(ran, self.files), "held_nbytes": held}
             self._check(ran)
@@ -133,7 +131,7 @@ class Experiments:
     def _forwarded(self, tier: Tier, url: str, kind: str, cold: bool) -> None:
         loads = [self._test("load", "load", tier.sizes)] if cold else []
         self.results["forwarded"].setdefault(tier.name, {})
-        ran = self._under_avec(url, tier.link, [*loads, *self._tests(tier.sizes)], kind)
+        ran = self._under_avec(url, tier.link, [*loads, *self._tests(tier.sizes), *self._sweep()], kind)
         self.results["forwarded"][tier.name][tier.link.name] = evaluated(ran, self.files)
         self._check(ran)
 
@@ -145,29 +143,6 @@ class Experiments:
             ran = running.under_avec(settings, self._options(tests), self.folder / "host", tell, self.budget)
         ran.where |= {"held_nbytes": held, "before_nbytes": before}
         return ran
-
-    def _sweep(self) -> None:
-        tests = [
-            self._test(width, "cycle", self.file.sizes)
-            | {"prototxt": each["prototxt"], "weights": "", "frames": self.file.sweep.frames}
-            | {"seconds": self.file.sweep.seconds}
-            for width, each in self.files["widths"].items()
-        ]
-        variables = running.on_cpu(self.file.device.threads)
-        tell = self._telling("widths natively", "cpu", [])
-        with self._reporting("widths on the device"):
-            ran = running.natively(self._options(tests), self.file.numerics, variables, tell, self.budget)
-            self.results["sweep"][DEVICE] = {name: cycle_of(ran, name) for name in ran.tests}
-            self._check(ran)
-        for name, remote in remotes(self.file).items():
-            variables = running.on_cpu(remote.threads) if remote.threads else running.on_any()
-            found = self.results["sweep"][name] = {}
-            with self._reporting(f"widths at {name}"), self._destination(remote, variables) as url:
-                for link in remote.links:
-                    with self._reporting(f"widths at {name} over {link}"):
-                        ran = self._under_avec(url, profile(link), tests, "cpu")
-                        found[link] = {width: cycle_of(ran, width) for width in ran.tests}
-                        self._check(ran)
 
     def _tests(self, sizes: Sizes) -> list[Line]:
         sets = self.files["sets"]
@@ -184,14 +159,23 @@ class Experiments:
             tests.append(self._application("video-in-turn", sets["video"], frames, 1, sizes))
         return tests
 
+    def _sweep(self) -> list[Line]:
+        """The tests of networks of other widths, each as often as the file says."""
+        sweep = self.file.sweep
+        limits = {"weights": "", "frames": sweep.frames, "seconds": sweep.seconds}
+        return [
+            self._test(f"{WIDTH}{width}", "cycle", self.file.sizes) | limits | {"prototxt": each["prototxt"]}
+            for width, each in self.files["widths"].items()
+        ]
+
     def _test(self, name: str, kind: str, sizes: Sizes) -> Line:
         files = {each: self.files[each] for each in ("prototxt", "weights", "height", "width")}
         some = next(iter(self.files["sets"].values()), "")
-        limits = {"frames": sizes.cycle, "seconds": sizes.seconds}
+        limits = {"frames": sizes.cycle, "warm": sizes.warm, "seconds": sizes.seconds}
         return {"name": name, "kind": kind, "input": some, **files, **limits}
 
     def _application(self, name: str, source: str, frames: int, depth: int, sizes: Sizes) -> Line:
-        limits = {"frames": frames, "depth": depth, "seconds": sizes.seconds}
+        limits = {"frames": frames, "depth": depth, "warm": sizes.warm, "seconds": sizes.seconds}
         return {"name": name, "kind": "application", "input": source, **limits}
 
     def _options(self, tests: list[Line]) -> list[str]:
@@ -201,12 +185,11 @@ class Experiments:
     def _count(self, part: str) -> int:
         """How many lines a part will tell."""
         file = self.file
-        if part == "sweep":
-            return len(file.sweep.widths) * (1 + sum(len(each.links) for each in remotes(file).values()))
         if part == DEVICE:
-            return 2 + len(self._tests(file.device.sizes.over(file.sizes)))
+            return 1 + len(self._tests(file.device.sizes.over(file.sizes))) + len(file.sweep.widths)
         over = over_links(part, remotes(file)[part], file.sizes)
-        return 4 + sum(len(self._tests(tier.sizes)) for tier in [over[0], *over])
+        tests = sum(len(self._tests(tier.sizes)) for tier in [over[0], *over])
+        return 4 + tests + len(over) * len(file.sweep.widths)
 
     def _telling(self, where: str, kind: str, held: list[int | None]) -> running.Tell:
         def tell(line: Line) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from avec.bench.paper import published
 from avec.bench.paper.cycles import PARTS
-from avec.bench.paper.rates import DEVICE, image_tests, images_fps, native, places, ratio, video_fps
+from avec.bench.paper.rates import DEVICE, by_size, image_tests, images_fps, native, places, ratio, video_fps
 from avec.bench.paper.running import Line
 from avec.errors import ConfigurationError
 
@@ -119,16 +119,16 @@ def _efficiency(figure: Figure, results: Line) -> bool:
 
 def _where(figure: Figure, results: Line) -> bool:
     """Where offloading pays: the speed-up over the device by the network's size, a line for each link."""
-    sweep, widths = results["sweep"], results.get("widths", {})
-    alone = sweep.get(DEVICE, {})
-    lines = [(f"{tier}, {link}", found) for tier in sweep if tier != DEVICE for link, found in sweep[tier].items()]
-    if not alone or not lines:
+    alone = by_size(results, native(results, DEVICE))
+    lines = [(f"{place.tier}, {place.link}", by_size(results, place)) for place in places(results) if place.link]
+    lines = [
+        (name, {gflop: alone[gflop] / ms for gflop, ms in found.items() if gflop in alone}) for name, found in lines
+    ]
+    if not any(found for _, found in lines):
         return False
     axes = figure.subplots()
     for name, found in lines:
-        common = sorted((gflop, width) for width, gflop in widths.items() if width in found and width in alone)
-        speed_ups = [alone[width]["frame_ms"]["p50"] / found[width]["frame_ms"]["p50"] for _, width in common]
-        axes.plot([gflop for gflop, _ in common], speed_ups, marker="o", label=name)
+        axes.plot(list(found), list(found.values()), marker="o", label=name)
     _shade_loss(axes)
     axes.set_xscale("log")
     axes.set_yscale("log")

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-WARM_FRAMES = 3  # not timed: kernels are chosen, memory is made
 FIXED_FRAMES = 4  # of a cycle, in turn; from uint8 values, as pictures are
 HOLD_S = 1.0  # for whoever looks at the memory of the accelerator
 CENSUS_LIBRARIES = ("cv2", "numpy")
@@ -46,14 +45,14 @@ class Program:
         self.folder = folder
         self.estimators: dict[int, Any] = {}
 
-    def estimator(self, depth: int) -> Any:
-        """An estimator that is warm."""
+    def estimator(self, depth: int, warm: int) -> Any:
+        """An estimator each of whose networks has computed some frames: kernels are chosen, memory is made."""
         if depth not in self.estimators:
             resolution = self.model.resolution
             files = self.model.prototxt(resolution), self.model.caffemodel()
             made = module("estimation").Estimator(*files, self.model.skeleton, resolution, depth=depth)
             blank = made.prepare(np.zeros((resolution.height, resolution.width, 3), np.uint8))
-            for _ in range(WARM_FRAMES * depth):
+            for _ in range(warm * depth):
                 made.begin(blank)()
             self.estimators[depth] = made
         return self.estimators[depth]
@@ -64,7 +63,7 @@ class Program:
         output = self.folder / test["name"]
         arguments = [test["input"], "--model", self.model.name, "--output", str(output), "--limit", str(test["frames"])]
         options = openpose.parse_arguments([*arguments, "--seconds", str(test["seconds"])])
-        estimator = self.estimator(test["depth"])
+        estimator = self.estimator(test["depth"], test["warm"])
         results = module("results").Results(output, self.model, True, False)
         results.prepare_folder()
         sources = module("frames").list_sources([Path(test["input"])])
@@ -91,13 +90,13 @@ class Program:
         outputs: list[np.ndarray] = []
         windows: list[tuple[int, int]] = []
         started = time.perf_counter()
-        for index in range(WARM_FRAMES + test["frames"]):
+        for index in range(test["warm"] + test["frames"]):
             began_ns = time.monotonic_ns()
             blob.data[...] = frames[index % FIXED_FRAMES]
             output = net.forward()[net.outputs[0]]
             float(output.flat[0])
             ended_ns = time.monotonic_ns()
-            if index < WARM_FRAMES:
+            if index < test["warm"]:
                 started = time.perf_counter()
                 continue
             windows.append((began_ns, ended_ns))
@@ -130,7 +129,7 @@ class Program:
 
     def census(self, test: Test) -> Line:
         """Which functions of OpenCV and numpy the application calls for one picture; and the network's layers."""
-        self.estimator(1)
+        self.estimator(1, 1)
         calls: dict[str, int] = {}
 
         def note(frame: FrameType, event: str, called: Any) -> None:

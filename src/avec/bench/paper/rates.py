@@ -11,6 +11,7 @@ from avec.bench.paper.running import Line
 from avec.errors import ConfigurationError
 
 DEVICE = "device"
+WIDTH = "width-"  # with which the tests of networks of other widths begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,12 @@ def video_fps(place: Place) -> float | None:
     """The rate of the video."""
     fps: float | None = place.test("video").get("fps") or None
     return fps
+
+
+def by_size(results: Line, place: Place) -> dict[float, float]:
+    """What a frame takes in milliseconds, in turn, by the size of the network in GFLOP."""
+    found = {gflop: place.test(f"{WIDTH}{width}") for width, gflop in results.get("widths", {}).items()}
+    return {gflop: test["frame_ms"]["p50"] for gflop, test in sorted(found.items()) if test}
 
 
 def ratio(value: float | None, other: float | None) -> float | None:

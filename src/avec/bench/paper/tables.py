@@ -13,6 +13,7 @@ from avec.bench.paper.markdown import NONE, gigabytes, ms, number, seconds, tabl
 from avec.bench.paper.rates import (
     DEVICE,
     Place,
+    by_size,
     image_tests,
     images_fps,
     link_fps,
@@ -375,24 +376,15 @@ def _host(results: Line) -> str:
 
 
 def _sweep(results: Line) -> str:
-    sweep, widths = results["sweep"], results.get("widths", {})
-    if not sweep:
+    alone = by_size(results, native(results, DEVICE))
+    columns = [(place.name, by_size(results, place)) for place in places(results) if place.link]
+    if not alone:
         return ""
-    head = ["GFLOP a frame", "device natively"]
-    columns = [sweep.get(DEVICE, {})]
-    for tier in sweep:
-        if tier != DEVICE:
-            for link, found in sweep[tier].items():
-                head.append(f"{tier}, {link}")
-                columns.append(found)
+    head = ["GFLOP a frame", "device natively", *(name for name, _ in columns)]
     rows = []
-    for width, gflop in sorted(widths.items(), key=lambda each: -each[1]):
-        alone = columns[0].get(width, {}).get("frame_ms", {}).get("p50")
-        row = [number(gflop), ms(alone)]
-        for column in columns[1:]:
-            frame = column.get(width, {}).get("frame_ms", {}).get("p50")
-            row.append(f"{ms(frame)} ({times(ratio(alone, frame))})" if frame else NONE)
-        rows.append(row)
+    for gflop, device_ms in reversed(alone.items()):
+        cells = [(found.get(gflop), ratio(device_ms, found.get(gflop))) for _, found in columns]
+        rows.append([number(gflop), ms(device_ms), *(f"{ms(each)} ({times(gain)})" for each, gain in cells)])
     return (
         "### Where offloading does not pay\n\nThe COCO topology with its channels scaled, so that input and output"
         " stay as large; a frame in turn, and the speed-up over the device. Below 1× the device is faster.\n\n"

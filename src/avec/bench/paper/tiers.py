@@ -26,6 +26,7 @@ class Sizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     cycle: int = 20  # frames of the network alone, one after the other
     in_turn: int = 16  # pictures, and frames, of the application without overlap
     seconds: float = 60.0  # after which a test stops
+    warm: int = 3  # frames before a test, which are not timed
 
 
 class SomeSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,6 +37,7 @@ class SomeSizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cycle: int | None = None
     in_turn: int | None = None
     seconds: float | None = None
+    warm: int | None = None
 
     def over(self, sizes: Sizes) -> Sizes:
         """Those sizes, but for what is said here."""
