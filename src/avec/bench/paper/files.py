@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--application", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--sets", default="", help="a folder of sets, in the place of pictures that are rendered here")
     parser.add_argument("--images", type=_numbers(int), default=())
     parser.add_argument("--frames", type=int, default=0)
     parser.add_argument("--widths", type=_numbers(float), default=())
@@ -40,8 +41,13 @@ def main() -> None:
     sets = {}
     for number, count in enumerate(options.images, 1):
         sets[f"images-{count}"] = folder = options.output / f"images-{count}"
-        synthetic.render_random_pictures(folder, count, number * FIRST_SEED)
-    if options.frames:
+        if options.sets:
+            sets[f"images-{count}"] = _found(Path(options.sets) / f"pictures_{count}")
+        else:
+            synthetic.render_random_pictures(folder, count, number * FIRST_SEED)
+    if options.frames and options.sets:
+        sets["video"] = _found(Path(options.sets) / "clip" / "walkers.mp4")
+    elif options.frames:
         sets["video"] = clip = options.output / "video.mp4"
         for _ in synthetic.render_clip(clip, options.frames):
             pass
@@ -59,6 +65,12 @@ def main() -> None:
         "widths": {str(width): _narrow(width, size, options.output) for width in options.widths},
     }
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def _found(path: Path) -> Path:
+    if not path.exists():
+        raise SystemExit(f"there is no {path}; training/render_sets.py of the application makes it")
+    return path
 
 
 def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:

@@ -55,7 +55,7 @@ class Experiments:
         """Do all of them."""
         file = self.file
         self.results = {
-            "tiers": msgspec.to_builtins(msgspec.structs.replace(file, application="")),
+            "tiers": msgspec.to_builtins(msgspec.structs.replace(file, application="", sets="")),
             "native": {},
             "forwarded": {},
             "failures": {},
@@ -80,7 +80,7 @@ class Experiments:
         self._say("rendering pictures and a clip")
         options = ["--application", file.application, "--model", file.model, "--output", str(self.folder / "made")]
         options += ["--images", ",".join(map(str, images)), "--frames", str(max(each.video for each in sizes))]
-        options += ["--widths", ",".join(map(str, file.sweep.widths))]
+        options += ["--sets", file.sets, "--widths", ",".join(map(str, file.sweep.widths))]
         self.files = running.made(options)
         left_alone_s = time.monotonic() + DIGESTS_REMEMBERED_S
         names = {tier.link.name: tier.link for tier in over}

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from avec.destination.accelerators import Accelerator
 from avec.destination.executors import Model
@@ -144,12 +145,25 @@ def _timed(body: Callable[[], object], accelerator: Accelerator) -> float:
     return time.perf_counter() - began_s
 
 
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that reach a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func.overloadpacket).replace(".", "::")
+        self.calls[name] = self.calls.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
 def operators(body: Callable[[], object]) -> dict[str, int]:
     """The operators of torch that something calls, and how often."""
-    body()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    seen = Operators()
+    with seen:
         body()
-    return {event.key: event.count for event in profile.key_averages() if event.key.startswith("aten::")}
+    return seen.calls
 
 
 def main() -> None:

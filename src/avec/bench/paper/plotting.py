@@ -69,7 +69,9 @@ def _totals(figure: Figure, results: Line) -> bool:
 
 def _cycle(figure: Figure, results: Line) -> bool:
     """Figure 8."""
-    found = [place for place in places(results) if place.test("cycle")]
+    found = [
+        place for place in places(results) if (test := place.test("cycle")) and (test.get("cycle") or not place.link)
+    ]
     if not found:
         return False
     axes = figure.subplots()

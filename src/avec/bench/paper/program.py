@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import io
 import json
+import math
 import resource
 import sys
 import time
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--application", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds for all tests")
     parser.add_argument("tests", type=json.loads)
     options = parser.parse_args()
     sys.path.insert(0, str(options.application))
@@ -212,7 +214,13 @@ def main() -> None:
         "census": program.census,
     }
     say(where())
+    ends_s = time.monotonic() + options.budget
     for test in options.tests:
+        left_s = ends_s - time.monotonic()
+        if left_s <= 0:
+            say({"left_out": test["name"]})
+            continue
+        test["seconds"] = min(test["seconds"], left_s)
         say({"test": test["name"], "kind": test["kind"], **kinds[test["kind"]](test)})
     say({"peak_resident_nbytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **peak()})
 

@@ -21,6 +21,8 @@ from avec.interception import environment
 
 PROGRAM, NATIVE, FILES = (f"avec.bench.paper.{name}" for name in ("program", "native", "files"))
 HELD = "held"  # a line of the program's: its model is on the accelerator now
+LEFT_OUT = "left_out"  # another: a test for which no time was left
+GRACE_S = 30.0  # for the program to come to its end when its time is over; it starts no test then
 
 Line = dict[str, Any]
 Tell = Callable[[Line], None]
@@ -73,7 +75,8 @@ def on_any() -> dict[str, str]:
 
 def natively(options: Sequence[str], numerics: str, variables: Mapping[str, str], tell: Tell, budget: Budget) -> Ran:
     """Run the program with the executor in its own process."""
-    command = [sys.executable, "-P", "-m", NATIVE, "--numerics", numerics, PROGRAM, *options]
+    budget.check()
+    command = [sys.executable, "-P", "-m", NATIVE, "--numerics", numerics, PROGRAM, *_within(budget), *options]
     return _ran(command, {**environment.plain(config.load(), os.environ), **variables}, tell, budget)
 
 
@@ -83,14 +86,19 @@ def under_avec(settings: config.Settings, options: Sequence[str], cache: Path, t
     Args:
         cache: the host's folder of what it remembers from run to run.
     """
+    budget.check()
     with tempfile.TemporaryDirectory(prefix="avec-bench-") as folder:
         report = Path(folder) / "report.json"
         variables = {**config.environment(settings, os.environ), **on_any(), "AVEC_CACHE_DIR": str(cache)}
         run = [*gpu_hidden(), sys.executable, "-P", "-m", "avec", "run", "--report", str(report), "-m", PROGRAM]
-        ran = _ran([*run, *options], variables, tell, budget)
+        ran = _ran([*run, *_within(budget), *options], variables, tell, budget)
         if report.exists():
             ran.report = json.loads(report.read_text("utf-8"))
         return ran
+
+
+def _within(budget: Budget) -> list[str]:
+    return ["--budget", f"{budget.left_s:.1f}"]
 
 
 def made(options: Sequence[str]) -> Line:
@@ -104,11 +112,11 @@ def made(options: Sequence[str]) -> Line:
 
 
 def _ran(command: Sequence[str], variables: Mapping[str, str], tell: Tell, budget: Budget) -> Ran:
-    budget.check()
     ran = Ran()
+    left_out: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(variables)) as process:
         assert process.stdout is not None  # for mypy
-        timer = threading.Timer(budget.left_s, process.terminate)
+        timer = threading.Timer(budget.left_s + GRACE_S, process.terminate)
         timer.start()
         try:
             for text in process.stdout:
@@ -116,6 +124,8 @@ def _ran(command: Sequence[str], variables: Mapping[str, str], tell: Tell, budge
                 tell(line)
                 if "test" in line:
                     ran.tests[line["test"]] = line
+                elif LEFT_OUT in line:
+                    left_out.append(line[LEFT_OUT])
                 elif HELD not in line:
                     ran.where |= line
             process.wait()
@@ -125,8 +135,8 @@ def _ran(command: Sequence[str], variables: Mapping[str, str], tell: Tell, budge
         finally:
             timer.cancel()
             timer.join()
-    if budget.left_s <= 0:
-        ran.failure = f"cut off: the budget of {budget.seconds:g} s was spent"
+    if left_out:
+        ran.failure = f"no time was left for {', '.join(left_out)}: the budget of {budget.seconds:g} s was spent"
     elif process.returncode:
         ran.failure = f"it ended with status {process.returncode}; it says why on stderr"
     return ran

@@ -258,6 +258,8 @@ def _parts(test: Line, place: Place) -> list[str]:
     frame = test["frame_ms"]["p50"]
     if not place.link:
         return [ms(frame), NONE, ms(frame), NONE, NONE]
+    if not test.get("cycle"):
+        return [ms(frame), NONE, NONE, NONE, NONE]
     stages = {name: each["p50"] for name, each in test["cycle"]["stages_ms"].items()}
     parts = [sum(stages[stage] for stage in names) for names in PARTS.values()]
     return [ms(frame), *map(ms, parts), ms(max(0.0, frame - sum(parts)))]

@@ -14,6 +14,7 @@ import msgspec
 from avec.bench.links import LOOPBACK, LinkProfile, profile
 from avec.errors import ConfigurationError
 
+SMALL_MODEL = "pose_mini"
 LOCAL = "local"  # a destination that is started on this machine
 APPLICATION = Path(__file__).parents[4] / "examples" / "openpose"  # in a clone
 
@@ -81,6 +82,7 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     model: str = "coco"
     numerics: str = "strict"
     application: str = ""
+    sets: str = ""  # a folder that the application's training/render_sets.py made; empty: pictures are rendered anew
     budget_s: float = 3600.0
 
 
@@ -115,12 +117,13 @@ def read(path: Path) -> File:
             f"there is no OpenPose application in {application}: run this from a clone of AVEC's repository, or name"
             f" its folder examples/openpose as `application` in {path}"
         )
-    return msgspec.structs.replace(found, application=str(application))
+    sets = str(path.parent / found.sets) if found.sets else ""
+    return msgspec.structs.replace(found, application=str(application), sets=sets)
 
 
 def small(file: File) -> File:
     """The same tiers, with the network that a CPU computes in a fraction of a second."""
-    return msgspec.structs.replace(file, model="pose_mini")
+    return msgspec.structs.replace(file, model=SMALL_MODEL)
 
 
 def remotes(file: File) -> dict[str, Remote]:
