@@ -40,8 +40,14 @@ def page() -> str:
     parts = [HEAD]
     for path in sorted(RECORDS.glob("paper-*.json")):
         record = rates.read(path)
-        parts += [f"## {record['environment']['accelerator']}\n\nRecord: [{path.stem}](../benchmarks/results/{path.name})"]
-        parts += [f"; {record['results']['note']}" if record["results"].get("note") else "", ".\n\n", tables.page(record)]
+        parts += [
+            f"## {record['environment']['accelerator']}\n\nRecord: [{path.stem}](../benchmarks/results/{path.name})"
+        ]
+        parts += [
+            f"; {record['results']['note']}" if record["results"].get("note") else "",
+            ".\n\n",
+            tables.page(record),
+        ]
         for name, title in PLOT_TITLES.items():
             if (PLOTS / path.stem / f"{name}.svg").exists():
                 parts.append(f"\n![{title}](results/{path.stem}/{name}.svg)\n")
