@@ -2,7 +2,7 @@
 
     python scripts/results_page.py [--check]
 
-The numbers of that page are these records'; with --check nothing is written, and the status is 1 where the page differs.
+The numbers of that page are these records'. With --check nothing is written; the status is 1 where the page differs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ HEAD = """\
 <!-- Written by scripts/results_page.py from benchmarks/results/paper-*.json; edit those, and it. -->
 
 The experiments of the paper that AVEC follows, done by `avec bench paper` and told in its tables and figures, with the
-paper's own values beside ours. Machines differ, so it is ratios that can be compared: how much faster than the device, and
-how much of the destination's own rate is left. How they are measured, and how to do it on other machines, is in
+paper's own values beside ours. Machines differ, so it is ratios that can be compared: how much faster than the device,
+and how much of the destination's own rate is left. How they are measured, and how to do it on other machines, is in
 [benchmarks](benchmarks.md#the-papers-evaluation).
 
 """
