@@ -12,7 +12,8 @@ OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
 .PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay test-recovery test-hostile fuzz soak check format \
-	bench bench-all bench-onnx bench-torch bench-training bench-resume bench-sharing bench-recovery goldens clean
+	bench bench-all bench-onnx bench-torch bench-training bench-resume bench-sharing bench-recovery \
+	bench-paper bench-paper-small bench-paper-tiny goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -84,6 +85,15 @@ bench-sharing: $(READY) ## Measure how hosts share an accelerator; OPTIONS="--ho
 
 bench-recovery: $(READY) ## Measure how long a session takes to go on at another worker, and what being able to costs; writes benchmarks/results
 	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery-cpu.json
+
+bench-paper: $(READY) ## The paper's experiments on this machine and its GPU, four minutes; OPTIONS=… for more
+	$(BIN)/avec bench paper benchmarks/paper-h200.toml --output benchmarks/results/paper.json $(OPTIONS)
+
+bench-paper-small: $(READY) ## The same tables on a machine without a GPU, in two to five minutes
+	$(BIN)/avec bench paper benchmarks/paper-small.toml --output out/paper-small.json --plots out/paper-small
+
+bench-paper-tiny: $(READY) ## A few frames of them, for CI
+	$(BIN)/avec bench paper benchmarks/paper-tiny.toml
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py

@@ -30,7 +30,7 @@ FLAGS = {
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(avec.__all__) == ["AvecError", "__version__", "intercept", "release"]
+    assert sorted(avec.__all__) == ["AvecError", "__version__", "intercept", "pipeline", "release"]
     assert all(getattr(avec, name) is not None for name in avec.__all__)
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         avec.no_such_name  # noqa: B018

@@ -1,9 +1,10 @@
 """One frame's way through a Caffe network: prepare, infer, find.
 
-The three steps are apart so that a program can run them for different frames at the same time. Only `infer`
-touches the network.
+The three steps are apart so that a program can run them for different frames at the same time. Only `begin`, and what
+it returns, touch the network.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,22 +48,47 @@ class Estimator:
         resolution: Resolution,
         scales: int = 1,
         use_gpu: bool = True,
+        depth: int = 1,
     ) -> None:
+        """Load the network; with a depth of 2 another frame can begin while one computes."""
         if use_gpu:
             caffe.set_mode_gpu()
         else:
             caffe.set_mode_cpu()
-        self._net = caffe.Net(str(prototxt), str(caffemodel), caffe.TEST)
         self._skeleton = skeleton
         self._resolutions = [_scaled(resolution, 1 - SCALE_GAP * step) for step in range(scales)]
+        first = caffe.Net(str(prototxt), str(caffemodel), caffe.TEST)
+        nets = [first]
+        while len(nets) < depth * scales:  # one set of weights, but blobs of their own
+            nets.append(caffe.Net(str(prototxt), caffe.TEST))
+            nets[-1].share_with(first)
+        self._nets = [nets[turn * scales : (turn + 1) * scales] for turn in range(depth)]
+        self._turn = 0
+
+    @property
+    def depth(self) -> int:
+        """How many pictures may have begun whose maps have not been asked for."""
+        return len(self._nets)
 
     def prepare(self, image: NDArray[np.uint8]) -> list[Prepared]:
         """Fit a blue-green-red picture into the network's input, once for each scale."""
         return [prepare(image, resolution) for resolution in self._resolutions]
 
-    def infer(self, prepared: list[Prepared]) -> list[Maps]:
-        """Run the network on each scale."""
-        return [Maps(self._forward(scale.input_NCHW), scale.zoom) for scale in prepared]
+    def begin(self, prepared: list[Prepared]) -> Callable[[], list[Maps]]:
+        """Run the network on each scale; what is returned waits for the maps.
+
+        Where Caffe computes on a GPU, `forward` returns before it is done: so the next picture can begin meanwhile.
+        """
+        nets = self._nets[self._turn]
+        self._turn = (self._turn + 1) % self.depth
+        answers = [_forward(net, scale.input_NCHW) for net, scale in zip(nets, prepared, strict=True)]
+
+        def wait() -> list[Maps]:
+            # Copies, because the next forward writes into the same memory.
+            maps = (np.array(answer["net_output"][0], np.float32) for answer in answers)
+            return [Maps(each, scale.zoom) for each, scale in zip(maps, prepared, strict=True)]
+
+        return wait
 
     def find(self, maps: list[Maps]) -> Array:
         """Find what the maps show, in the picture's pixels: found x parts x (x, y, score)."""
@@ -75,14 +101,15 @@ class Estimator:
         keypoints[..., :2] = (keypoints[..., :2] + 0.5) / np.array(merged.zoom, np.float32) - 0.5
         return np.where(present, keypoints, 0)
 
-    def _forward(self, input_NCHW: Array) -> Array:
-        blob = self._net.blobs["image"]
-        if tuple(blob.shape) != input_NCHW.shape:
-            blob.reshape(*input_NCHW.shape)
-            self._net.reshape()
-        blob.data[...] = input_NCHW
-        # A copy, because the next forward writes into the same memory.
-        return np.array(self._net.forward()["net_output"][0], np.float32)
+
+def _forward(net: caffe.Net, input_NCHW: Array) -> Mapping[str, Array]:
+    blob = net.blobs["image"]
+    if tuple(blob.shape) != input_NCHW.shape:
+        blob.reshape(*input_NCHW.shape)
+        net.reshape()
+    blob.data[...] = input_NCHW
+    answer: Mapping[str, Array] = net.forward()
+    return answer
 
 
 def _scaled(resolution: Resolution, scale: float) -> Resolution:

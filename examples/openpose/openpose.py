@@ -2,21 +2,21 @@
 
     python openpose.py [--model MODEL] [--output FOLDER] [picture, folder or clip ...]
 
-A plain pycaffe program: the network is a `caffe.Net`, everything else is OpenCV and numpy.
+A plain pycaffe program: the network is a `caffe.Net`, everything else is OpenCV and numpy. While the network computes,
+the next frames are read and prepared, and the last ones are drawn and written.
 """
 
 import argparse
+import contextlib
+import itertools
+import math
 import os
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-from frames import Frame, InputError, Source, list_sources, read_frames
-from grouping import Array
+from finding import Box, Tally, found
+from frames import InputError, Source, list_sources
 from models import MODELS, Model, Resolution
 from results import OutputError, Results
 from rich.console import Console
@@ -27,17 +27,8 @@ if TYPE_CHECKING:
 
 BUNDLED_MEDIA = Path(__file__).parent / "media"
 MAX_SCALES = 4  # the fifth would have no size
+MAX_DEPTH = 8  # each has the network's blobs once more on the accelerator
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 1, 130
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A part of the picture that holds one hand or face; in pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -60,12 +51,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--write-json", action="store_true", help="write keypoints in OpenPose's format")
     add("--no-render", action="store_true", help="draw no skeletons")
     add("--limit", type=int, metavar="N", help="stop after N frames")
+    add("--seconds", type=float, metavar="S", help="stop after S seconds")
+    add("--depth", type=int, default=2, metavar="N", help="frames in the network at once; 1: all in turn (default: 2)")
     add("--cpu", action="store_true", help="run Caffe on the CPU")
     options = parser.parse_args(arguments)
     if not 1 <= options.scales <= MAX_SCALES:
         parser.error(f"argument --scales: {options.scales} is not in 1..{MAX_SCALES}")
     if options.limit is not None and options.limit < 1:
         parser.error(f"argument --limit: {options.limit} is not a positive number")
+    if not 1 <= options.depth <= MAX_DEPTH:
+        parser.error(f"argument --depth: {options.depth} is not in 1..{MAX_DEPTH}")
     if options.box and MODELS[options.model].skeleton.fields:
         parser.error(f"argument --box: {options.model} finds people in the whole picture; use hand or face")
     return options
@@ -85,20 +80,6 @@ def _box(text: str) -> Box:
     if len(numbers) != 4 or not all(number.isdecimal() for number in numbers) or "0" in numbers[2:]:
         raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,WIDTH,HEIGHT in pixels")
     return Box(*map(int, numbers))
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a run has come to so far."""
-
-    frames: int = 0
-    people: int = 0
-    seconds: float = 0.0
-    problems: int = 0
-
-    @property
-    def frames_per_second(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
 
 
 def main() -> int:
@@ -138,7 +119,7 @@ def _load(model: Model, options: argparse.Namespace, messages: Console) -> "Esti
         prototxt, caffemodel = model.prototxt(resolution), options.weights or model.caffemodel()
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot keep {model.name}'s files: {error.strerror}") from error
-    return Estimator(prototxt, caffemodel, model.skeleton, resolution, options.scales, not options.cpu)
+    return Estimator(prototxt, caffemodel, model.skeleton, resolution, options.scales, not options.cpu, options.depth)
 
 
 def run(
@@ -149,7 +130,6 @@ def run(
     messages: Console,
 ) -> Tally:
     """Take every frame through the network; a source that breaks is reported, and the next one goes on."""
-    tally = Tally()
     claimed = sum(source.frame_count for source in sources)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -160,45 +140,22 @@ def run(
     )
     with Progress(*columns, console=messages) as progress:
         bar = progress.add_task("starting", total=min(claimed, options.limit or claimed), rate=0.0)
-        begun = time.perf_counter()
-        for source in sources:
-            progress.update(bar, description=source.path.name)
-            try:
-                for found in _process(estimator, source, results, options.box):
-                    tally.frames += 1
-                    tally.people += found
-                    tally.seconds = time.perf_counter() - begun
-                    progress.update(bar, advance=1, rate=tally.frames_per_second)
-                    if tally.frames == options.limit:
-                        return tally
-            except InputError as error:
-                tally.problems += 1
-                messages.print(f"openpose: {error}", markup=False)
+        tally = Tally()
+        with contextlib.closing(found(estimator, sources, options.box, tally)) as frames:
+            for place, of_source in itertools.groupby(frames, lambda each: each.place):
+                with results.open(sources[place]) as source_results:
+                    progress.update(bar, description=sources[place].path.name)
+                    for each in of_source:
+                        if each.error is not None:
+                            messages.print(f"openpose: {each.error}", markup=False)
+                            continue
+                        with tally.taking("write"):
+                            source_results.write(each.frame, each.keypoints)
+                        tally.count(each)
+                        progress.update(bar, advance=1, rate=tally.frames_per_second)
+                        if tally.frames == options.limit or tally.seconds > (options.seconds or math.inf):
+                            return tally
     return tally
-
-
-def _process(estimator: "Estimator", source: Source, results: Results, boxes: list[Box] | None) -> Iterator[int]:
-    """Find the people in each frame of a source, write the results, and give their number."""
-    with results.open(source) as source_results:
-        for frame in read_frames(source):
-            keypoints = _find(estimator, frame, boxes)
-            source_results.write(frame, keypoints)
-            yield len(keypoints)
-
-
-def _find(estimator: "Estimator", frame: Frame, boxes: list[Box] | None) -> Array:
-    if boxes is None:
-        return estimator.find(estimator.infer(estimator.prepare(frame.image)))
-    found = []
-    for box in boxes:
-        part = frame.image[box.y : box.y + box.height, box.x : box.x + box.width]
-        if not part.size:
-            height, width = frame.image.shape[:2]
-            raise InputError(f"box {box.x},{box.y},{box.width},{box.height} is outside of {width}x{height}")
-        keypoints = estimator.find(estimator.infer(estimator.prepare(part)))
-        keypoints[..., :2] += np.where(keypoints[..., 2:] > 0, (box.x, box.y), 0)
-        found.append(keypoints)
-    return np.concatenate(found)
 
 
 def _print_summary(tally: Tally, results: Results) -> None:

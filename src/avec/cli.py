@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import rich_click as click
 
@@ -23,6 +23,8 @@ from avec.errors import AvecError, ConfigurationError, DestinationError, Unsuppo
 if TYPE_CHECKING:
     from avec.interception.doctor import Diagnosis
     from avec.protocol.messages import AcceleratorInfo
+
+C = TypeVar("C", bound=click.Command)
 
 USAGE = 2  # as click and Python have it
 UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
@@ -71,10 +73,10 @@ def _separated(args: Sequence[str], value_options: set[str]) -> list[str]:
     return list(args)
 
 
-def _settings_options(command: config.Command) -> Callable[[click.Command], click.Command]:
+def _settings_options(command: config.Command) -> Callable[[C], C]:
     """Give a command the options that the table of settings has for it."""
 
-    def add(to: click.Command) -> click.Command:
+    def add(to: C) -> C:
         to.params[:0] = [_option(each) for each in config.for_command(command)]
         return to
 
@@ -382,7 +384,7 @@ def _show(diagnosis: Diagnosis) -> None:
 
 
 @_settings_options("bench")
-@avec.command()
+@avec.group(invoke_without_command=True)
 @click.option("--local", is_flag=True, help="compute at a destination started on this machine (default without --on)")
 @click.option("--work", metavar="LIST", help="of the workloads, such as W2,W6 (default all)")
 @click.option(
@@ -401,7 +403,10 @@ def _show(diagnosis: Diagnosis) -> None:
     "--compare", type=click.Path(path_type=Path), metavar="RECORD", help="say what has changed since a record"
 )
 @click.option("--note", default="", metavar="TEXT", help="for the record: what else was going on")
+@click.pass_context
 def bench(
+    context: click.RichContext,
+    /,
     local: bool,
     work: str | None,
     link: str | None,
@@ -416,6 +421,8 @@ def bench(
 
     The exit status is 1 when something could not be measured, or gave other values than natively.
     """
+    if context.invoked_subcommand is not None:
+        return
     if local and flags["destination"]:
         raise click.UsageError("--local and --on exclude each other")
     settings = _load(flags)
@@ -448,6 +455,52 @@ def bench(
     if output is not None:
         print(f"record: {output}")
     sys.exit(FOUND_FAULTS if measuring.failed(results) else 0)
+
+
+@bench.command()
+@click.argument("tiers", required=False, type=click.Path(path_type=Path), metavar="[TIERS.toml]")
+@click.option("--small", is_flag=True, help="the small network, which a CPU computes in a fraction of a second")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="write the record (JSON)"
+)
+@click.option("--render", type=click.Path(path_type=Path), metavar="RECORD", help="measure nothing: tables of a record")
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="draw the figures, as SVG and PNG",
+)
+@click.option("--note", default="", metavar="TEXT", help="for the record: what else was going on")
+def paper(
+    tiers: Path | None, small: bool, output: Path | None, render: Path | None, plots: Path | None, note: str
+) -> None:
+    """Do the paper's experiments on the tiers of a file: device, edge, cloud; print its tables.
+
+    The exit status is 1 when something could not be measured.
+    """
+    if (tiers is None) == (render is None):
+        raise click.UsageError("name a file of tiers to measure, or a record to --render")
+    from avec.bench.paper import measuring, plotting, rates, tables
+    from avec.interception import environment, release
+
+    if plots is not None:
+        plotting.require()
+    if render is not None:
+        record = rates.read(render)
+    else:
+        assert tiers is not None  # for mypy
+        release()
+        environment.stand_aside(os.environ)
+        record = measuring.recorded(tiers, small, output, note)
+    print(tables.page(record))
+    if plots is not None:
+        for path in plotting.draw(record, plots):
+            print(f"plot: {path}")
+    for line in tables.summary(record):
+        print(line)
+    if output is not None and render is None:
+        print(f"record: {output}")
+    sys.exit(FOUND_FAULTS if record["results"]["failures"] else 0)
 
 
 def main() -> NoReturn:

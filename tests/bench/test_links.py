@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
+import avec.bench
 from avec.bench.calibration import CONTROL, calibrate_relay
 from avec.bench.links import LinkProfile, profile, relayed
 from avec.errors import ConfigurationError
 
 NBYTES = 3_000_000
+SHAPED = Path(avec.bench.__file__).parent / "shaped_loopback.sh"
+SHAPING_UNKNOWN = 77  # what the script ends with where the machine does not have what it takes
+CALIBRATE = "from avec.bench.calibration import calibrate_direct as found; print(found().up_gbit_s)"
 
 
 @pytest.fixture
@@ -103,3 +111,21 @@ def test_calibration_finds_the_delay_that_makes_the_round_trip() -> None:
     assert 0 < found.delay_ms < 10
     assert found.up_gbit_s == pytest.approx(0.2, rel=0.2)
     assert found.down_gbit_s == pytest.approx(0.2, rel=0.2)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network namespace")
+def test_a_shaped_loopback_carries_its_rate() -> None:
+    command = ["sh", str(SHAPED), "100mbit", sys.executable, "-c", CALIBRATE]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if finished.returncode == SHAPING_UNKNOWN:
+        pytest.skip(finished.stderr.strip().splitlines()[-1])
+    assert float(finished.stdout) == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_loopback_is_not_shaped_without_root() -> None:
+    text = SHAPED.read_text("utf-8")  # that user may not be able to read the file
+    command = ["sh", "-s", "100mbit", "true"]
+    finished = subprocess.run(command, input=text, capture_output=True, text=True, user=65534, cwd="/", timeout=60)
+    assert finished.returncode == SHAPING_UNKNOWN
+    assert "cannot make a network namespace here; it takes root" in finished.stderr

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import openpose
 import pytest
@@ -13,37 +12,13 @@ import results
 import skeletons
 from drawing import draw_skeletons
 from frames import InputError, list_sources, open_source, read_frames
-from grouping import Array
 from models import MODELS
 from rich.console import Console
 
+from openpose_known import KnownEstimator, write_clip
+
 PROGRAM = Path(openpose.__file__)
 MEDIA = PROGRAM.parent / "media"
-
-
-class KnownEstimator:
-    """Stands in for the network: finds one person, always the same."""
-
-    def __init__(self) -> None:
-        self.person = np.zeros((1, 18, 3), np.float32)
-        self.person[0, :8] = [(20 + 5 * part, 30 + 4 * part, 0.5) for part in range(8)]
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        return image
-
-    def infer(self, prepared: np.ndarray) -> np.ndarray:
-        return prepared
-
-    def find(self, maps: np.ndarray) -> Array:
-        return self.person.copy()
-
-
-def write_clip(path: Path, frame_count: int) -> None:
-    rng = np.random.default_rng(0)
-    clip = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
-    for _ in range(frame_count):
-        clip.write(rng.integers(0, 255, (120, 160, 3), dtype=np.uint8))
-    clip.release()
 
 
 def run_program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

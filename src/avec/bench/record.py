@@ -15,7 +15,8 @@ from pathlib import Path
 import avec
 from avec.errors import ConfigurationError
 
-PACKAGES = ("numpy", "msgspec", "torch", "torchvision", "timm", "transformers")  # those of them that are installed
+# Of those that are installed the record has the versions.
+PACKAGES = ("numpy", "msgspec", "torch", "torchvision", "timm", "transformers", "opencv-python-headless")
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
