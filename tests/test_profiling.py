@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avec import profiling
 from avec.errors import ConfigurationError
-from avec.host.calls import Progress
+from avec.host.progress import Progress
 from avec.profiling import STAGES, ExecutionCycle, Origin, Recorder, percentile, profile, profiles
 from avec.protocol.messages import Timings
 

@@ -28,10 +28,10 @@ _SCALAR = np.array(7, np.uint16)
 
 # One of each type at least; numbers and arrays as they are really sent.
 EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
-    (messages.Hello(2, 2, "session", "avec 0.1.0", "openpose.py", "fast", resume_s=30.0), 0, ()),
-    (messages.Hello(2, 2, "resume", "avec 0.1.0", session="12", secret="s3cret", epoch=2, answered=41), 0, ()),
-    (messages.Welcome(2, "12", "avec 0.1.0", _GPU, ("caffe", "onnx"), 256, 256 << 20, 3, "s3cret", 30.0, 43), 0, ()),
-    (messages.Welcome(2, "13", "avec 0.1.0"), 0, ()),
+    (messages.Hello(3, 3, "session", "avec 0.1.0", "openpose.py", "fast", resume_s=30.0), 0, ()),
+    (messages.Hello(3, 3, "resume", "avec 0.1.0", session="12", secret="s3cret", epoch=2, answered=41), 0, ()),
+    (messages.Welcome(3, "12", "avec 0.1.0", _GPU, ("caffe", "onnx"), 256, 256 << 20, 3, "s3cret", 30.0, 43), 0, ()),
+    (messages.Welcome(3, "13", "avec 0.1.0"), 0, ()),
     (messages.Refused(_ERROR), 0, ()),
     (messages.Offer(digest=_DIGEST, nbytes=5), 1, (np.arange(32, dtype=np.uint8),)),
     (messages.Want(_DIGEST, ((0, 1), (5, 9))), 1, ()),
