@@ -40,7 +40,7 @@ BEST: dict[Codec, Figures] = {
     "palette": Figures(1 / 4e9, 0.25, 1 / 8e9),
     "palette-zstd": Figures(1 / 1.3e9, 0.12, 1 / 2e9),
     "mask": Figures(1 / 2e9, 0.3, 1 / 2e9),
-    "shuffle-zstd": Figures(1 / 0.8e9, 0.6, 1 / 0.8e9),
+    "shuffle-zstd": Figures(1 / 0.8e9, 0.4, 1 / 0.8e9),
 }
 AUTOMATIC: tuple[Codec, ...] = tuple(BEST)
 
