@@ -147,7 +147,7 @@ def arrays(draw: st.DrawFn) -> Array:
     else:
         pool = count if kind == "many" else draw(st.sampled_from([1, 2, 255, 256, 257, 1000]))
         possible = np.frombuffer(generator.bytes(pool * dtype.itemsize), dtype)
-        possible = possible != 0 if dtype == bool else possible
+        possible = possible != 0 if dtype.kind == "b" else possible
         values = possible[generator.integers(0, pool, count)]
     values = values.copy()
     values[generator.random(count) < draw(st.sampled_from([0.0, 0.5, 0.99]))] = 0
