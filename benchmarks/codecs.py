@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -54,14 +55,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="the record's folder; default benchmarks/results")
     arguments = parser.parse_args()
     links = arguments.links.split(",")
-    results: dict[str, object] = {
+    results: dict = {
         "tensors": {name: speeds(tensor) for name, tensor in tensors().items()},
         "frame_nbytes": {"frame": 4 * 3 * SIZE[0] * SIZE[1], "maps": 4 * 57 * 46 * 82, "equation_1": EQUATION_1_NBYTES},
         "noise": NOISE,
+        "load_average": [os.getloadavg()],  # of all on this machine; at the end once more
     }
     with tempfile.TemporaryDirectory() as folder, destination() as url:
         results["links"] = {link: loops(url, link, arguments, Path(folder)) for link in links}
         results["pose_mini"] = pose_mini(url, links[-1], Path(folder))
+    results["load_average"] += [os.getloadavg()]
     path = write(arguments.name, "cpu", ", ".join(links), results, arguments.results)
     for line in lines(results):
         print(line)
@@ -248,8 +251,8 @@ def lines(results: dict) -> Iterator[str]:
                 f"{found['wire_nbytes_per_frame'][name]:,} bytes, host {found['host_codec_ms_per_frame'][name]:.2f} ms"
             )
     found = results["pose_mini"]
-    yield f"pose_mini over {found['link']}: {found['wire_nbytes_per_frame']:,} bytes a frame, {found['to_equation_1']:.3f}"
-    yield f"  of Eq. 1, host {found['host_codec_ms_per_frame']:.2f} ms, same bits: {found['same_bits']}"
+    yield f"pose_mini over {found['link']}: {found['wire_nbytes_per_frame']:,} bytes a frame,"
+    yield f"  {found['to_equation_1']:.3f} of Eq. 1, host {found['host_codec_ms_per_frame']:.2f} ms, same bits: {found['same_bits']}"
 
 
 if __name__ == "__main__":
