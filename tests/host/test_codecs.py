@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avec.config import CODECS, Settings
-from avec.errors import ProtocolError, SessionLost, UnsupportedOperation
+from avec.errors import ConfigurationError, ProtocolError, SessionLost
 from avec.host import greeting
 from avec.host.session import Session, probe
 from avec.profiling import CodecUse
@@ -151,7 +151,7 @@ def test_a_destination_that_agrees_to_no_codec_gets_none(settings: Settings) -> 
 
 def test_a_codec_that_is_named_and_not_agreed_to_stops_the_program(settings: Settings) -> None:
     with scripted(lambda peer: peer.welcome()) as url:
-        with pytest.raises(UnsupportedOperation, match="wants frames as palette, which not both ends can read"):
+        with pytest.raises(ConfigurationError, match="wants frames as palette, which not both ends can read"):
             Session(url, replace(settings, codec="palette"))
 
 

@@ -63,6 +63,10 @@ FRAMES: dict[str, tuple[bytes, str]] = {
         f"of {ENCODED_LIMIT} bytes at most",
     ),
     "an encoded tensor below zero": (_run([["uint8", [99], "mask", -8], ["uint8", [16]]], b"12345678"), "expected"),
+    "encoded tensors that are more than fit together": (
+        _run([["uint8", [ENCODED_LIMIT], "mask", 1]] * 17, bytes(17)),
+        f"the bound is {CALL_PAYLOAD_LIMIT}",
+    ),
     "an encoded tensor of another length": (
         _run([["uint8", [99], "mask", 9]], b"12345678"),
         "need 9 bytes, in a payload of 8",

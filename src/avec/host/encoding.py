@@ -19,7 +19,7 @@ from avec.communication.compression import LEAST_NBYTES, LOSSY, Learned, decode_
 from avec.communication.compression.chooser import AUTOMATIC, Chooser, Way
 from avec.communication.link import Goodput
 from avec.config import codec_choices
-from avec.errors import UnsupportedOperation
+from avec.errors import ConfigurationError
 from avec.host.progress import Progress
 from avec.profiling import CodecUse, Direction
 from avec.protocol.codec import ENCODED_LIMIT, Frame, Part
@@ -86,7 +86,7 @@ class _Half:
 
     def __init__(self, direction: Direction, choice: str, agreed: Sequence[str]) -> None:
         if choice not in ("auto", "raw", *agreed):
-            raise UnsupportedOperation(
+            raise ConfigurationError(
                 f"the setting `codec` wants {direction} as {choice}, which not both ends can read; they share "
                 f"{', '.join(agreed) or 'none'}. JPEG needs Pillow on both; else choose another, or auto"
             )
@@ -116,7 +116,7 @@ class Encodings:
             agreed: the codecs that both ends can read.
 
         Raises:
-            UnsupportedOperation: the setting names another.
+            ConfigurationError: the setting names another.
         """
         choices = codec_choices(setting)
         self._up = _Half("frames", choices["frames"], agreed)

@@ -202,6 +202,11 @@ class FrameReader:
                     _check_encoded(message_type, spec)
         except ValueError as exc:
             raise ProtocolError(f"a {message_type.__name__} with {exc}") from exc
+        tensors_nbytes = sum(spec.nbytes for spec in parts)  # what codecs have written may be more than the payload
+        if tensors_nbytes > CALL_PAYLOAD_LIMIT:
+            raise ProtocolError(
+                f"a {message_type.__name__} with {tensors_nbytes} bytes of tensors; the bound is {CALL_PAYLOAD_LIMIT}"
+            )
         declared = sum(spec.wire_nbytes for spec in parts)
         if declared != self._payload_nbytes:
             raise ProtocolError(
