@@ -246,9 +246,7 @@ class Encodings:
                 plain = TensorSpec(spec.dtype, spec.shape)
                 site = self._site((handle, name, "results", place, plain), self._down)
                 share = spec.nbytes / coded_nbytes if spec.codec != "raw" else 0.0
-                self._note(
-                    site, spec.codec, spec.wire_nbytes, share * timings.encode_ns, share * decode_ns, timings
-                )
+                self._note(site, spec.codec, spec.wire_nbytes, share * timings.encode_ns, share * decode_ns, timings)
                 asked = written.asked[place] if place < len(written.asked) else "raw"
                 if asked not in ("raw", spec.codec):
                     self._note_miss(site, asked)

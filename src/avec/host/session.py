@@ -558,9 +558,7 @@ class Session:
                 frame, decode_ns = self._encodings.read(frame, memory)
                 call = self._answered(frame, result.timings, ended_ns)
                 written, round_trip_ns = call.written or Written(0, ()), self._channel.link.round_trip_ns
-                self._encodings.note(
-                    call.handle, call.name, written, call.progress, result, decode_ns, round_trip_ns
-                )
+                self._encodings.note(call.handle, call.name, written, call.progress, result, decode_ns, round_trip_ns)
                 call.succeed(Reply(result.body, frame.arrays))
             case Want() as want:
                 call = self._answered(frame, None, clock_ns())

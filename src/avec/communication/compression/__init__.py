@@ -26,7 +26,17 @@ from avec.errors import ProtocolError
 from avec.protocol.codec import ENCODED_LIMIT
 from avec.tensor import Array, Codec, Encoded, PartSpec, TensorSpec, spec_of
 
-__all__ = ["FUNCTIONS", "LEAST_NBYTES", "LOSSY", "Functions", "Learned", "available", "decode", "decode_parts", "encode"]
+__all__ = [
+    "FUNCTIONS",
+    "LEAST_NBYTES",
+    "LOSSY",
+    "Functions",
+    "Learned",
+    "available",
+    "decode",
+    "decode_parts",
+    "encode",
+]
 
 LEAST_NBYTES = 16 * 1024  # a smaller tensor is left alone: sending it takes no longer than thinking about it
 GAIN = 0.97  # what is not smaller than this part of the raw bytes is sent raw
