@@ -557,7 +557,8 @@ class Session:
                 memory = functools.partial(self._memory, self._calls.get(frame.number))
                 frame, decode_ns = self._encodings.read(frame, memory)
                 call = self._answered(frame, result.timings, ended_ns)
-                written, round_trip_ns = call.written or Written(0, ()), self._channel.link.round_trip_ns
+                written, call.written = call.written or Written(0, ()), None  # it holds the application's tensors
+                round_trip_ns = self._channel.link.round_trip_ns
                 self._encodings.note(call.handle, call.name, written, call.progress, result, decode_ns, round_trip_ns)
                 call.succeed(Reply(result.body, frame.arrays))
             case Want() as want:
@@ -565,6 +566,7 @@ class Session:
                 call.succeed(Reply(missing=want.missing))
             case Failed() as failed:
                 call = self._answered(frame, failed.timings, clock_ns())
+                call.written = None
                 with self._lock:
                     self._failed.setdefault(call.handle, []).append(call)
                 call.fail(unpack(failed.error))
