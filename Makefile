@@ -12,7 +12,7 @@ OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
 .PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay test-recovery test-hostile fuzz soak check format \
-	bench bench-all bench-onnx bench-torch bench-training bench-resume bench-sharing bench-recovery \
+	bench bench-all bench-onnx bench-torch bench-codecs bench-training bench-resume bench-sharing bench-recovery \
 	bench-paper bench-paper-small bench-paper-tiny goldens clean
 
 help:            ## Show the targets
@@ -94,6 +94,9 @@ bench-paper-small: $(READY) ## The same tables on a machine without a GPU, in tw
 
 bench-paper-tiny: $(READY) ## A few frames of them, for CI
 	$(BIN)/avec bench paper benchmarks/paper-tiny.toml
+
+bench-codecs: $(READY) ## Measure the tensor codecs, and a frame loop over four links with each and with auto; writes benchmarks/results
+	$(BIN)/python benchmarks/codecs.py
 
 bench-training: $(READY) ## Measure an SGD iteration of an AlexNet-shaped net; writes benchmarks/results
 	$(BIN)/python benchmarks/caffe_training.py

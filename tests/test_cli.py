@@ -18,8 +18,8 @@ FLAGS = {
     "build": "",
     "login": "--fingerprint --token",
     "user": "",
-    "run": "--cache-dir --connect-timeout --graph --local --memory --no-check --numerics --on --recovery --report"
-    " --resume-timeout --trace --verbose -v",
+    "run": "--cache-dir --codec --connect-timeout --graph --local --memory --no-check --numerics --on --recovery"
+    " --report --resume-timeout --trace --verbose -v",
     "serve": "--allow-triton --audit-log --cache-dir --cache-limit --certificate --client-ca --cudnn-workspace"
     " --drain-timeout --idle-host-timeout --insecure --lifeline --listen --log-level --max-sessions --metrics"
     " --onnx-engine --require-token --resume-timeout --session-memory",

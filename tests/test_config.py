@@ -75,6 +75,7 @@ def test_the_cache_is_in_the_users_cache_folder(folders: Path) -> None:
         ("verbose", "yes", True),
         ("verbose", "0", False),
         ("connect_timeout_s", "0.25", 0.25),
+        ("codec", "frames=jpeg, results=fp16", "frames=jpeg, results=fp16"),
     ],
 )
 def test_a_value_is_understood(name: str, text: str, value: object, folders: Path) -> None:
@@ -103,6 +104,11 @@ def test_a_value_is_understood(name: str, text: str, value: object, folders: Pat
         ("connect_timeout_s", "inf"),
         ("max_sessions", "1.5"),
         ("numerics", "loose"),
+        ("codec", "zip"),
+        ("codec", "fp16"),
+        ("codec", "frames=fp16"),
+        ("codec", "results=jpeg"),
+        ("codec", "weights=raw"),
         ("log_level", "INFO"),
     ],
 )
@@ -149,6 +155,12 @@ def test_a_file_that_is_no_toml_is_refused(content: bytes, folders: Path) -> Non
 def test_a_named_file_that_does_not_exist_is_refused(folders: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot read the settings in"):
         config.load(environ={"AVEC_CONFIG": str(folders / "none.toml")}, folder=folders)
+
+
+def test_a_direction_that_a_codec_is_not_named_for_is_auto() -> None:
+    assert config.codec_choices("auto") == {"frames": "auto", "results": "auto"}
+    assert config.codec_choices("results=fp16") == {"frames": "auto", "results": "fp16"}
+    assert config.codec_choices("mask,frames=raw") == {"frames": "raw", "results": "mask"}
 
 
 def test_settings_survive_the_way_through_the_environment(folders: Path) -> None:

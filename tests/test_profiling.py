@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from avec import profiling
 from avec.errors import ConfigurationError
-from avec.host.calls import Progress
-from avec.profiling import STAGES, ExecutionCycle, Origin, Recorder, percentile, profile, profiles
+from avec.host.progress import Progress
+from avec.profiling import STAGES, CodecUse, ExecutionCycle, Origin, Recorder, percentile, profile, profiles
 from avec.protocol.messages import Timings
 
 
@@ -71,10 +71,14 @@ def _recorder() -> Recorder:
     return recorder
 
 
-def test_a_report_holds_origin_profiles_and_cycles(tmp_path: Path) -> None:
+def test_a_report_holds_origin_codecs_profiles_and_cycles(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    profiling.write_report(path, _recorder())
+    recorder = _recorder()
+    recorder.codecs = [CodecUse("caffe.forward", "results", 0, "float32", (57, 46), "fp16", True, 3, 600, 300)]
+    profiling.write_report(path, recorder)
     report = json.loads(path.read_text())
+    (use,) = report["codecs"]
+    assert (use["codec"], use["lossy"], use["calls"], use["nbytes"], use["wire_nbytes"]) == ("fp16", True, 3, 600, 300)
     assert report["origin"]["destination"] == "tcp://box:7700"
     assert report["stages"] == list(STAGES)
     assert [each["call"] for each in report["cycles"]] == [0, 1, 2]

@@ -109,6 +109,31 @@ def _parse_percentage(text: str) -> int:
     return value
 
 
+CODECS = ("palette", "palette-zstd", "mask", "shuffle-zstd")  # lossless ones
+CODECS_OF = {"frames": ("auto", "raw", *CODECS, "jpeg"), "results": ("auto", "raw", *CODECS, "fp16")}
+
+
+def codec_choices(text: str) -> dict[str, str]:
+    """Read the setting `codec`: what `frames`, the tensors of calls, and `results` are sent with.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    choices = dict.fromkeys(CODECS_OF, "auto")
+    for each in text.split(","):
+        name, _, value = each.strip().rpartition("=")
+        for direction in [name] if name else list(CODECS_OF):
+            if value not in CODECS_OF.get(direction, ()):
+                raise ValueError(text)
+            choices[direction] = value
+    return choices
+
+
+def _parse_codec(text: str) -> str:
+    codec_choices(text)
+    return text
+
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kMGT])(i?)B|B)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -165,6 +190,12 @@ PERCENTAGE = Kind("PERCENT", "a whole number from 0 to 90", lambda text, _: _par
 SIZE = Kind("SIZE", "a size such as 20GB, 512MB or 1.5GiB", lambda text, _: _parse_size(text))
 TOKEN = Kind("TOKEN", "a token as `avec user add` prints it", lambda text, _: _parse_token(text))
 FINGERPRINT = Kind("SHA256", "sha256: and 64 hex digits", lambda text, _: _parse_fingerprint(text))
+CODEC = Kind(
+    "CODEC",
+    f"auto, raw, {', '.join(CODECS)}, results=NAME or frames=NAME with one of these or results=fp16, frames=jpeg; "
+    "several with commas between",
+    lambda text, _: _parse_codec(text),
+)
 SWITCH = Kind("", "1 or 0", lambda text, _: _parse_switch(text))
 PATH = Kind("PATH", "a path", lambda text, folder: Path(os.path.abspath(folder / Path(text).expanduser())))
 
@@ -223,6 +254,10 @@ class Settings:
     numerics: Literal["strict", "fast"] = _setting(
         "strict", _choice("strict", "fast"), "strict is IEEE float32; fast lets the accelerator use TF32, "
         "wrong by up to 3e-3", ("run",), "--numerics",
+    )  # fmt: skip
+    codec: str = _setting(
+        "auto", CODEC, "how tensors are sent; auto measures what pays on the link, and loses nothing; results=fp16 and "
+        "frames=jpeg lose precision", ("run",), "--codec",
     )  # fmt: skip
     verbose: bool = _setting(
         False, SWITCH, "print a summary of the forwarded calls on stderr at exit", ("run",), "-v/--verbose"

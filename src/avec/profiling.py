@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from avec.errors import ConfigurationError
 
@@ -68,6 +69,27 @@ class ModelTransfer:
     began_ns: int = 0  # on the host's clock
 
 
+Direction = Literal["frames", "results"]  # the tensors of calls, and those that come back
+
+
+@dataclass(slots=True)
+class CodecUse:
+    """What one codec did for one tensor of one kind of call, in all."""
+
+    name: str  # of the call
+    direction: Direction
+    place: int
+    dtype: str
+    shape: tuple[int, ...]
+    codec: str
+    lossy: bool
+    calls: int = 0
+    nbytes: int = 0  # before
+    wire_nbytes: int = 0  # and after
+    encode_ns: int = 0
+    decode_ns: int = 0
+
+
 class Recorder:
     """Keeps a process's execution cycles and model transfers. Thread-safe."""
 
@@ -78,6 +100,7 @@ class Recorder:
         self._lock = threading.Lock()
         self.transfers: list[ModelTransfer] = []
         self.origin: Origin | None = None
+        self.codecs: Sequence[CodecUse] = ()  # of large tensors, by call site
 
     def add(self, cycle: ExecutionCycle) -> None:
         """Keep one cycle, or only count it once there are very many."""
@@ -168,7 +191,7 @@ def profiles(recorder: Recorder) -> list[Profile]:
 
 
 def write_report(path: Path, recorder: Recorder) -> None:
-    """Write all that was recorded as JSON: origin, profiles, each cycle.
+    """Write all that was recorded as JSON: origin, codecs, profiles, each cycle.
 
     Raises:
         ConfigurationError: the file cannot be written.
@@ -178,6 +201,7 @@ def write_report(path: Path, recorder: Recorder) -> None:
         "host": {"python": platform.python_version(), "platform": platform.platform()},
         "transfers": [asdict(transfer) for transfer in recorder.transfers],
         "stages": STAGES,
+        "codecs": [asdict(each) for each in recorder.codecs],
         "profiles": [asdict(each) for each in profiles(recorder)],
         "cycles": [asdict(cycle) for cycle in recorder.cycles],
         "cycles_dropped": recorder.dropped,

@@ -1,11 +1,13 @@
-"""What a tensor is on the wire: a dtype and a shape beside raw C-ordered little-endian bytes.
+"""What a tensor is on the wire: a dtype and a shape beside raw C-ordered little-endian bytes, or beside fewer bytes
+that a codec made of those.
 
-Not here: how the bytes move (`communication`) or what they mean (front-ends and executors).
+Not here: how the bytes move, what the codecs do (`communication`), what the numbers mean (front-ends and executors).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -19,6 +21,9 @@ DType = Literal[
     "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
     "float16", "float32", "float64", "complex64", "complex128",
 ]  # fmt: skip
+
+# Ways to write a tensor's bytes; see communication/compression. "fp16" and "jpeg" lose something.
+Codec = Literal["raw", "palette", "palette-zstd", "mask", "shuffle-zstd", "fp16", "jpeg"]
 
 Array = npt.NDArray[Any]
 
@@ -44,6 +49,31 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
             raise ValueError(f"a tensor with a negative dimension: {self.shape}")
         if math.prod(dimension or 1 for dimension in self.shape) * np.dtype(self.dtype).itemsize > STRIDE_LIMIT:
             raise ValueError(f"a tensor of shape {self.shape}, which no address space holds")
+
+
+class PartSpec(TensorSpec, frozen=True, array_like=True):
+    """A tensor as a part of a frame. A raw one is written as its TensorSpec, without the fields of this class."""
+
+    codec: Codec = "raw"
+    encoded_nbytes: int = 0  # in the frame's payload, where the codec is not raw
+
+    @property
+    def wire_nbytes(self) -> int:
+        """Its size in the frame's payload."""
+        return self.nbytes if self.codec == "raw" else self.encoded_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tensor that a codec has written: what it was, and its bytes, which nobody else uses."""
+
+    spec: PartSpec
+    body: Array  # uint8, of one dimension
+
+    @property
+    def nbytes(self) -> int:
+        """On the wire."""
+        return self.body.nbytes
 
 
 def spec_of(array: Array) -> TensorSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avec.communication.link import WINDOW, Link
+from avec.communication.link import RATE_LIMIT, WINDOW, Goodput, Link
 from avec.protocol.messages import Pong
 
 
@@ -48,3 +48,39 @@ def test_an_old_sample_is_forgotten() -> None:
     for _ in range(WINDOW):
         link.observe(Pong(sent_ns=0, received_ns=50, answered_ns=50), now_ns=100)
     assert link.round_trip_ns == 100
+
+
+MB = 1_000_000
+
+
+def test_goodput_is_not_known_before_a_transfer_and_not_from_small_ones() -> None:
+    goodput = Goodput()
+    goodput.observe(1000, began_ns=0, ended_ns=1000, delay_ns=0)
+    assert (goodput.rate, goodput.transfers) == (0.0, 0)
+
+
+def test_the_way_itself_is_no_part_of_a_transfer() -> None:
+    goodput = Goodput()
+    goodput.observe(MB, began_ns=0, ended_ns=15_000_000, delay_ns=5_000_000)
+    assert goodput.rate == 1e8
+
+
+def test_a_transfer_that_waits_for_another_takes_what_is_left() -> None:
+    goodput = Goodput()
+    for index in range(1, 5):
+        goodput.observe(MB, began_ns=0, ended_ns=10_000_000 * index, delay_ns=0)
+    assert (goodput.rate, goodput.transfers) == (1e8, 4)
+
+
+def test_of_the_recent_transfers_the_fastest_counts() -> None:
+    goodput = Goodput()
+    for index in range(WINDOW + 1):
+        began_ns = index * 10**9
+        goodput.observe(MB, began_ns, began_ns + (1_000_000 if index == 0 else 10_000_000 + index), delay_ns=0)
+    assert 0.99e8 < goodput.rate < 1e8
+
+
+def test_clocks_that_disagree_give_no_rate_beyond_all_links() -> None:
+    goodput = Goodput()
+    goodput.observe(MB, began_ns=1000, ended_ns=10, delay_ns=0)
+    assert goodput.rate == RATE_LIMIT

@@ -104,7 +104,7 @@ def test_a_result_that_this_host_has_no_memory_for_ends_the_session(
         raise MemoryError("3.00 GiB")
 
     monkeypatch.setattr("avec.host.session.np.empty", full)
-    result = messages.Result(parts=(messages.TensorSpec("uint8", (0,)),))
+    result = messages.Result(parts=(messages.PartSpec("uint8", (0,)),))
     assert "this host has no memory for a result: 3.00 GiB" in loss(answer_to_call(result), settings)
 
 

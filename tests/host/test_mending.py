@@ -8,8 +8,9 @@ import pytest
 
 from avec.errors import DestinationUnreachable
 from avec.host import mending
-from avec.host.calls import Call, Progress
+from avec.host.calls import Call
 from avec.host.mending import Attempts
+from avec.host.progress import Progress
 from avec.host.unanswered import COPY_LIMIT_NBYTES, Copies, Releases, unreceived
 
 

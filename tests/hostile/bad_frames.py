@@ -8,6 +8,7 @@ from avec.protocol import messages
 from avec.protocol.codec import (
     CALL_PAYLOAD_LIMIT,
     CHUNK_NBYTES,
+    ENCODED_LIMIT,
     HEADER,
     META_LIMIT,
     OFFER_PAYLOAD_LIMIT,
@@ -54,6 +55,22 @@ FRAMES: dict[str, tuple[bytes, str]] = {
     "an empty tensor with absurd strides": (_run([["float32", [0, 2**62, 4]]]), "which no address space holds"),
     "a dimension beyond 64 bits": (_run([["uint8", [2**64 - 1]]]), "which no address space holds"),
     "a rank above the bound": (_run([["uint8", [1] * (RANK_LIMIT + 1)]], b"1"), f"the limit is {RANK_LIMIT}"),
+    "a codec that there is not": (_run([["uint8", [99], "rot13", 8]], b"12345678"), "cannot be decoded"),
+    "an encoded tensor of no bytes": (_run([["uint8", [8], "mask", 0]]), "more than 0 are expected"),
+    "an encoded tensor that grew": (_run([["uint8", [7], "mask", 8]], b"12345678"), "no more than before"),
+    "an encoded tensor above its bound": (
+        _run([["uint8", [ENCODED_LIMIT + 1], "mask", 8]], b"12345678"),
+        f"of {ENCODED_LIMIT} bytes at most",
+    ),
+    "an encoded tensor below zero": (_run([["uint8", [99], "mask", -8], ["uint8", [16]]], b"12345678"), "expected"),
+    "encoded tensors that are more than fit together": (
+        _run([["uint8", [ENCODED_LIMIT], "mask", 1]] * 17, bytes(17)),
+        f"the bound is {CALL_PAYLOAD_LIMIT}",
+    ),
+    "an encoded tensor of another length": (
+        _run([["uint8", [99], "mask", 9]], b"12345678"),
+        "need 9 bytes, in a payload of 8",
+    ),
     "too many tensors": (_run([["bool", [0]]] * (PART_LIMIT + 1)), f"the bound is {PART_LIMIT}"),
     "a dtype of objects": (_run([["object", [1]]], b"12345678"), "cannot be decoded"),
     "a dtype by number": (_run([[7, [1]]], b"12345678"), "cannot be decoded"),

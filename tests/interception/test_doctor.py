@@ -56,6 +56,20 @@ def test_a_destination_that_does_not_answer_is_a_fault() -> None:
     assert not diagnosis.fine
 
 
+def test_it_says_how_tensors_are_sent() -> None:
+    fine, finding = found(examined(None, codec="auto,results=fp16"), "codecs")
+    assert fine
+    assert finding.startswith("auto,results=fp16; this host reads palette, palette-zstd, mask, shuffle-zstd")
+
+
+def test_it_says_that_a_codec_which_is_named_needs_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avec.communication.compression.available", lambda: ("palette",))
+    assert found(examined(None, codec="frames=jpeg"), "codecs") == (
+        False,
+        "the setting `codec` names jpeg, which needs Pillow; install it",
+    )
+
+
 def test_it_says_whether_the_torch_kernels_in_cpp_are_there(tmp_path: Path) -> None:
     cache = str(tmp_path)
     fine, finding = found(examined(None, cache_dir=cache), "torch kernels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from avec.interception.summary import MODELS_SHOWN, size, summary
-from avec.profiling import ExecutionCycle, ModelTransfer, Origin, Recorder
+from avec.profiling import CodecUse, ExecutionCycle, ModelTransfer, Origin, Recorder
 
 
 def cycle(number: int, compute_ms: int) -> ExecutionCycle:
@@ -29,6 +29,21 @@ def test_each_kind_of_call_has_a_row_of_medians() -> None:
         "avec: caffe.forward      3   23.50   33.50    1.00  2.00   0.00    20.00    0.00    0.50"
         "  2.6 MB    1.2 kB      150",
         "avec: medians per call; the stages in milliseconds",
+    ]
+
+
+def test_what_codecs_have_written_is_told_and_what_is_lossy_by_name() -> None:
+    recorder = Recorder()
+    recorder.add(cycle(0, 1))
+    frame = ("caffe.forward", "frames", 0, "float32", (1, 3, 368, 656))
+    recorder.codecs = (
+        CodecUse(*frame, "raw", False, 1, 2_900_000, 2_900_000),
+        CodecUse(*frame, "palette", False, 3, 8_700_000, 2_175_000),
+        CodecUse("caffe.forward", "results", 1, "float32", (57,), "fp16", True, 1, 860_000, 430_000),
+    )
+    assert summary(recorder).splitlines()[-2:] == [
+        "avec: codec palette: 3 frames of caffe.forward, float32 1×3×368×656, 2.9 MB as 725 kB",
+        "avec: codec fp16 (lossy): 1 results of caffe.forward, float32 57, 860 kB as 430 kB",
     ]
 
 

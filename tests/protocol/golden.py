@@ -12,9 +12,9 @@ import numpy as np
 
 from avec.errors import ErrorRecord
 from avec.protocol import messages
-from avec.protocol.codec import encode
+from avec.protocol.codec import Part, encode
 from avec.protocol.messages import Message
-from avec.tensor import Array
+from avec.tensor import Encoded, PartSpec
 
 FILE = Path(__file__).with_name("golden_frames.json")
 
@@ -25,13 +25,14 @@ _DIGEST = "0123456789abcdef" * 4
 _FLOATS = np.array([[1.5, -2.0, float("inf")]], np.float32)
 _EMPTY = np.zeros((0, 3), np.int64)
 _SCALAR = np.array(7, np.uint16)
+_ENCODED = Encoded(PartSpec("float32", (1, 9), "mask", 12), np.arange(12, dtype=np.uint8))
 
 # One of each type at least; numbers and arrays as they are really sent.
-EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
-    (messages.Hello(2, 2, "session", "avec 0.1.0", "openpose.py", "fast", resume_s=30.0), 0, ()),
-    (messages.Hello(2, 2, "resume", "avec 0.1.0", session="12", secret="s3cret", epoch=2, answered=41), 0, ()),
-    (messages.Welcome(2, "12", "avec 0.1.0", _GPU, ("caffe", "onnx"), 256, 256 << 20, 3, "s3cret", 30.0, 43), 0, ()),
-    (messages.Welcome(2, "13", "avec 0.1.0"), 0, ()),
+EXAMPLES: tuple[tuple[Message, int, tuple[Part, ...]], ...] = (
+    (messages.Hello(3, 3, "session", "avec 0.1.0", "openpose.py", "fast", resume_s=30.0), 0, ()),
+    (messages.Hello(3, 3, "resume", "avec 0.1.0", session="12", secret="s3cret", epoch=2, answered=41), 0, ()),
+    (messages.Welcome(3, "12", "avec 0.1.0", _GPU, ("caffe", "onnx"), 256, 256 << 20, 3, "s3cret", 30.0, 43), 0, ()),
+    (messages.Welcome(3, "13", "avec 0.1.0"), 0, ()),
     (messages.Refused(_ERROR), 0, ()),
     (messages.Offer(digest=_DIGEST, nbytes=5), 1, (np.arange(32, dtype=np.uint8),)),
     (messages.Want(_DIGEST, ((0, 1), (5, 9))), 1, ()),
@@ -47,6 +48,9 @@ EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
     (messages.Pong(1_000_000_007, 5, 6), 0, ()),
     (messages.Draining("it is shutting down"), 0, ()),
     (messages.Goodbye(), 0, ()),
+    (messages.Run(handle=1, codecs=("raw", "mask")), 44, (_FLOATS, _ENCODED)),
+    (messages.Hello(3, 3, "session", "avec 0.1.0", codecs=("palette", "mask")), 0, ()),
+    (messages.Welcome(3, "14", "avec 0.1.0", codecs=("mask",)), 0, ()),
     (messages.Status((_GPU,), ("caffe",), "avec 0.1.0", 2, 5, 10**9, waiting=1), 0, ()),
     (
         messages.Status(
@@ -66,7 +70,7 @@ EXAMPLES: tuple[tuple[Message, int, tuple[Array, ...]], ...] = (
 )
 
 
-def frame_bytes(message: Message, number: int, arrays: tuple[Array, ...]) -> bytes:
+def frame_bytes(message: Message, number: int, arrays: tuple[Part, ...]) -> bytes:
     """One frame as it goes over the wire."""
     return b"".join(encode(message, number, arrays))
 

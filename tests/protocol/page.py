@@ -24,6 +24,7 @@ BOUNDS = (
     (codec.META_LIMIT, "bytes", "the message part of a frame"),
     (codec.STRANGER_LIMIT, "bytes", "a whole first frame that a destination takes"),
     (codec.CALL_PAYLOAD_LIMIT, "bytes", "the tensors of a Load, a Run or a Result"),
+    (codec.ENCODED_LIMIT, "bytes", "a tensor that a codec has written, once it is read"),
     (codec.CHUNK_NBYTES, "bytes", "a chunk: each has exactly so many, the last of a model fewer"),
     (codec.OFFER_PAYLOAD_LIMIT, "bytes", "the chunk digests of an Offer"),
     (codec.PART_LIMIT, "", "tensors in one frame"),

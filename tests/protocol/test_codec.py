@@ -15,7 +15,7 @@ from avec.errors import ErrorRecord, ProtocolError
 from avec.protocol import codec, messages
 from avec.protocol.codec import FrameReader, allocate_array, encode
 from avec.protocol.messages import Message, Parts
-from avec.tensor import RANK_LIMIT, Array, DType, TensorSpec
+from avec.tensor import RANK_LIMIT, Array, DType, PartSpec, TensorSpec
 from protocol.frames import feed, trusted_reader
 
 DTYPES = get_args(DType)
@@ -84,7 +84,7 @@ def test_what_is_encoded_is_decoded(frames: list[tuple[tuple[Message, tuple[Arra
     decoded = feed(trusted_reader(), _encoded(frames))
     assert len(decoded) == len(frames)
     for frame, ((message, arrays), number) in zip(decoded, frames, strict=True):
-        specs = tuple(TensorSpec(array.dtype.name, array.shape) for array in arrays)
+        specs = tuple(PartSpec(array.dtype.name, array.shape) for array in arrays)
         sent = msgspec.structs.replace(message, parts=specs) if arrays else message
         assert (frame.message, frame.number) == (sent, number)
         assert [(array.dtype, array.shape) for array in frame.arrays] == [(each.dtype, each.shape) for each in arrays]
@@ -153,7 +153,7 @@ def test_memory_is_asked_for_with_the_number_and_the_place_of_the_tensor() -> No
     reader = FrameReader(allocate)
     reader.trust()
     feed(reader, b"".join(encode(messages.Result(), 7, [np.zeros(2, np.uint8), np.zeros((1, 3), np.int16)])))
-    assert asked == [(7, 0, TensorSpec("uint8", (2,))), (7, 1, TensorSpec("int16", (1, 3)))]
+    assert asked == [(7, 0, PartSpec("uint8", (2,))), (7, 1, PartSpec("int16", (1, 3)))]
 
 
 def test_an_array_that_is_not_contiguous_is_refused_with_its_strides() -> None:

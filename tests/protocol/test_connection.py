@@ -170,16 +170,16 @@ def test_the_newest_common_version_is_chosen(monkeypatch: pytest.MonkeyPatch) ->
     assert [agree(1, 3), agree(4, 4), agree(1, 9), agree(5, 7)] == [3, 4, 5, 5]
 
 
-@pytest.mark.parametrize(("oldest", "newest"), [(3, 9), (1, 1)])
+@pytest.mark.parametrize(("oldest", "newest"), [(4, 9), (1, 1)])
 def test_a_hello_whose_versions_do_not_meet_ours_is_a_mismatch(oldest: int, newest: int) -> None:
     theirs = f"{oldest}" if oldest == newest else f"{oldest}…{newest}"
-    with pytest.raises(ProtocolMismatch, match=f"protocol version {theirs}, this end 2…2; install the same AVEC"):
+    with pytest.raises(ProtocolMismatch, match=f"protocol version {theirs}, this end 3…3; install the same AVEC"):
         receive(new("destination"), messages.Hello(oldest, newest, "session", "avec 9"))
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, 4])
 def test_a_welcome_of_a_version_that_was_not_offered_is_a_mismatch(version: int) -> None:
-    with pytest.raises(ProtocolMismatch, match=f"protocol version {version}, this end 2…2"):
+    with pytest.raises(ProtocolMismatch, match=f"protocol version {version}, this end 3…3"):
         receive(new("host"), messages.Welcome(version, "1", "avec 9"))
 
 
@@ -187,10 +187,13 @@ def test_a_newer_peers_hello_may_have_grown() -> None:
     (frame,) = feed(
         new("destination"),
         raw_frame(
-            messages.Hello, [1, 3, "session", "avec 9", "app.py", "strict", "", 30, "", "", 0, 0, 0, {"new": [1]}, None]
+            messages.Hello,
+            [1, 3, "session", "avec 9", "app.py", "strict", "", 30, "", "", 0, 0, 0, ["palette"], {"new": [1]}, None],
         ),
     )
-    assert frame.message == messages.Hello(1, 3, "session", "avec 9", "app.py", "strict", resume_s=30.0)
+    assert frame.message == messages.Hello(
+        1, 3, "session", "avec 9", "app.py", "strict", resume_s=30.0, codecs=("palette",)
+    )
 
 
 def test_a_newer_peers_refusal_may_have_grown() -> None:
@@ -200,11 +203,11 @@ def test_a_newer_peers_refusal_may_have_grown() -> None:
 
 
 def test_an_older_peers_shorter_hello_is_understood() -> None:
-    (frame,) = feed(new("destination"), raw_frame(messages.Hello, [2, 2, "status", "avec 0"]))
-    assert frame.message == messages.Hello(2, 2, "status", "avec 0")
+    (frame,) = feed(new("destination"), raw_frame(messages.Hello, [3, 3, "status", "avec 0"]))
+    assert frame.message == messages.Hello(3, 3, "status", "avec 0")
 
 
 def test_a_hello_of_the_largest_size_is_taken() -> None:
-    spare = STRANGER_LIMIT - len(msgspec.msgpack.encode(messages.Hello(2, 2, "session", "s" * 1000)))
-    hello = messages.Hello(2, 2, "session", "s" * (1000 + spare))
+    spare = STRANGER_LIMIT - len(msgspec.msgpack.encode(messages.Hello(3, 3, "session", "s" * 1000)))
+    hello = messages.Hello(3, 3, "session", "s" * (1000 + spare))
     receive(new("destination"), hello)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from avec.communication.link import Link
 from avec.communication.transport import Transport
 from avec.errors import ProtocolError, SessionLost
-from avec.protocol.codec import Allocate, Buffer, Frame, allocate_array
+from avec.protocol.codec import Allocate, Buffer, Frame, Part, allocate_array
 from avec.protocol.connection import Connection, Role, State
 from avec.protocol.messages import Message, Ping, Pong
 from avec.tensor import Array
@@ -56,7 +56,7 @@ class Channel:
         self._heartbeat = heartbeat
         self._transport.set_tick(heartbeat.interval_s)
 
-    def encode(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> list[Buffer]:
+    def encode(self, message: Message, number: int = 0, arrays: Sequence[Part] = ()) -> list[Buffer]:
         """Encode a frame for `send_encoded`; errors in the message show here.
 
         Raises:
@@ -66,7 +66,7 @@ class Channel:
             raise SessionLost(f"{self.peer} closed the connection")
         return self._connection.send(message, number, arrays)
 
-    def send(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> None:
+    def send(self, message: Message, number: int = 0, arrays: Sequence[Part] = ()) -> None:
         """Send one frame, blocking while the network is full.
 
         Raises:

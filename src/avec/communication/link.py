@@ -1,4 +1,7 @@
-"""What is known of a link: round trip and clock offset, from Ping and Pong. Pure; clocks are read by the caller."""
+"""What is known of a link: round trip and clock offset, from Ping and Pong, and what it carries, from traffic.
+
+Pure; clocks are read by the caller.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections import deque
 from avec.protocol.messages import Pong
 
 WINDOW = 16  # samples; the one with the smallest round trip has the least queueing in it (RFC 5905 §10)
+TRANSFER_NBYTES = 64 * 1024  # smaller ones say little of a rate
+RATE_LIMIT = 2e10  # bytes per second: above all links; clocks of two machines may make a transfer seem shorter
 
 
 class Link:
@@ -30,3 +35,35 @@ class Link:
     def offset_ns(self) -> int:
         """What to subtract from the peer's clock to get this end's; exact to half the path's asymmetry."""
         return min(self._samples)[1] if self._samples else 0
+
+
+class Goodput:
+    """What one direction of a connection carried lately."""
+
+    def __init__(self) -> None:
+        self._rates: deque[float] = deque(maxlen=WINDOW)
+        self._free_ns = 0  # when the last transfer had arrived
+
+    def observe(self, nbytes: int, began_ns: int, ended_ns: int, delay_ns: int) -> None:
+        """Take a transfer: bytes that were ready to be sent at one time, and had all arrived at another.
+
+        Both on one clock. Transfers come in their order; one that had to wait for another took only what was left.
+
+        Args:
+            delay_ns: how long a byte takes on an idle link.
+        """
+        waited = self._free_ns > began_ns
+        took_ns = ended_ns - (self._free_ns if waited else began_ns + delay_ns)
+        self._free_ns = max(self._free_ns, ended_ns)
+        if nbytes >= TRANSFER_NBYTES:
+            self._rates.append(min(1e9 * nbytes / max(1, took_ns), RATE_LIMIT))
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second: the highest one among the recent, since everything else only makes it lower; 0 before."""
+        return max(self._rates, default=0.0)
+
+    @property
+    def transfers(self) -> int:
+        """How many it is known from."""
+        return len(self._rates)

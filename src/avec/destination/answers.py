@@ -16,8 +16,9 @@ import numpy as np
 from avec.communication.channel import Channel
 from avec.destination.buffers import SMALL_NBYTES, BufferPool
 from avec.errors import SessionLost
+from avec.protocol.codec import Part
 from avec.protocol.messages import Message, Welcome
-from avec.tensor import Array, spec_of
+from avec.tensor import Array, Encoded, spec_of
 
 KEPT_LIMIT = 1024  # answers: a host lacks no more than its credit of calls, and what it says of that may be late
 KEPT_NBYTES = 256 << 20  # of tensors that were copied for that
@@ -35,8 +36,8 @@ class Overtaken(SessionLost):
 class _Kept:
     number: int
     message: Message
-    arrays: Sequence[Array]
-    nbytes: int = 0  # that were copied; before that the arrays are the executor's own
+    arrays: Sequence[Part]
+    nbytes: int = 0  # that were copied; before that the arrays are the executor's own, unless a codec wrote them
 
 
 class Answers:
@@ -61,7 +62,7 @@ class Answers:
         if number > self._acknowledged:
             self._acknowledged = number
 
-    def deliver(self, answers: Sequence[tuple[Message, int, Sequence[Array]]]) -> None:
+    def deliver(self, answers: Sequence[tuple[Message, int, Sequence[Part]]]) -> None:
         """Send answers in one write; where no connection is, they wait for one.
 
         Args:
@@ -110,7 +111,8 @@ class Answers:
                     self._drop()
             if self._borrowed is not None:
                 copied = self._copied if nbytes >= SMALL_NBYTES else np.copy
-                kept.arrays, kept.nbytes = [copied(array) for array in kept.arrays], nbytes
+                kept.arrays = [each if isinstance(each, Encoded) else copied(each) for each in kept.arrays]
+                kept.nbytes = nbytes
                 self._kept_nbytes += nbytes
                 self._borrowed = None
 
@@ -173,7 +175,7 @@ class Answers:
         elif kept.nbytes:
             self._kept_nbytes -= kept.nbytes
             if kept.nbytes >= SMALL_NBYTES:
-                self._pool.give_back(kept.arrays)
+                self._pool.give_back([each for each in kept.arrays if not isinstance(each, Encoded)])
 
     def _copied(self, array: Array) -> Array:
         copy = self._pool.take(spec_of(array))

@@ -38,6 +38,7 @@ class Assignment(msgspec.Struct, frozen=True, tag=True):
     resume_s: float = 0.0  # for how long to wait for the host after the connection broke
     memory_nbytes: int | None = None  # of the accelerator, that it may have
     max_models: int | None = None
+    codecs: tuple[str, ...] = ()  # that the host can read
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):

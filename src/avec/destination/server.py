@@ -20,6 +20,7 @@ import msgspec
 from msgspec.structs import replace as replace_line
 
 from avec.communication import is_loopback, listen
+from avec.communication.compression import available
 from avec.communication.tcp import TcpListener
 from avec.config import Settings
 from avec.destination.admission import Access, Admission
@@ -372,6 +373,7 @@ class Server:
             guest.resume_s,
             limit_nbytes,
             (user.max_models if user else None) or self._settings.session_max_models,
+            tuple(codec for codec in available() if codec in hello.codecs),
         )
         self._assign(stranger, guest, msgspec.json.encode(assignment))
         self._guests[session] = guest

@@ -21,6 +21,7 @@ import msgspec
 from avec.communication.channel import Channel, clock_ns
 from avec.destination.answers import Answers, AnswersGone, Overtaken
 from avec.destination.buffers import BufferPool
+from avec.destination.encoding import Encodings
 from avec.destination.executors import Answer, Executor, Model
 from avec.destination.sharing.turns import Alone, Turns
 from avec.errors import (
@@ -32,7 +33,7 @@ from avec.errors import (
     pack,
 )
 from avec.modelcache import Manifest, ModelCache, PinnedModel
-from avec.protocol.codec import Frame
+from avec.protocol.codec import Frame, Part
 from avec.protocol.connection import CALLS
 from avec.protocol.messages import (
     Draining,
@@ -141,6 +142,7 @@ class Session:
         self._inbox: queue.SimpleQueue[tuple[Frame, int] | Draining | Exception] = queue.SimpleQueue()
         self._grant = _Grant()
         self._releases = _Releases()
+        self._encodings = Encodings(pool)
         self._on_lost = on_lost
         self._resume_s = resume_s
         self._on_broken = on_broken
@@ -149,7 +151,7 @@ class Session:
         self._pins = ExitStack()
         self._pinned: dict[str, PinnedModel] = {}
         self._answers = Answers(channel, pool, keep=resume_s > 0)
-        self._late: list[tuple[Message, int, Sequence[Array]]] = []  # answers that nobody waits for
+        self._late: list[tuple[Message, int, Sequence[Part]]] = []  # answers that nobody waits for
         self._taking = threading.Lock()  # guards what follows: whose frames are taken, and which were
         self._overtaken = threading.Condition(self._taking)
         self._epoch = 1
@@ -325,11 +327,15 @@ class Session:
     def _take(self, frame: Frame, received_ns: int) -> None:
         """Carry out one message and answer it; a call's failure is an answer, and the session goes on."""
         self._answers.secure()
-        message, kernels = frame.message, 0
+        message, nbytes, kernels = frame.message, _nbytes(frame), 0
+        taken_ns = clock_ns()
+        frame = self._encodings.decode(frame)
+        decoded_ns = clock_ns()
         has_turn = isinstance(message, Run)
-        began_ns = self._turns.begin() if has_turn else clock_ns()
+        began_ns = self._turns.begin() if has_turn else decoded_ns
         result: Message
         arrays: Sequence[Array] = ()
+        parts: Sequence[Part] = ()
         late = False
         try:
             match message:
@@ -358,10 +364,14 @@ class Session:
             (self._turns.end if has_turn else self._turns.rest)(self._inbox.qsize())
         if isinstance(result, Result | Failed):
             ended_ns = clock_ns()
-            timings = Timings(received_ns, began_ns - received_ns, ended_ns - began_ns, ended_ns, kernels)
+            parts = self._encodings.encode(message, arrays)
+            sent_ns = clock_ns()
+            queue_ns, compute_ns = began_ns - received_ns, ended_ns - began_ns
+            decode_ns, encode_ns = decoded_ns - taken_ns, sent_ns - ended_ns
+            timings = Timings(received_ns, queue_ns, compute_ns, sent_ns, kernels, decode_ns, encode_ns)
             result = msgspec.structs.replace(result, timings=timings)
-        self._grant.note_answer(_nbytes(frame))
-        self._late.append((result, frame.number, arrays))
+        self._grant.note_answer(nbytes)
+        self._late.append((result, frame.number, parts))
         if not late or len(self._late) >= LATE_LIMIT:
             self._answer()
 

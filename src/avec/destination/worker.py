@@ -149,6 +149,7 @@ def _serve_session(
             sessions=assignment.sessions,
             secret=assignment.secret,
             resume_s=assignment.resume_s,
+            codecs=assignment.codecs,
         )
     )
 

@@ -12,10 +12,12 @@ from types import FrameType
 
 from avec.communication.channel import clock_ns
 from avec.errors import AvecError
+from avec.host.encoding import Written
 from avec.host.journal import Effect
+from avec.host.progress import Progress
 from avec.profiling import ExecutionCycle
 from avec.protocol.codec import Buffer
-from avec.protocol.messages import Load, Run, Timings
+from avec.protocol.messages import Load, Run
 from avec.tensor import Array
 
 # Folders whose code is not the application's: AVEC's own, and those of the libraries that it stands under.
@@ -29,33 +31,6 @@ class Reply:
     body: bytes = b""
     arrays: tuple[Array, ...] = ()
     missing: tuple[tuple[int, int], ...] = ()  # chunks, when the call was an Offer
-
-
-@dataclass(slots=True)
-class Progress:
-    """Clock readings of a call on its way, and its bytes: what its execution cycle is made from."""
-
-    began_ns: int
-    encoded_ns: int = 0
-    ended_ns: int = 0  # the answer's last byte is here
-    wire_nbytes_up: int = 0
-    wire_nbytes_down: int = 0
-    offset_ns: int = 0  # the destination's clock minus this one's
-    blocked_ns: int = 0  # for how long the application could not go on because of this call
-    waited: bool = False
-    timings: Timings | None = None
-
-    def stages_ns(self, delivered_ns: int) -> tuple[int, int, int, int, int, int]:
-        """Split the time up to delivery into profiling.STAGES; only the link's two shares rest on the clock offset."""
-        encode_ns = self.encoded_ns - self.began_ns
-        decode_ns = max(0, delivered_ns - self.ended_ns)
-        away_ns = self.ended_ns - self.encoded_ns
-        if self.timings is None:
-            return encode_ns, away_ns, 0, 0, 0, decode_ns
-        link_ns = max(0, away_ns - self.timings.queue_ns - self.timings.compute_ns)
-        send_ns = self.timings.received_ns - self.offset_ns - self.encoded_ns
-        send_ns = min(max(0, send_ns), link_ns)
-        return encode_ns, send_ns, self.timings.queue_ns, self.timings.compute_ns, link_ns - send_ns, decode_ns
 
 
 class Happening:
@@ -117,6 +92,7 @@ class Call:
         self._record_cycle = record
         self.sent = Happening()
         self.frames: Sequence[Buffer] | None = None  # to be sent again; None: cannot be, or need not
+        self.written: Written | None = None  # what codecs made of its tensors
         self.copied = False  # the frames are copies, and the application may change its memory
         self._on_sent = on_sent
         self.effect = effect

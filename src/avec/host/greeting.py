@@ -10,6 +10,7 @@ import msgspec
 from avec import __version__
 from avec.communication import connect
 from avec.communication.channel import Channel, Heartbeat
+from avec.communication.compression import available
 from avec.errors import DestinationUnreachable, ProtocolError, SessionLost, unpack
 from avec.host.credentials import credentials_for
 from avec.protocol.codec import Allocate, allocate_array
@@ -63,6 +64,7 @@ def greet(
             token=credentials.token,
             resume_s=settings.resume_timeout_s,
             memory_nbytes=settings.memory or 0,
+            codecs=available(),
         )
         if resumption is not None:
             hello = msgspec.structs.replace(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avec.communication.channel import Channel
+from avec.communication.compression import decode_parts
 from avec.errors import AvecError, SessionLost
 from avec.host.journal import Entry
 from avec.host.uploading import Source, upload
@@ -144,8 +145,9 @@ class _Replay:
         match answer.message:
             case Failed(error=error) if answer.number == number and entry.failed == error.code:
                 return
-            case Result() if answer.number == number and not entry.failed:
-                if entry.check is not None and check_of(answer.arrays) != entry.check:
+            case Result(parts=parts) if answer.number == number and not entry.failed:
+                tensors = decode_parts(parts, answer.arrays, lambda _, spec: np.empty(spec.shape, spec.dtype))
+                if entry.check is not None and check_of(tensors) != entry.check:
                     raise Unlike(f"{entry.name}, made again at another worker, has given something else")
             case other:
                 before = f"failed ({entry.failed})" if entry.failed else "succeeded"

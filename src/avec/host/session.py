@@ -11,6 +11,7 @@ what becomes of a dead worker's state (`recovery`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import queue
 import threading
@@ -23,10 +24,12 @@ import numpy as np
 
 from avec.communication.channel import SMALL_NBYTES, Channel, clock_ns
 from avec.errors import AvecError, DestinationDraining, DestinationError, ProtocolError, SessionLost, unpack
-from avec.host.calls import Call, Credit, Happening, Progress, Reply
+from avec.host.calls import Call, Credit, Happening, Reply
+from avec.host.encoding import Encodings, Written
 from avec.host.greeting import Resumption, greet
 from avec.host.journal import CHANGES, READS, Effect
 from avec.host.mending import Attempts, WorkerGone, reconnect
+from avec.host.progress import Progress
 from avec.host.recovery import Recovery
 from avec.host.unanswered import Copies, Releases, unreceived
 from avec.profiling import Origin, Recorder
@@ -124,6 +127,11 @@ class Session:
         self.accelerator = welcome.accelerator
         self._recovery = Recovery(url, settings, program, self._copies, self.resume_s > 0)
         self._releases = Releases(self._recovery.release)
+        try:
+            self._encodings = Encodings(settings.codec, welcome.codecs)
+        except AvecError:
+            self._channel.close()
+            raise
         self._credit = Credit(self.welcome.credit_calls, self.welcome.credit_nbytes)
         self._numerics = settings.numerics
         self._channel.measure()
@@ -155,7 +163,7 @@ class Session:
         """Have an executor make what `handle` will name; files are role → digest of models already offered."""
         answered = self._answered_number
         message = Load(handle=handle, format=format, files=dict(files or {}), body=body, answered=answered)
-        return self._call(message, handle, f"{format}.load", arrays, (), effect)
+        return self._call(message, handle, f"{format}.load", arrays, (), effect, Written(clock_ns(), arrays))
 
     def run(
         self,
@@ -183,19 +191,24 @@ class Session:
         Raises:
             SessionLost, DestinationDraining: the destination takes no calls any more.
         """
+        written = Written(clock_ns(), arrays)
+        if effect.restoring is None:  # a snapshot is never to lose anything, whatever results are asked for as
+            written = self._encodings.write(handle, name, arrays, overlapped=bool(self._calls))
         message = Run(
             handle=handle,
             files=dict(files or {}),
             body=body,
             handles=tuple(handles),
             answered=self._answered_number,
+            codecs=written.asked,
         )
-        return self._call(message, handle, name, arrays, into, effect)
+        return self._call(message, handle, name, arrays, into, effect, written)
 
     def offer(self, digest: str, nbytes: int, chunk_digests: Array) -> Call:
         """Ask which chunks of a model are missing; the reply's `missing` says it. See `host.models`."""
         message = Offer(digest=digest, nbytes=nbytes, answered=self._answered_number)
-        return self._call(message, 0, "offer", (chunk_digests,), (), READS)
+        written = Written(clock_ns(), (chunk_digests,))
+        return self._call(message, 0, "offer", (chunk_digests,), (), READS, written)
 
     def remember(self, manifest: Manifest, source: Source) -> None:
         """Take note of where a model comes from that the destination has now: another worker may lack it."""
@@ -269,21 +282,23 @@ class Session:
         arrays: Sequence[Array],
         into: Sequence[Array | None],
         effect: Effect,
+        written: Written,
     ) -> Call:
-        progress = Progress(began_ns=clock_ns())
+        progress = Progress(written.began_ns)
         nbytes = sum(array.nbytes for array in arrays)
         self._check_usable()
+        asked_ns = clock_ns()
         self._credit.take(nbytes)
-        progress.blocked_ns = clock_ns() - progress.began_ns  # next to nothing while there is credit
+        progress.blocked_ns = clock_ns() - asked_ns  # next to nothing while there is credit
         with self._lock:
             number = next(self._numbers)
             try:
                 self._check_usable()  # again: it may have changed since, and after a Goodbye nothing is answered
-                buffers = encode(message, number, arrays)
+                buffers = encode(message, number, written.parts)
             except (ValueError, DestinationError):
                 self._credit.give_back(nbytes)
                 raise
-            progress.wire_nbytes_up = len(buffers[0]) + nbytes
+            progress.wire_nbytes_up = len(buffers[0]) + sum(part.nbytes for part in written.parts)
             progress.encoded_ns = clock_ns()
             keep = self._keep_frames if self.resume_s else None
             call = Call(
@@ -299,6 +314,7 @@ class Session:
                 self._recovery.wants(handle, effect),
                 None if isinstance(message, Offer) else message,
             )
+            call.written = written
             self._hand_on(call, buffers)
         if self._lost is not None:  # between the check and the registration: nobody else would end this call
             self._end_calls()
@@ -356,7 +372,9 @@ class Session:
             raise error
 
     def _allocate(self, number: int, message: Message, index: int, spec: TensorSpec) -> Array:
-        call = self._calls.get(number)
+        return self._memory(self._calls.get(number), index, spec)
+
+    def _memory(self, call: Call | None, index: int, spec: TensorSpec) -> Array:
         if call is not None and call.effect is not None and call.effect.restoring is not None:
             return self._recovery.room(spec)
         target = call.into[index] if call is not None and index < len(call.into) else None
@@ -535,13 +553,20 @@ class Session:
     def _take(self, frame: Frame) -> None:
         match frame.message:
             case Result() as result:
-                call = self._answered(frame, result.timings)
+                ended_ns = clock_ns()
+                memory = functools.partial(self._memory, self._calls.get(frame.number))
+                frame, decode_ns = self._encodings.read(frame, memory)
+                call = self._answered(frame, result.timings, ended_ns)
+                written, call.written = call.written or Written(0, ()), None  # it holds the application's tensors
+                round_trip_ns = self._channel.link.round_trip_ns
+                self._encodings.note(call.handle, call.name, written, call.progress, result, decode_ns, round_trip_ns)
                 call.succeed(Reply(result.body, frame.arrays))
             case Want() as want:
-                call = self._answered(frame, None)
+                call = self._answered(frame, None, clock_ns())
                 call.succeed(Reply(missing=want.missing))
             case Failed() as failed:
-                call = self._answered(frame, failed.timings)
+                call = self._answered(frame, failed.timings, clock_ns())
+                call.written = None
                 with self._lock:
                     self._failed.setdefault(call.handle, []).append(call)
                 call.fail(unpack(failed.error))
@@ -553,8 +578,7 @@ class Session:
             case _:
                 raise ProtocolError(f"{type(frame.message).__name__} is not expected in a session")
 
-    def _answered(self, frame: Frame, timings: Timings | None) -> Call:
-        ended_ns = clock_ns()
+    def _answered(self, frame: Frame, timings: Timings | None, ended_ns: int) -> Call:
         with self._lock:
             call = self._calls.pop(frame.number, None)
         if call is None:
@@ -582,6 +606,7 @@ class Session:
             call.fail(SessionLost(f"the session with {self.url} was lost during {call.name}: {self._lost}"))
 
     def _note_origin(self) -> None:
+        self.recorder.codecs = self._encodings.uses()
         self.recorder.origin = Origin(
             self.url,
             describe(self.accelerator),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from avec import __version__
-from avec.config import Settings
+from avec.config import Settings, codec_choices
 from avec.errors import ConfigurationError, DestinationError
 from avec.interception import FRONT_ENDS, environment
 from avec.interception.launch import deaf_flag, interpreter_line
@@ -82,7 +82,7 @@ def examine(program: Path | None, settings: Settings) -> Diagnosis:
         ConfigurationError: the program cannot be read or is not Python.
     """
     imported = _imports_of(program) if program is not None else {each.module for each in FRONT_ENDS}
-    checks = [_python(), _bootstrap(settings), _destination(settings)]
+    checks = [_python(), _bootstrap(settings), _destination(settings), _codecs(settings)]
     if "torch" in imported and (kernels := _torch_kernels(settings)) is not None:
         checks.append(kernels)
     if program is not None:
@@ -182,6 +182,16 @@ def _destination(settings: Settings) -> Check:
     formats = ", ".join(status.formats)
     text = f"{settings.destination}: {accelerators}; formats {formats}; {status.sessions} sessions{waiting}"
     return Check("destination", True, text)
+
+
+def _codecs(settings: Settings) -> Check:
+    """What tensors may be sent as from here."""
+    from avec.communication.compression import available
+
+    named = set(codec_choices(settings.codec).values()) - {"auto", "raw", *available()}
+    if named:
+        return Check("codecs", False, f"the setting `codec` names {named.pop()}, which needs Pillow; install it")
+    return Check("codecs", True, f"{settings.codec}; this host reads {', '.join(available())}")
 
 
 def _torch_kernels(settings: Settings) -> Check | None:

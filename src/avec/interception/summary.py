@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avec.profiling import STAGES, ModelTransfer, Origin, Profile, Recorder, profiles
+from avec.profiling import STAGES, CodecUse, ModelTransfer, Origin, Profile, Recorder, profiles
 
 MODELS_SHOWN = 5  # so that the summary stays on one screen
+CODECS_SHOWN = 6
 _HEAD = ("call", "count", "p50 ms", "p95 ms", *STAGES, "sent", "received", "kernels")
 
 
@@ -17,6 +18,7 @@ def summary(recorder: Recorder) -> str:
     if rows:
         lines += _table([_HEAD, *rows])
         lines.append("medians per call; the stages in milliseconds")
+        lines += _codecs(recorder.codecs)
     else:
         lines.append("no call was forwarded")
     return "".join(f"avec: {line}\n" for line in lines)
@@ -52,6 +54,18 @@ def _how_it_got_there(each: ModelTransfer) -> str:
         return "was there already"
     part = "" if each.uploaded_nbytes == each.nbytes else f"{size(each.uploaded_nbytes)} of it "
     return f"{part}uploaded in {each.seconds:.2f} s"
+
+
+def _codecs(uses: Sequence[CodecUse]) -> list[str]:
+    """What was sent by a codec, those first that saved most."""
+    coded = sorted((use for use in uses if use.codec != "raw"), key=lambda use: use.wire_nbytes - use.nbytes)
+    lines = [
+        f"codec {use.codec}{' (lossy)' if use.lossy else ''}: {use.calls} {use.direction} of {use.name}, {use.dtype} "
+        f"{'×'.join(map(str, use.shape))}, {size(use.nbytes // use.calls)} as {size(use.wire_nbytes // use.calls)}"
+        for use in coded[:CODECS_SHOWN]
+    ]
+    more = len(coded) - CODECS_SHOWN
+    return [*lines, f"and {more} more that codecs have written"] if more > 0 else lines
 
 
 def _row(each: Profile) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ import numpy as np
 from avec.errors import ProtocolError
 from avec.protocol import messages
 from avec.protocol.messages import Message, Parts
-from avec.tensor import Array, TensorSpec, bytes_view, spec_of
+from avec.tensor import Array, Encoded, PartSpec, TensorSpec, bytes_view, spec_of
 
 HEADER = struct.Struct("<2sBBIQQ")
 MAGIC = b"AV"
@@ -30,6 +30,7 @@ META_LIMIT = 64 * 1024  # bytes of msgpack in one message: decoding stays under 
 STRANGER_LIMIT = 4096  # bytes of a hello
 PART_LIMIT = 4096  # tensors in one message
 CALL_PAYLOAD_LIMIT = 4 << 30  # bytes of tensors in one call or result: an accelerator's memory is no larger piece
+ENCODED_LIMIT = 256 << 20  # bytes of a tensor that a codec is asked to write or read; larger ones are sent raw
 CHUNK_NBYTES = 8 << 20  # bytes of one chunk of a model: large enough for sha256, small enough to resume by
 OFFER_PAYLOAD_LIMIT = 32 * 65536  # chunk digests: models up to 512 GiB
 
@@ -41,16 +42,21 @@ _PAYLOAD_LIMITS = {
     messages.Run: CALL_PAYLOAD_LIMIT,
     messages.Result: CALL_PAYLOAD_LIMIT,
 }
+ENCODABLE: tuple[type[Message], ...] = (messages.Load, messages.Run, messages.Result)  # may have parts of codecs
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS = [msgspec.msgpack.Decoder(message) for message in messages.TYPES]
 
 Buffer = bytes | memoryview
 Allocate = Callable[[int, Message, int, TensorSpec], Array]
+Part = Array | Encoded  # what a frame is made from
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message with its number (the call that it belongs to, else 0), its tensors and its size on the wire."""
+    """One message with its number (the call that it belongs to, else 0), its tensors and its size on the wire.
+
+    Of a part that a codec has written, the array holds the bytes; `message.parts` says which codec.
+    """
 
     number: int
     message: Message
@@ -58,22 +64,22 @@ class Frame:
     nbytes: int = 0
 
 
-def encode(message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> list[Buffer]:
+def encode(message: Message, number: int = 0, arrays: Sequence[Part] = ()) -> list[Buffer]:
     """Encode one frame as buffers: header and message joined, then each tensor's own memory, uncopied.
 
     Args:
         message: its `parts` are filled in from `arrays`.
-        arrays: C-contiguous tensors; they must not change until the buffers were sent.
+        arrays: C-contiguous tensors, or what a codec made of them; they must not change until the buffers were sent.
 
     Raises:
         ValueError: a tensor is not contiguous, has a dtype without a name on the wire or too many dimensions.
         ProtocolError: the message is larger than the peer would accept.
     """
     if arrays:
-        message = msgspec.structs.replace(message, parts=tuple(spec_of(array) for array in arrays))
+        message = msgspec.structs.replace(message, parts=tuple(map(_spec_of, arrays)))
         _check_count(type(message), len(arrays))
     meta = _ENCODER.encode(message)
-    payload = [bytes_view(array) for array in arrays if array.nbytes]
+    payload = [bytes_view(each.body if isinstance(each, Encoded) else each) for each in arrays if each.nbytes]
     nbytes = sum(view.nbytes for view in payload)
     _check_lengths(type(message), len(meta), nbytes)
     header = HEADER.pack(MAGIC, messages.VERSION, _NUMBER[type(message)], len(meta), nbytes, number)
@@ -180,19 +186,28 @@ class FrameReader:
         self._check_parts(message_type, parts)
         self._message = message
         for index, spec in enumerate(parts):
+            if spec.codec != "raw":
+                spec = PartSpec("uint8", (spec.encoded_nbytes,))
             array = self._allocate(self._number, message, index, spec)
             self._arrays.append(array)
             if array.nbytes:
                 self._waiting.append(bytes_view(array))
 
-    def _check_parts(self, message_type: type[Message], parts: tuple[TensorSpec, ...]) -> None:
+    def _check_parts(self, message_type: type[Message], parts: tuple[PartSpec, ...]) -> None:
         _check_count(message_type, len(parts))
         try:
             for spec in parts:
                 spec.check()
+                if spec.codec != "raw":
+                    _check_encoded(message_type, spec)
         except ValueError as exc:
             raise ProtocolError(f"a {message_type.__name__} with {exc}") from exc
-        declared = sum(spec.nbytes for spec in parts)
+        tensors_nbytes = sum(spec.nbytes for spec in parts)  # what codecs have written may be more than the payload
+        if tensors_nbytes > CALL_PAYLOAD_LIMIT:
+            raise ProtocolError(
+                f"a {message_type.__name__} with {tensors_nbytes} bytes of tensors; the bound is {CALL_PAYLOAD_LIMIT}"
+            )
+        declared = sum(spec.wire_nbytes for spec in parts)
         if declared != self._payload_nbytes:
             raise ProtocolError(
                 f"a {message_type.__name__} whose tensors need {declared} bytes, in a payload of {self._payload_nbytes}"
@@ -202,6 +217,25 @@ class FrameReader:
 def allocate_array(number: int, message: Message, index: int, spec: TensorSpec) -> Array:
     """Give new memory for a tensor: the simplest `Allocate`."""
     return np.empty(spec.shape, spec.dtype)
+
+
+def _spec_of(part: Part) -> TensorSpec:
+    return part.spec if isinstance(part, Encoded) else spec_of(part)
+
+
+def _check_encoded(message_type: type[Message], spec: PartSpec) -> None:
+    """Raise ValueError unless a codec may have written this: a tensor of a call, made smaller, and not too large."""
+    if message_type not in ENCODABLE:
+        raise ValueError(f"a part that {spec.codec} has written, which belongs in {_names(ENCODABLE)} only")
+    if not 0 < spec.encoded_nbytes <= spec.nbytes <= ENCODED_LIMIT:
+        raise ValueError(
+            f"a tensor of {spec.nbytes} bytes that {spec.codec} made {spec.encoded_nbytes} of; "
+            f"more than 0 are expected, no more than before, and of {ENCODED_LIMIT} bytes at most"
+        )
+
+
+def _names(kinds: Sequence[type[Message]]) -> str:
+    return ", ".join(kind.__name__ for kind in kinds)
 
 
 def _check_count(message_type: type[Message], count: int) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from avec.errors import ProtocolError, ProtocolMismatch
 from avec.protocol import messages
-from avec.protocol.codec import META_LIMIT, STRANGER_LIMIT, Allocate, Buffer, Frame, FrameReader, encode
+from avec.protocol.codec import META_LIMIT, STRANGER_LIMIT, Allocate, Buffer, Frame, FrameReader, Part, encode
 from avec.protocol.messages import Message
 from avec.tensor import Array
 
@@ -50,7 +50,7 @@ class Connection:
         self._receivable = _FROM_DESTINATION if role == "host" else _FROM_HOST
         self._last_call = 0
 
-    def send(self, message: Message, number: int = 0, arrays: Sequence[Array] = ()) -> list[Buffer]:
+    def send(self, message: Message, number: int = 0, arrays: Sequence[Part] = ()) -> list[Buffer]:
         """Encode a message that may be sent now.
 
         Raises:

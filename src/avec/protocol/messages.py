@@ -1,7 +1,7 @@
 """Every message of the wire, one frozen Struct each, in the order of an execution cycle; nothing else.
 
 The codec, the protocol page of the docs and the golden-bytes test derive from TYPES. A change of any field changes
-the golden bytes: raise VERSION with it. Tensors travel beside a message as `parts`: raw bytes that the specs describe.
+the golden bytes: raise VERSION with it. Tensors travel beside a message as `parts`: bytes that the specs describe.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Literal
 import msgspec
 
 from avec.errors import ErrorRecord
-from avec.tensor import TensorSpec
+from avec.tensor import Codec, PartSpec
 
-VERSION = 2  # the newest protocol version spoken here
-OLDEST_VERSION = 2  # the oldest one still understood
+VERSION = 3  # the newest protocol version spoken here
+OLDEST_VERSION = 3  # the oldest one still understood
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -24,7 +24,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class Parts(Message, frozen=True):
     """Base of the messages that carry tensors: one spec for each part of the frame's payload."""
 
-    parts: tuple[TensorSpec, ...] = ()
+    parts: tuple[PartSpec, ...] = ()
 
 
 class Timings(msgspec.Struct, frozen=True, array_like=True):
@@ -35,6 +35,8 @@ class Timings(msgspec.Struct, frozen=True, array_like=True):
     compute_ns: int  # the executor's time, transfers to and from the accelerator included
     sent_ns: int  # when the result was handed to the network (clock reading)
     kernels: int = 0  # operators that the executor launched on the accelerator
+    decode_ns: int = 0  # of the queue's time: for the call's tensors that codecs had written
+    encode_ns: int = 0  # before `sent_ns`: for those of the result
 
 
 class AcceleratorInfo(msgspec.Struct, frozen=True, array_like=True):
@@ -107,6 +109,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     epoch: int = 0  # to resume: rises with each attempt, so that an attempt that comes late takes over nothing
     answered: int = 0  # to resume: the last call whose answer has arrived
     memory_nbytes: int = 0  # of a session: how much of the accelerator's memory it needs; 0: what is left
+    codecs: tuple[str, ...] = ()  # that the host can read; names that are unknown here are passed over
 
 
 class Welcome(Message, frozen=True):
@@ -123,6 +126,7 @@ class Welcome(Message, frozen=True):
     secret: str = ""  # shown by the host that resumes this session, beside its token
     resume_s: float = 0.0  # for how long the worker waits after the connection broke; 0: not at all
     received: int = 0  # to a host that resumes: the last call that has arrived here
+    codecs: tuple[str, ...] = ()  # that both ends can read: what may be sent in either direction
 
 
 class Refused(Message, frozen=True, forbid_unknown_fields=False):
@@ -181,6 +185,7 @@ class Run(Parts, frozen=True):
     body: bytes = b""
     handles: tuple[int, ...] = ()  # of other things that the call needs
     answered: int = 0
+    codecs: tuple[Codec, ...] = ()  # for the result's tensors, by place, where they can write them; else raw
 
 
 class Release(Message, frozen=True):
