@@ -217,6 +217,7 @@ class Captures:
         self._devices = devices
         self._around = surroundings
         self._limit = limit
+        self._limits: dict[int, float] = {}  # as they were last
         self._captured: list[_Capture] = []
         self._nbytes: dict[int, int] = {}
 
@@ -227,8 +228,8 @@ class Captures:
     def carry_out(self, plan: Plan, part: _Part, numbers: list[int], floats: list[float]) -> bool:
         """Carry out a part of a trace by a graph; False, and nothing has happened, if it has to be done otherwise."""
         try:
-            if part.device is not None and self._nbytes.get(part.device, 0) > (limit := self._limit(part.device)):
-                self._shrink(part.device, limit)
+            if part.device is not None:
+                self._keep_within(part.device)
             for capture in part.captures:
                 if capture.settings == self._around.settings and capture.replay(self._memory, numbers):
                     capture.used_s = time.monotonic()
@@ -306,8 +307,15 @@ class Captures:
         plan.refused.add(step.place)
         plan.split_anew()
 
-    def _shrink(self, device: int, limit: float) -> None:
-        """Free graphs, those first that have not been replayed for longest: more sessions share the memory now."""
+    def _keep_within(self, device: int) -> None:
+        """Where the limit has become lower, free graphs, those first that have not been replayed for longest."""
+        limit, before = self._limit(device), self._limits.get(device, 0.0)
+        if limit == before:
+            return
+        self._limits[device] = limit
+        if limit > before:
+            return
+        self._devices.synchronize(device)  # it may be at one of them
         for capture in sorted(self._captured, key=attrgetter("used_s")):
             if self._nbytes.get(device, 0) <= limit:
                 break
