@@ -35,6 +35,7 @@ from avec.config import Settings
 from avec.errors import AvecError, ExecutionError
 from avec.host import models
 from avec.host.session import Session, probe
+from avec.profiling import Recorder
 from destinations import Destination, await_true, children, floats, host_settings, relu, running
 from hostile.bad_frames import FRAMES
 from launching import APPS, AVEC, environ
@@ -197,6 +198,7 @@ class Resident:
         self._state = Accumulator(self.session, 64)
 
     def work(self) -> None:
+        self.session.recorder = Recorder()  # what a profile keeps is bounded, but by more than a soak reaches
         for _ in range(100):
             net = relu(self.session, 10_000)
             net.forward(np.ones(10_000, np.float32)).wait()
