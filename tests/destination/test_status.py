@@ -22,7 +22,7 @@ from avec.errors import AuthenticationFailed, InvalidArgument, SessionLost
 from avec.host import models, status_page
 from avec.host.session import Session, probe
 from avec.protocol.messages import SessionInfo, Status
-from destinations import Destination, alive, await_true, children, floats, host_settings, relu, running
+from destinations import Destination, alive, await_true, children, floats, relu, running
 from launching import AVEC, environ, execute
 
 pytestmark = pytest.mark.usefixtures("tidy")
@@ -182,14 +182,3 @@ def test_a_zygote_that_dies_takes_its_sessions_along_and_new_ones_work(
     assert probe(destination.url, settings).totals.zygote_restarts == before + 1
     await_true(lambda: probe(destination.url, settings).sessions == 0, "their places are free")
     assert "the zygote died, and all sessions with it; starting another" in destination.log_text()
-
-
-def test_a_zygote_that_is_stopped_does_not_keep_the_destination_from_ending(tmp_path: Path) -> None:
-    with running(tmp_path, AVEC_DRAIN_TIMEOUT_S="0.5") as destination:
-        with Session(destination.url, host_settings(tmp_path / "host", heartbeat_s=60.0)):
-            zygote = destination.zygote_pid
-            os.kill(zygote, signal.SIGSTOP)
-            began_s = time.monotonic()
-            assert destination.stop() == 0
-            assert time.monotonic() - began_s < 0.5 + 5.0 + 5.0
-        assert not alive(zygote)
