@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -182,3 +183,14 @@ def test_a_zygote_that_dies_takes_its_sessions_along_and_new_ones_work(
     assert probe(destination.url, settings).totals.zygote_restarts == before + 1
     await_true(lambda: probe(destination.url, settings).sessions == 0, "their places are free")
     assert "the zygote died, and all sessions with it; starting another" in destination.log_text()
+
+
+def test_a_zygote_that_dies_before_it_is_ready_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    command = [*AVEC, "serve", "--listen", "tcp://127.0.0.1:0", "--cache-dir", str(tmp_path / "cache")]
+    variables = environ(AVEC_SECRETS_DIR=str(tmp_path / "secrets"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as server:
+        await_true(lambda: len(children(server.pid)) == 1, "there is a zygote")
+        os.kill(children(server.pid)[0], signal.SIGKILL)
+        _, stderr = server.communicate(timeout=20)
+    assert server.returncode == 69
+    assert "avec: the zygote ended before it was ready; its log is above" in stderr
