@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from avec.errors import AuthenticationFailed, InvalidArgument, SessionLost
 from avec.host import models, status_page
 from avec.host.session import Session, probe
 from avec.protocol.messages import SessionInfo, Status
-from destinations import Destination, alive, await_true, children, floats, host_settings, relu, running
+from destinations import Destination, alive, await_true, children, floats, relu, running
 from launching import AVEC, environ, execute
 
 pytestmark = pytest.mark.usefixtures("tidy")
@@ -184,12 +185,12 @@ def test_a_zygote_that_dies_takes_its_sessions_along_and_new_ones_work(
     assert "the zygote died, and all sessions with it; starting another" in destination.log_text()
 
 
-def test_a_zygote_that_is_stopped_does_not_keep_the_destination_from_ending(tmp_path: Path) -> None:
-    with running(tmp_path, AVEC_DRAIN_TIMEOUT_S="0.5") as destination:
-        with Session(destination.url, host_settings(tmp_path / "host", heartbeat_s=60.0)):
-            zygote = destination.zygote_pid
-            os.kill(zygote, signal.SIGSTOP)
-            began_s = time.monotonic()
-            assert destination.stop() == 0
-            assert time.monotonic() - began_s < 0.5 + 5.0 + 5.0
-        assert not alive(zygote)
+def test_a_zygote_that_dies_before_it_is_ready_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    command = [*AVEC, "serve", "--listen", "tcp://127.0.0.1:0", "--cache-dir", str(tmp_path / "cache")]
+    variables = environ(AVEC_SECRETS_DIR=str(tmp_path / "secrets"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as server:
+        await_true(lambda: len(children(server.pid)) == 1, "there is a zygote")
+        os.kill(children(server.pid)[0], signal.SIGKILL)
+        _, stderr = server.communicate(timeout=20)
+    assert server.returncode == 69
+    assert "avec: the zygote ended before it was ready; its log is above" in stderr

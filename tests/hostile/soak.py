@@ -11,6 +11,7 @@ of a worker whose session lasts as long as the soak are too. After the warm-up t
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import random
@@ -35,11 +36,14 @@ from avec.config import Settings
 from avec.errors import AvecError, ExecutionError
 from avec.host import models
 from avec.host.session import Session, probe
+from avec.profiling import Recorder
 from destinations import Destination, await_true, children, floats, host_settings, relu, running
 from hostile.bad_frames import FRAMES
 from launching import APPS, AVEC, environ
 from relay import Relay
 
+LIBC = ctypes.CDLL(None)
+M_ARENA_MAX = -8  # Source: mallopt(3)
 TOLERANCE = 0.05
 WARM_UP = 0.3  # of the time
 PHASE_S = 8.0  # between two looks
@@ -197,6 +201,7 @@ class Resident:
         self._state = Accumulator(self.session, 64)
 
     def work(self) -> None:
+        self.session.recorder = Recorder()  # what a profile keeps is bounded, but by more than a soak reaches
         for _ in range(100):
             net = relu(self.session, 10_000)
             net.forward(np.ones(10_000, np.float32)).wait()
@@ -241,6 +246,7 @@ def soak(minutes: float, hosts: int) -> dict[str, object]:
                 resident.work()
                 await_true(lambda: destination.workers() == {resident.worker}, "all other workers have ended", 60.0)
                 gc.collect()
+                LIBC.malloc_trim(0)  # what is free is no leak: pieces of it stay between those that are not
                 pids = {"server": server, "zygote": zygote, "metrics process": metrics, "worker": resident.worker}
                 looks.append({name: look(pid) for name, pid in {**pids, "hosts": os.getpid()}.items()})
                 print(f"{sum(run.counts.values()):7d} uses  " + "  ".join(map(_shown, looks[-1].items())), flush=True)
@@ -294,6 +300,7 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=50)
     parser.add_argument("--output", type=Path, help="write a record (JSON)")
     arguments = parser.parse_args()
+    LIBC.mallopt(M_ARENA_MAX, 1)  # else each of the threads, which no real host has so many of, keeps memory of its own
     results = soak(arguments.minutes, arguments.hosts)
     if arguments.output:
         record.write(arguments.output, "CPU", "loopback", results)

@@ -16,6 +16,7 @@ from avec.host.session import probe
 from avec.protocol import messages
 from avec.protocol.codec import STRANGER_LIMIT
 from destinations import Destination, await_true, host_settings, running
+from hostile.test_boundaries import ALL
 from protocol.frames import header
 from protocol.golden import frame_bytes
 
@@ -30,7 +31,7 @@ def resident_nbytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
-@pytest.fixture(scope="module", params=["tcp", "tls"])
+@pytest.fixture(scope="module", params=["tcp", "tls"] if ALL else ["tcp"])
 def impatient(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
     """A destination that gives strangers 3 s."""
     options = ("--listen", f"{request.param}://127.0.0.1:0")

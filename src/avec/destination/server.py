@@ -68,7 +68,7 @@ def serve(
         The process's exit status.
 
     Raises:
-        ConfigurationError: the address cannot be listened at.
+        ConfigurationError: the address, or the port for metrics, cannot be listened at.
         CacheUnavailable: the cache folder cannot be used.
         DestinationError: the zygote did not start.
     """
@@ -80,10 +80,10 @@ def serve(
         if access.users is not None:
             path = settings.audit_log or settings.cache_dir / "audit.jsonl"
             audit = stack.enter_context(contextlib.closing(AuditLog(path)))
-        zygote = stack.enter_context(ZygoteProcess(settings))
         metrics = None
         if settings.metrics_port is not None:
             metrics = stack.enter_context(MetricsProcess(settings.metrics_port))
+        zygote = stack.enter_context(ZygoteProcess(settings))
         server = stack.enter_context(Server(listener, zygote, access, audit, metrics, settings, lifeline_pid))
         return server.run(on_ready)
 
