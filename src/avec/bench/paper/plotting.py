@@ -55,10 +55,10 @@ def _totals(figure: Figure, results: Line) -> bool:
         return False
     axes = figure.subplots()
     width = 0.8 / len(found)
-    for number, place in enumerate(found):
+    for row, place in enumerate(found):
         done = [(index, test) for index, name in enumerate(tests) if (test := place.test(name)) and test["frames"]]
         heights = [1e3 * test["seconds"] / test["frames"] for _, test in done]
-        offsets = [index + (number - len(found) / 2 + 0.5) * width for index, _ in done]
+        offsets = [index + (row - len(found) / 2 + 0.5) * width for index, _ in done]
         axes.bar(offsets, heights, width, label=place.name)
     axes.set_yscale("log")
     axes.set_xticks(range(len(tests)), [each.replace("-", " ") for each in tests])
