@@ -1,7 +1,7 @@
 """The loop over frames: read and prepare, compute, find; three stages, which work on different frames at a time.
 
 The network's stage has as many frames under way as the estimator has room for: it asks for a frame's maps when the
-next one has begun. With a depth of 1 all is done in turn, by one thread. Frames come out in order, with an error in the
+next one has begun. Without overlap all is done in turn, by one thread. Frames come out in order, with an error in the
 place of a frame that could not be read.
 """
 
@@ -93,10 +93,12 @@ NOTHING = Frame(np.zeros((0, 0, 3), np.uint8), 0)
 NOBODY: Array = np.zeros((0, 0, 3), np.float32)
 
 
-def found(estimator: "Estimator", sources: list[Source], boxes: list[Box] | None, tally: Tally) -> Iterator[Found]:
+def found(
+    estimator: "Estimator", sources: list[Source], boxes: list[Box] | None, tally: Tally, overlap: bool = True
+) -> Iterator[Found]:
     """Find the people in each frame of the sources; close it when it is not taken to its end."""
     views = read(estimator, sources, boxes, tally)
-    if estimator.depth > 1:
+    if overlap:
         seen = ahead(compute(estimator, ahead(views), tally))
     else:
         seen = compute(estimator, views, tally)

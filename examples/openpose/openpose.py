@@ -141,7 +141,7 @@ def run(
     with Progress(*columns, console=messages) as progress:
         bar = progress.add_task("starting", total=min(claimed, options.limit or claimed), rate=0.0)
         tally = Tally()
-        with contextlib.closing(found(estimator, sources, options.box, tally)) as frames:
+        with contextlib.closing(found(estimator, sources, options.box, tally, options.depth > 1)) as frames:
             for place, of_source in itertools.groupby(frames, lambda each: each.place):
                 with results.open(sources[place]) as source_results:
                     progress.update(bar, description=sources[place].path.name)

@@ -93,7 +93,7 @@ class Journal(KnownEstimator):
 def test_so_many_frames_are_in_the_network_at_once(depth: int, events: list[str], tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.avi", 3)
     journal = Journal(depth)
-    frames = list(found(journal, list_sources([tmp_path / "clip.avi"]), None, Tally()))
+    frames = list(found(journal, list_sources([tmp_path / "clip.avi"]), None, Tally(), overlap=depth > 1))
     assert [each.frame.index for each in frames] == [0, 1, 2]
     assert journal.events == events
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_read_is_an_error_in_its_place(depth: int, tmp_path: Path
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
     sources = list_sources([MEDIA / "picture_1.jpg", broken, MEDIA / "picture_2.jpg"])
-    frames = list(found(KnownEstimator(depth), sources, None, Tally()))
+    frames = list(found(KnownEstimator(depth), sources, None, Tally(), overlap=depth > 1))
     assert [each.place for each in frames] == [0, 1, 2]
     assert [each.error is None for each in frames] == [True, False, True]
 

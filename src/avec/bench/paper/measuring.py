@@ -108,7 +108,8 @@ class Experiments:
         over = over_links(name, remote, self.file.sizes)
         if remote.destination == LOCAL:
             sizes = remote.sizes.over(self.file.sizes)
-            self._natively(name, variables, kind, [*self._tests(sizes), self._test("census", "census", sizes)])
+            census = [self._test("census", "census", sizes)] if name == [*remotes(self.file)][-1] else []
+            self._natively(name, variables, kind, [*self._tests(sizes), *census])
         with self._destination(remote, variables) as url:
             for number, tier in enumerate(over):
                 with self._reporting(f"{name} over {tier.link.name}"):
@@ -189,7 +190,7 @@ class Experiments:
             return 1 + len(self._tests(file.device.sizes.over(file.sizes))) + len(file.sweep.widths)
         over = over_links(part, remotes(file)[part], file.sizes)
         tests = sum(len(self._tests(tier.sizes)) for tier in [over[0], *over])
-        return 4 + tests + len(over) * len(file.sweep.widths)
+        return 3 + tests + len(over) * len(file.sweep.widths)
 
     def _telling(self, where: str, kind: str, held: list[int | None]) -> running.Tell:
         def tell(line: Line) -> None:

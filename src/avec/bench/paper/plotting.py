@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avec.bench.paper import published
 from avec.bench.paper.cycles import PARTS
+from avec.bench.paper.markdown import number
 from avec.bench.paper.rates import DEVICE, by_size, image_tests, images_fps, native, places, ratio, video_fps
 from avec.bench.paper.running import Line
 from avec.errors import ConfigurationError
@@ -54,10 +55,10 @@ def _totals(figure: Figure, results: Line) -> bool:
         return False
     axes = figure.subplots()
     width = 0.8 / len(found)
-    for number, place in enumerate(found):
+    for row, place in enumerate(found):
         done = [(index, test) for index, name in enumerate(tests) if (test := place.test(name)) and test["frames"]]
         heights = [1e3 * test["seconds"] / test["frames"] for _, test in done]
-        offsets = [index + (number - len(found) / 2 + 0.5) * width for index, _ in done]
+        offsets = [index + (row - len(found) / 2 + 0.5) * width for index, _ in done]
         axes.bar(offsets, heights, width, label=place.name)
     axes.set_yscale("log")
     axes.set_xticks(range(len(tests)), [each.replace("-", " ") for each in tests])
@@ -85,7 +86,7 @@ def _cycle(figure: Figure, results: Line) -> bool:
         for name, ms in parts.items():
             axes.barh(row, ms, left=left, color=PART_COLORS[name], label=name if row == 0 else None)
             left += ms
-        axes.text(left, row, f" {left:.3g} ms", va="center", fontsize=7)
+        axes.text(left, row, f" {number(left)} ms", va="center", fontsize=7)
     axes.set_yticks(range(len(found)), [place.name for place in found], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("ms, a frame of the network alone, in turn")
@@ -129,7 +130,7 @@ def _where(figure: Figure, results: Line) -> bool:
     if not any(found for _, found in lines):
         return False
     axes = figure.subplots()
-    for name, found in lines:
+    for name, found in (each for each in lines if each[1]):
         axes.plot(list(found), list(found.values()), marker="o", label=name)
     _shade_loss(axes)
     axes.set_xscale("log")

@@ -62,9 +62,13 @@ class Program:
         """The whole application on pictures or a clip: read, prepare, compute, find, draw, write."""
         openpose = module("openpose")
         output = self.folder / test["name"]
-        arguments = [test["input"], "--model", self.model.name, "--output", str(output), "--limit", str(test["frames"])]
-        options = openpose.parse_arguments([*arguments, "--seconds", str(test["seconds"])])
-        estimator = self.estimator(test["depth"], test["warm"])
+        arguments = [test["input"], "--model", self.model.name, "--output", str(output)]
+        limits = {"--limit": test["frames"], "--seconds": test["seconds"], "--depth": test["depth"]}
+        arguments += [str(each) for limit in limits.items() for each in limit]
+        options = openpose.parse_arguments(arguments)
+        # Where Caffe returns from a pass only when it is done, a second net would only delay what comes out.
+        depth = 1 if getattr(module("caffe"), "synchronous", False) else test["depth"]
+        estimator = self.estimator(depth, test["warm"])
         results = module("results").Results(output, self.model, True, False)
         results.prepare_folder()
         sources = module("frames").list_sources([Path(test["input"])])
