@@ -16,7 +16,7 @@ from avec.tensor import Array
 # One piece of the state: the handle that it belongs to, and whatever the front-end calls it.
 Thing = tuple[int, object]
 SLACK_COUNT = 16  # entries, and bytes of them, that come before it is looked again which are needed
-SLACK_NBYTES = 16 << 20
+SLACK_NBYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,6 +241,11 @@ class Session:
         with self._lock:
             return [call.error for calls in self._failed.values() for call in calls if call.error]
 
+    @property
+    def snapshots(self) -> int:
+        """How often a copy of the state has come here."""
+        return self._recovery.snapshots
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Say goodbye, take the answers that are due, release the connection; twice is harmless.
 
