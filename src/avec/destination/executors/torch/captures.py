@@ -31,9 +31,6 @@ from avec.tensor import Array
 SMALLEST = 2  # operators of a graph; fewer are issued as fast one by one
 COPIED_NBYTES = 32 << 20  # of what a graph takes from elsewhere; beyond it another graph is made
 VARIANTS = 64  # graphs of one stretch, as of a net's layers that are alike; and attempts to make them
-# As often a trace is carried out one by one before graphs of it are made, which takes as long as some such times: what
-# comes back no more, as a token's stretches at each length of a growing cache, would otherwise pay for graphs in vain.
-FIRST_TIMES = 3
 IDLE_S = 1.0  # a graph that was not replayed for so long makes room for others
 MARGIN_NBYTES = 1 << 30  # what has to stay free beside what the program has been seen to need
 
@@ -124,7 +121,6 @@ class Plan:
     varying: set[int] = field(default_factory=set)  # places of floats that were seen to change
     refused: set[int] = field(default_factory=set)  # places of steps that could not be captured
     parts: list[_Part] = field(default_factory=list)
-    times: int = 0  # that it was carried out
 
     def carry_out(self, numbers: list[int], floats: list[float]) -> None:
         """Carry it out.
@@ -133,10 +129,6 @@ class Plan:
             ExecutionError: an operator has failed; what the stretch frees after it is freed.
         """
         self._see(floats)
-        self.times += 1
-        if self.times <= FIRST_TIMES:
-            self.captures.stream.carry_out_steps(numbers, self.steps, floats)
-            return
         if not self.parts:
             self.parts = list(self._split(numbers))
         for part in self.parts:
