@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import processes
@@ -25,6 +25,8 @@ import record
 
 from avec import config
 from avec.bench.processes import single_thread
+from avec.config import Settings
+from avec.destination.admission import FIRST_USER
 from avec.destination.users import Users
 from avec.host.session import probe
 
@@ -76,11 +78,15 @@ def started(command: Sequence[str], variables: dict[str, str]) -> Iterator[Host]
         process.stdout.close()
 
 
-def computed(hosts: Sequence[Host], seconds: float) -> list[Runs]:
+def computed(
+    hosts: Sequence[Host], seconds: float, meanwhile: Callable[[float], None] = lambda seconds: None
+) -> list[Runs]:
     """Have hosts compute at the same time; of each what ended while all did."""
     began_s = time.monotonic()
     for host in hosts:
         host.begin(seconds)
+    time.sleep(EDGE_S)
+    meanwhile(began_s + seconds - EDGE_S - time.monotonic())
     first_s, last_s = began_s + EDGE_S, began_s + seconds - EDGE_S
     found = []
     for host in hosts:
@@ -88,6 +94,24 @@ def computed(hosts: Sequence[Host], seconds: float) -> list[Runs]:
         kept = [place for place, ended_s in enumerate(runs["ended_s"]) if first_s <= ended_s < last_s]
         found.append({name: [values[place] for place in kept] for name, values in runs.items()})
     return found
+
+
+@dataclass
+class Used:
+    """For how long each user has the accelerator, as the destination measures it."""
+
+    url: str
+    settings: Settings
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def measure(self, seconds: float) -> None:
+        """Look at the beginning and the end of some seconds."""
+        before = self._look()
+        time.sleep(seconds)
+        self.seconds = {user: used_s - before[user] for user, used_s in self._look().items()}
+
+    def _look(self) -> dict[str, float]:
+        return {each.user: each.used_s for each in probe(self.url, self.settings).listed}
 
 
 def rate(runs: Runs, seconds: float) -> float:
@@ -114,6 +138,7 @@ def measure(weights: Sequence[float], loop: Sequence[str], alone_s: float, share
         )
         url = stack.enter_context(processes.destination(settings, single_thread()))
         users = Users(settings.secrets_dir / "users.json")
+        used = Used(url, replace(settings, token=users.add(FIRST_USER)))  # who sees all sessions
         hosts = []
         for place, weight in enumerate(weights):
             token = users.add(f"host{place}", weight=weight)
@@ -122,31 +147,41 @@ def measure(weights: Sequence[float], loop: Sequence[str], alone_s: float, share
             hosts.append(stack.enter_context(started(command, variables)))
         for host in hosts:
             host.await_ready()
-        accelerator = probe(url, replace(settings, token=token)).accelerators[0].name
+        accelerator = probe(url, used.settings).accelerators[0].name
         (alone,) = computed(hosts[:1], alone_s)
-        together = computed(hosts, shared_s)
+        together = computed(hosts, shared_s, used.measure)
     results["alone"] = {"per_s": rate(alone, alone_s), "took_s": record.summary(alone["took_s"])}
     alone_median_s = record.summary(alone["took_s"])["p50"]
     total = sum(rate(runs, shared_s) for runs in together)
     results["total_per_s"] = total
     results["total_to_alone"] = total / rate(alone, alone_s)
     results["hosts"] = [
-        of_host(runs, weight / sum(weights), rate(runs, shared_s) / total, alone_median_s)
-        for weight, runs in zip(weights, together, strict=True)
+        of_host(
+            runs,
+            weight / sum(weights),
+            rate(runs, shared_s) / total,
+            used.seconds[f"host{place}"] / sum(used.seconds.values()),
+            alone_median_s,
+        )
+        for place, (weight, runs) in enumerate(zip(weights, together, strict=True))
     ]
+    results["busy"] = sum(used.seconds.values()) / (shared_s - 2 * EDGE_S)
     results["worst_share_to_weight"] = max(abs(each["share_to_weight"] - 1) for each in results["hosts"])
+    results["worst_time_share_to_weight"] = max(abs(each["time_share_to_weight"] - 1) for each in results["hosts"])
     results["worst_p99_to_fair"] = max(each["p99_to_fair"] for each in results["hosts"])
     return accelerator, results
 
 
-def of_host(runs: Runs, part: float, share: float, alone_median_s: float) -> dict[str, object]:
-    """One host's share beside its part, and its delays beside what they would be if it had just its part."""
+def of_host(runs: Runs, part: float, share: float, time_share: float, alone_median_s: float) -> dict[str, object]:
+    """One host's shares beside its part, and its delays beside what they would be if it had just its part."""
     took_s = sorted(runs["took_s"])
     p99_s = took_s[min(len(took_s) - 1, int(0.99 * len(took_s)))]
     return {
         "part": part,
         "share": share,
         "share_to_weight": share / part,
+        "time_share": time_share,
+        "time_share_to_weight": time_share / part,
         "took_s": record.summary(took_s),
         "p99_s": p99_s,
         "p99_to_fair": p99_s / (alone_median_s / part),
@@ -172,7 +207,8 @@ def main() -> None:
     print(f"{options.hosts} hosts {results['total_per_s']:.1f}/s: {results['total_to_alone']:.3f} of one host")
     for weight, each in zip(weights, results["hosts"], strict=True):
         print(
-            f"weight {weight:g}: {each['share']:.4f} of the results, {each['share_to_weight']:.3f} of its part; "
+            f"weight {weight:g}: {each['share_to_weight']:.3f} of its part of the results, "
+            f"{each['time_share_to_weight']:.3f} of its part of the time; "
             f"p50 {1e3 * each['took_s']['p50']:.1f} ms, p99 {1e3 * each['p99_s']:.1f} ms, "
             f"{each['p99_to_fair']:.2f} of the fair share's"
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -158,7 +159,8 @@ def test_a_host_of_another_version_is_told_both_versions(destination: Destinatio
 
 
 def test_a_hello_that_has_grown_is_welcome(destination: Destination) -> None:
-    meta = [1, messages.VERSION + 1, "status", "avec 9", "app.py", "strict", "", 0, "", "", 0, 0, 0, {"new": True}]
+    hello = messages.Hello(1, messages.VERSION + 1, "status", "avec 9", "app.py")
+    meta = [*msgspec.to_builtins(hello), {"new": True}]
     assert isinstance(answer_to(destination, raw_frame(messages.Hello, meta)), messages.Status)
 
 
