@@ -29,6 +29,7 @@ ALL = os.environ.get("HOSTILE") == "all"
 FEW = 5  # places of each kind of fault and direction, in `make test`
 DIGITS = 3
 BOUND_S = 15.0  # for one conversation with one fault, on a busy machine
+pytestmark = pytest.mark.timeout(300)  # for all places of a direction
 long = pytest.mark.skipif(not ALL, reason="one of the long tests of `make test-hostile`")
 
 
