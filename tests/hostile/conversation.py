@@ -1,7 +1,7 @@
-"""One conversation of a host with a destination in which every message is said that a network can harm.
+"""One conversation of a host with a destination in which every message of a session and of an upload is said.
 
 It is recorded at a relay once; from that follow the places where a fault can come: before, within and after each part
-of each frame. Not here: the faults (`test_boundaries`), and what is said only when a destination drains.
+of each frame. Not here: the faults (`test_boundaries`), and what is said elsewhere: Status, Refused, Draining.
 """
 
 from __future__ import annotations
@@ -38,22 +38,26 @@ class Place:
 
 
 def converse(url: str, settings: Settings, model: bytes) -> list[bytes]:
-    """Ask for the status, compute, upload a model, fail, be refused; all that it brought.
+    """Compute, upload a model, fail; all that it brought.
 
     Args:
         model: bytes that the destination does not have.
     """
-    brought = [str(len(probe(url, settings).formats)).encode()]
     with Session(url, settings) as session:
         state = Accumulator(session, COUNT)
         calls = [state.add(np.full(COUNT, number, np.float32)) for number in range(3)]
-        brought += [call.wait().arrays[0].tobytes() for call in calls]
+        brought = [call.wait().arrays[0].tobytes() for call in calls]
         session.release(session.new_handle())
         assert models.provide(session, model, settings) == manifest_of_bytes(model).digest
         with pytest.raises(InvalidArgument, match="handle 999 names nothing"):
             session.run(999, "test", b"").wait()
         brought.append(state.add(np.ones(COUNT, np.float32)).wait().arrays[0].tobytes())
     return brought
+
+
+def be_told(url: str, settings: Settings) -> None:
+    """Ask what the destination is doing."""
+    assert probe(url, settings).formats
 
 
 def be_refused(url: str, settings: Settings) -> None:
@@ -68,16 +72,11 @@ class Frames:
 
     kinds: tuple[type[Message], ...]
     places: tuple[Place, ...]
-    first: int  # bytes up to the end of the first exchange, which is the status's
     opened: int  # bytes up to the end of the session's opening: what comes before is no session's yet
 
 
-def frames_of(record: bytes, opening: int) -> Frames:
-    """Take a recorded direction apart.
-
-    Args:
-        opening: how many frames of it come before a session is open.
-    """
+def frames_of(record: bytes) -> Frames:
+    """Take a recorded direction apart."""
     reader = FrameReader(allocate_array)
     reader.trust()
     frames = feed(reader, record)
@@ -96,7 +95,7 @@ def frames_of(record: bytes, opening: int) -> Frames:
         ends.append(begin := end)
     unique = {place.offset: place for place in places}
     kinds = tuple(type(frame.message) for frame in frames)
-    return Frames(kinds, tuple(unique[offset] for offset in sorted(unique)), ends[0], ends[opening - 1])
+    return Frames(kinds, tuple(unique[offset] for offset in sorted(unique)), ends[0])
 
 
 def recorded(relay: Relay, settings: Settings, model: bytes) -> tuple[Frames, Frames]:
@@ -105,7 +104,7 @@ def recorded(relay: Relay, settings: Settings, model: bytes) -> tuple[Frames, Fr
     converse(relay.url, settings, model)
     up, down = bytes(relay.up.record), bytes(relay.down.record)
     relay.up.record = relay.down.record = None
-    return frames_of(up, opening=2), frames_of(down, opening=2)  # a status's hello and a session's, and their answers
+    return frames_of(up), frames_of(down)
 
 
 def fresh_models(folder: Path) -> Iterator[bytes]:
