@@ -500,7 +500,7 @@ def paper(
         print(line)
     if output is not None and render is None:
         print(f"record: {output}")
-    sys.exit(FOUND_FAULTS if record["results"]["failures"] else 0)
+    sys.exit(FOUND_FAULTS if render is None and record["results"]["failures"] else 0)
 
 
 def main() -> NoReturn:

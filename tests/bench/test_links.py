@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -43,7 +44,7 @@ def send_back(listener: socket.socket) -> None:
             sock, _ = listener.accept()
         except OSError:  # the test is over
             return
-        with sock:
+        with sock, contextlib.suppress(ConnectionError):
             while data := sock.recv(1 << 16):
                 sock.sendall(data)
 
@@ -96,6 +97,53 @@ def test_a_relay_lets_no_more_through_than_its_rate(echo: str) -> None:
     link = profile("100mbit-0ms")
     with relayed(echo, link, 0.0) as url:
         assert there_and_back(url, bytes(NBYTES))[1] >= NBYTES / link.rate
+
+
+def connected(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    sock = socket.create_connection((str(parts.hostname), int(parts.port or 0)))
+    sock.settimeout(10)
+    return sock
+
+
+def test_a_fault_ends_a_connection_at_its_byte_and_new_ones_may_come(echo: str) -> None:
+    with relayed(echo, CONTROL, 0.0, ["--fault", "fin", "--after", "1000"]) as url:
+        with connected(url) as sock:
+            sock.sendall(bytes(3000))
+            received = b"".join(iter(lambda: sock.recv(4096), b""))
+        assert len(received) <= 1000
+        assert there_and_back(url, b"again")[0] == b"again"
+
+
+def test_a_fault_can_be_a_reset(echo: str) -> None:
+    with relayed(echo, CONTROL, 0.0, ["--fault", "rst", "--after", "10"]) as url, connected(url) as sock:
+        sock.sendall(bytes(10))
+        with pytest.raises(ConnectionResetError):
+            while sock.recv(4096):
+                pass
+
+
+def test_a_fault_can_leave_a_connection_over_which_nothing_comes(echo: str) -> None:
+    with relayed(echo, CONTROL, 0.0, ["--fault", "silence", "--after", "5"]) as url, connected(url) as sock:
+        sock.sendall(bytes(10))
+        sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            while sock.recv(4096):
+                pass
+        with connected(url) as other:
+            other.sendall(b"x")
+            other.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                other.recv(1)
+
+
+def test_a_slow_reader_makes_the_sender_wait(echo: str) -> None:
+    link = profile("8mbit-0ms")
+    with relayed(echo, link, 0.0, ["--window", "65536"]) as url, connected(url) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):  # a megabyte a second is read, and little waits in between
+            sock.sendall(bytes(64 << 20))
 
 
 def test_a_relay_to_nowhere_ends_its_connections() -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich_click as click
 
+from avec import cli
 from avec.bench.paper import files, rates, tables, tiers
 from avec.bench.paper.cycles import evaluated
 from avec.bench.paper.running import Budget, OverBudget, Ran
@@ -72,6 +74,11 @@ def test_a_wrong_file_is_one_line_and_status_2(tmp_path: Path, text: str, messag
     status, stdout, stderr = execute(*AVEC, "bench", "paper", str(file_of(tmp_path, text)))
     assert (status, stdout) == (2, "")
     assert message in stderr and stderr.count("\n") == 1
+
+
+def test_its_flags_are_these() -> None:
+    flags = {flag for each in cli.paper.params if isinstance(each, click.Option) for flag in each.opts}
+    assert flags == {"--small", "--output", "--render", "--plots", "--note"}
 
 
 def test_a_record_or_tiers_are_needed() -> None:

@@ -9,7 +9,7 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -50,14 +50,15 @@ def profile(name: str) -> LinkProfile:
 
 
 @contextlib.contextmanager
-def relayed(url: str, link: LinkProfile, delay_s: float) -> Iterator[str]:
+def relayed(url: str, link: LinkProfile, delay_s: float, more: Sequence[str] = ()) -> Iterator[str]:
     """Put a relay, in a process of its own, before the server at `url`; give the URL to go to in its place.
 
     Args:
         delay_s: how long the relay holds what passes; half the link's round trip, less what relaying takes anyway.
+        more: options of the relay's, such as a fault.
     """
     parts = urlsplit(url)
-    options = ["--delay", repr(delay_s), "--rate", repr(link.rate), "--jitter", repr(link.jitter_s)]
+    options = ["--delay", repr(delay_s), "--rate", repr(link.rate), "--jitter", repr(link.jitter_s), *more]
     command = [sys.executable, "-P", "-m", "avec.bench.relay", str(parts.hostname), str(parts.port), *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None  # for mypy

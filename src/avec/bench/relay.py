@@ -1,9 +1,12 @@
 """A link in user space: relays connections, and holds what passes as long as a link of some rate and delay would.
 
     python -m avec.bench.relay HOST PORT --delay 0.01 --rate 125e6
+    python -m avec.bench.relay HOST PORT --fault silence --after 3000000
 
 It prints its own port on 127.0.0.1 and ends when its standard input does. It needs no root, and both directions have a
-rate of their own, which connections share. Not here: faults (tests/relay.py makes those).
+rate of their own, which connections share. A fault comes when so many bytes have gone up: all connections end by a FIN
+or a RST and new ones may come, or they stay and nothing comes over them any more. A slow reader is a rate with a small
+`--window`. Faults that a test controls as it goes are made by tests/relay.py.
 
 Each direction of a connection has a thread, which is in a system call nearly all the time. At a rate, what is read is
 let out evenly, in slices, as it would come off a wire; a message's last byte comes out when its length says.
@@ -17,11 +20,13 @@ import ctypes
 import random
 import select
 import socket
+import struct
 import sys
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 PIECE_NBYTES = 256 * 1024  # read at once
 COPIED_NBYTES = 32 * 1024  # a smaller piece is copied, so that many small ones do not take a buffer each
@@ -33,10 +38,57 @@ SWITCH_INTERVAL_S = 0.0001  # for which a thread may keep the interpreter while 
 PR_SET_TIMERSLACK = 29  # Source: linux/prctl.h
 
 
+Kind = Literal["", "fin", "rst", "silence"]
+KINDS: tuple[Kind, ...] = ("fin", "rst", "silence")
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # Source: socket(7), SO_LINGER
+
+
+class Fault:
+    """What happens, once, to all connections when so many bytes have gone up. Thread-safe."""
+
+    def __init__(self, kind: Kind = "", after_nbytes: int = 0) -> None:
+        self.happened = False
+        self._kind = kind
+        self._left_nbytes = after_nbytes
+        self._ends: list[socket.socket] = []
+        self._lock = threading.Lock()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing comes over any connection any more."""
+        return self.happened and self._kind == "silence"
+
+    def watch(self, *ends: socket.socket) -> None:
+        """Have it happen to a connection too."""
+        self._ends += ends
+
+    def room(self, nbytes: int) -> int:
+        """How many of some bytes may go up before it happens."""
+        return min(nbytes, self._left_nbytes) if self._kind and not self.happened else nbytes
+
+    def count(self, nbytes: int) -> None:
+        """Take note of bytes that went up; at the last one it happens."""
+        with self._lock:
+            self._left_nbytes -= nbytes
+            if not self._kind or self.happened or self._left_nbytes > 0:
+                return
+            self.happened = True
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                if self._kind == "rst":
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                # In silence threads wake to end, and nobody is told: the sockets stay open here.
+                end.shutdown(socket.SHUT_RDWR if self._kind == "fin" else socket.SHUT_RD)
+        if self._kind != "silence":
+            self._ends.clear()
+
+
 class Lane:
     """One direction of the link: says when bytes that come in go out. Thread-safe."""
 
-    def __init__(self, delay_s: float, rate: float, jitter_s: float) -> None:
+    def __init__(self, delay_s: float, rate: float, jitter_s: float, window_nbytes: int, fault: Fault) -> None:
+        self.window_nbytes = window_nbytes
+        self.fault = fault
         self.delay_s = delay_s
         self.rate = rate
         self.jitter_s = jitter_s
@@ -76,7 +128,9 @@ class Piece:
 class Way:
     """One direction of one connection: reads from `source`, holds, writes to `sink`."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, lane: Lane) -> None:
+    def __init__(self, source: socket.socket, sink: socket.socket, lane: Lane, upward: bool) -> None:
+        self._upward = upward
+        self._fault_before = lane.fault.happened  # to others, before this connection came
         self._source = source
         self._sink = sink
         self._lane = lane
@@ -90,11 +144,15 @@ class Way:
 
     def carry(self) -> None:
         """Relay until the source has ended and all was passed on, or either side is gone."""
+        fault, before = self._lane.fault, self._fault_before
         try:
             while self._held or not self._ended:
                 self._send(time.monotonic())
+                if fault.happened != before:
+                    return
                 self._receive()
-            self._sink.shutdown(socket.SHUT_WR)
+            if fault.happened == before:
+                self._sink.shutdown(socket.SHUT_WR)
         except OSError:  # what happened to one side shall happen to the other
             for end in (self._source, self._sink):
                 with contextlib.suppress(OSError):
@@ -108,16 +166,23 @@ class Way:
             if due < len(piece.data) and due - piece.sent < max(1, self._slice_nbytes):
                 return
             try:
-                count = self._sink.send(piece.data[piece.sent : due])
+                count = self._sink.send(piece.data[piece.sent : piece.sent + self._room(due - piece.sent)])
             except BlockingIOError:
                 self._blocked = True
                 return
             piece.sent += count
             self._held_nbytes -= count
+            if self._upward:
+                self._lane.fault.count(count)
+                if self._lane.fault.happened != self._fault_before:
+                    return
             if piece.sent == len(piece.data):
                 self._held.popleft()
                 if piece.buffer is not None:
                     self._buffers.append(piece.buffer)
+
+    def _room(self, nbytes: int) -> int:
+        return self._lane.fault.room(nbytes) if self._upward else nbytes
 
     def _receive(self) -> None:
         """Wait until something can be read or sent; read."""
@@ -125,7 +190,7 @@ class Way:
             return
         now_s = time.monotonic()
         opens_s = self._lane.opens_s() if self._lane.rate else 0.0
-        takes = not self._ended and self._held_nbytes < HELD_NBYTES
+        takes = not self._ended and self._held_nbytes < self._lane.window_nbytes
         wakes_s = []
         if self._held and not self._blocked:
             piece = self._held[0]
@@ -164,18 +229,25 @@ def relay(listener: socket.socket, target: tuple[str, int], up: Lane, down: Lane
         ready = select.select((listener, sys.stdin), (), ())[0]
         if sys.stdin in ready:
             return
-        host, _ = listener.accept()
-        try:
-            destination = socket.create_connection(target)
-        except OSError:  # the host sees a connection that ends at once
-            host.close()
-            continue
-        for end in (host, destination):
-            end.setblocking(False)
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ways = [Way(host, destination, up), Way(destination, host, down)]
-        for way in ways:
-            threading.Thread(target=way.carry, daemon=True).start()
+        # Nothing here may keep the sockets: a connection is reset when the last who has them lets go.
+        _carry(listener.accept()[0], target, up, down)
+
+
+def _carry(host: socket.socket, target: tuple[str, int], up: Lane, down: Lane) -> None:
+    if up.fault.silent:
+        up.fault.watch(host)
+        return
+    try:
+        destination = socket.create_connection(target)
+    except OSError:  # the host sees a connection that ends at once
+        host.close()
+        return
+    for end in (host, destination):
+        end.setblocking(False)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    up.fault.watch(host, destination)
+    for way in (Way(host, destination, up, True), Way(destination, host, down, False)):
+        threading.Thread(target=way.carry, daemon=True).start()
 
 
 def wake_exactly() -> None:
@@ -192,13 +264,17 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="seconds, one way")
     parser.add_argument("--rate", type=float, default=0.0, help="bytes per second, each way; 0 is unlimited")
     parser.add_argument("--jitter", type=float, default=0.0, help="seconds, earlier or later")
+    parser.add_argument("--window", type=int, default=HELD_NBYTES, help="bytes that a direction of a connection holds")
+    parser.add_argument("--fault", choices=KINDS, default="", help="what is to happen to all connections, once")
+    parser.add_argument("--after", type=int, default=0, help="bytes up, at the last of which it happens")
     options = parser.parse_args()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     wake_exactly()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
-        lanes = [Lane(options.delay, options.rate, options.jitter) for _ in range(2)]
+        fault = Fault(options.fault, options.after)
+        lanes = [Lane(options.delay, options.rate, options.jitter, options.window, fault) for _ in range(2)]
         relay(listener, (options.host, options.port), *lanes)
 
 

@@ -35,6 +35,7 @@ def draw(record: Line, folder: Path) -> Iterator[Path]:
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["svg.hashsalt"] = "avec"  # the same record gives the same file
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
     results = record["results"]
     folder.mkdir(parents=True, exist_ok=True)
     for name, fill in (("totals", _totals), ("cycle", _cycle), ("efficiency", _efficiency), ("where", _where)):
