@@ -27,7 +27,7 @@ from avec.communication import compression
 from avec.communication.compression import Learned
 
 MEDIA = HERE.parent / "examples" / "openpose" / "media"
-MODEL = HERE.parent / "examples" / "openpose" / "models" / "pose_mini"
+MODEL = HERE.parent / "examples" / "openpose" / "models" / "pose_people"
 CLIP = MEDIA / "people.mp4"
 SIZE = (656, 368)
 NOISE = 2.0  # of a byte: what a camera's sensor adds in daylight; the clip is rendered and has none
@@ -63,7 +63,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder, destination() as url:
         results["links"] = {link: loops(url, link, arguments, Path(folder)) for link in links}
-        results["pose_mini"] = pose_mini(url, links[-1], Path(folder))
+        results["pose_people"] = pose_people(url, links[-1], Path(folder))
     results["load_average"] += [os.getloadavg()]
     path = write(arguments.name, "cpu", ", ".join(links), results, arguments.results)
     for line in lines(results):
@@ -167,7 +167,7 @@ def loops(url: str, link: str, arguments: argparse.Namespace, folder: Path) -> d
     }  # fmt: skip
 
 
-def pose_mini(url: str, link: str, folder: Path) -> dict[str, object]:
+def pose_people(url: str, link: str, folder: Path) -> dict[str, object]:
     """The trained pose network's frames and maps over one link, with raw and auto: bytes, not time, are asked here."""
     model = ["--model", f"{MODEL}.prototxt", f"{MODEL}.caffemodel", "--frames", "12", "--noise", str(NOISE)]
     with over(url, link) as (link_url, _):
@@ -250,8 +250,8 @@ def lines(results: dict) -> Iterator[str]:
                 f"  {name:27} {milliseconds['p50']:7.2f} ms a frame (p95 {milliseconds['p95']:.2f}), "
                 f"{found['wire_nbytes_per_frame'][name]:,} bytes, host {found['host_codec_ms_per_frame'][name]:.2f} ms"
             )
-    found = results["pose_mini"]
-    yield f"pose_mini over {found['link']}: {found['wire_nbytes_per_frame']:,} bytes a frame,"
+    found = results["pose_people"]
+    yield f"pose_people over {found['link']}: {found['wire_nbytes_per_frame']:,} bytes a frame,"
     yield f"  {found['to_equation_1']:.3f} of Eq. 1, host {found['host_codec_ms_per_frame']:.2f} ms"
     yield f"  same bits: {found['same_bits']}"
 

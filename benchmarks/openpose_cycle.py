@@ -28,7 +28,7 @@ METADATA_NBYTES = 12
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="coco", help="a topology of examples/openpose, or pose_mini")
+    parser.add_argument("--model", default="coco", help="a topology of examples/openpose, or pose_people")
     parser.add_argument("--width", type=int, default=656)
     parser.add_argument("--height", type=int, default=368)
     parser.add_argument("--frames", type=int, default=10, help="frames measured in each turn")

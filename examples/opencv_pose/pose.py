@@ -41,8 +41,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pose", description="Find the joints of one person with OpenCV.")
     add = parser.add_argument
     add("--input", type=Path, default=OPENPOSE / "media" / "picture_2.jpg", help="a picture or a clip")
-    add("--proto", type=Path, default=OPENPOSE / "models" / "pose_mini.prototxt", help="the network's prototxt")
-    add("--model", type=Path, default=OPENPOSE / "models" / "pose_mini.caffemodel", help="the network's weights")
+    add("--proto", type=Path, default=OPENPOSE / "models" / "pose_people.prototxt", help="the network's prototxt")
+    add("--model", type=Path, default=OPENPOSE / "models" / "pose_people.caffemodel", help="the network's weights")
     add("--width", type=int, default=368, help="of the network's input (default: %(default)s)")
     add("--height", type=int, default=368, help="of the network's input (default: %(default)s)")
     add("--threshold", type=float, default=0.1, help="how sure a joint has to be (default: %(default)s)")

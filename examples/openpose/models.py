@@ -45,7 +45,7 @@ _SQUARE = Resolution(368, 368)
 MODELS = {
     model.name: model
     for model in (
-        Model("pose_mini", skeletons.COCO, topology=None),
+        Model("pose_people", skeletons.COCO, topology=None),
         Model("coco", skeletons.COCO, "coco"),
         Model("body_25", skeletons.BODY_25, "body_25"),
         Model("mpi", skeletons.MPI, "mpi"),

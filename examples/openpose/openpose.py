@@ -42,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(prog="openpose", description="Find people in pictures and clips, and draw their skeletons.")
     add = parser.add_argument
     add("inputs", nargs="*", type=Path, help="pictures, folders and clips (default: the bundled ones)")
-    add("--model", choices=MODELS, default="pose_mini", help="network (default: %(default)s)")
+    add("--model", choices=MODELS, default="pose_people", help="network (default: %(default)s)")
     add("--weights", type=Path, help="a .caffemodel for the network instead of its own")
     add("--net-resolution", type=_resolution, metavar="WxH", help="network input (default: 656x368)")
     add("--scales", type=int, default=1, help="sizes of the picture to average over (default: 1)")

@@ -7,7 +7,6 @@ post-processing does not drown in noise. The files are kept in the user's cache 
 
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -62,13 +61,13 @@ def cache_folder() -> Path:
 def _write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # with the mode that files here get; mkstemp's is 600
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with partial.open("wb") as stream:
             stream.writelines(chunks)
         os.replace(partial, path)
     except BaseException:
-        os.unlink(partial)
+        partial.unlink(missing_ok=True)
         raise
 
 

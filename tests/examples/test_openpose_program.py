@@ -29,7 +29,7 @@ def run_program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def run_known(inputs: list[Path], output: Path, *arguments: str) -> tuple[openpose.Tally, results.Results, str]:
     """Run the loop on a known estimator; give the tally, the results and what went to the terminal."""
     options = openpose.parse_arguments([*arguments, "--output", str(output)])
-    written = results.Results(output, MODELS["pose_mini"], not options.no_render, options.write_json)
+    written = results.Results(output, MODELS["pose_people"], not options.no_render, options.write_json)
     written.prepare_folder()
     messages = Console(stderr=True, file=open(output / "messages", "w+"), width=200)
     with messages.file:
@@ -50,7 +50,7 @@ def box_needs_a_hand(text: str) -> str:
         (["--scales", "5"], "argument --scales: 5 is not in 1..4"),
         (["--limit", "0"], "argument --limit: 0 is not a positive number"),
         (["--model", "hand", "--box", "1,2,3"], "'1,2,3' is not X,Y,WIDTH,HEIGHT"),
-        (["--box", "1,2,3,4"], box_needs_a_hand("pose_mini")),
+        (["--box", "1,2,3,4"], box_needs_a_hand("pose_people")),
     ],
 )
 def test_a_usage_error_is_one_line_and_status_2(

@@ -1,6 +1,6 @@
 """Trains the bundled pose network on people that are rendered as it goes.
 
-    python training/train.py --minutes 8 --output trained --evaluate
+    python training/train.py --minutes 5.6 --output trained --evaluate
 
 Leaves in the output folder, at every checkpoint and at the end: the Caffe net (.prototxt, .caffemodel), its parameters
 with the batch normalisations (.npz, to continue from) and training.json, what the run was and came to. sample.jpg shows

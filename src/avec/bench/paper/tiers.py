@@ -14,7 +14,7 @@ import msgspec
 from avec.bench.links import LOOPBACK, LinkProfile, profile
 from avec.errors import ConfigurationError
 
-SMALL_MODEL = "pose_mini"
+SMALL_MODEL = "pose_people"
 LOCAL = "local"  # a destination that is started on this machine
 APPLICATION = Path(__file__).parents[4] / "examples" / "openpose"  # in a clone
 
