@@ -182,7 +182,7 @@ class Program:
             self.table[self.step % 32].copy_(torch.rand(16, generator=self.generator, device=device))
             self.table.mul_(0.9).add_(0.01 * (self.step % 7))
         x = self.table[:4]
-        for _ in range(plan["chain"]):  # the same again and again within a step: what one makes, the next takes and frees
+        for _ in range(plan["chain"]):  # the same again and again: what one makes, the next takes and frees
             x = x * 1.001 + self.table[4:8]
         losses.append(1e-3 * x.abs().mean())
         if self.step % plan["read_every"] == 0:
