@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from avec.errors import ProtocolError
 from avec.protocol import messages
-from avec.protocol.codec import allocate_array, encode
+from avec.protocol.codec import Part, allocate_array, encode
 from avec.protocol.connection import ANSWERS, CALLS, Connection, State
 from avec.protocol.messages import Message, Welcome
-from avec.tensor import Array
+from avec.tensor import Encoded
 from protocol.golden import EXAMPLES
 
 HOSTS = (messages.Offer, messages.Chunk, messages.Load, messages.Run, messages.Release, messages.Goodbye)
@@ -25,7 +25,7 @@ DESTINATIONS = (messages.Want, messages.Stored, messages.Result, messages.Failed
 EITHER = (messages.Ping, messages.Pong)
 WELCOME = Welcome(messages.VERSION, "1", "machine")
 HELLO = messages.Hello(messages.VERSION, messages.VERSION, "session", "machine")
-Example = tuple[Message, int, tuple[Array, ...]]
+Example = tuple[Message, int, tuple[Part, ...]]
 
 
 def _examples(*kinds: type[Message]) -> st.SearchStrategy[Example]:
@@ -41,10 +41,11 @@ class _Way:
         self.bytes = bytearray()
         self.expected: deque[tuple[Message, int, list[bytes]]] = deque()
 
-    def send(self, message: Message, number: int, arrays: tuple[Array, ...]) -> None:
+    def send(self, message: Message, number: int, arrays: tuple[Part, ...]) -> None:
         buffers = self.sender.send(message, number, arrays)
         self.bytes += b"".join(buffers)
-        self.expected.append((message, number, [array.tobytes() for array in arrays]))
+        bodies = [part.body if isinstance(part, Encoded) else part for part in arrays]
+        self.expected.append((message, number, [body.tobytes() for body in bodies]))
 
     def deliver(self, count: int) -> list[tuple[Message, int]]:
         came = []
