@@ -189,7 +189,7 @@ def in_turns(
 
 
 def training(url: str, rounds: int, seconds: int) -> dict[str, dict[str, object]]:
-    """A program that makes calls of few operators, and one with a model; each without recovery, then with snapshots."""
+    """Steps of AdamW with dropout, and the host's processor time for each, in turns without and with snapshots."""
     found: dict[str, dict[str, object]] = {}
     for name, width, batch in (("small", 128, 64), ("1 million parameters", 512, 256)):
         rates: dict[str, list[float]] = {"off": [], "snapshot": []}

@@ -77,6 +77,26 @@ def test_a_released_handle_is_forgotten_unless_others_came_from_it(journal: Jour
     assert journal.released == ()
 
 
+def test_what_another_handle_has_taken_over_stays_when_the_first_is_released(journal: Journal) -> None:
+    journal.add(entry("load", sets("model")))
+    journal.add(entry("write", sets("weights")))
+    journal.add(entry("load other", CHANGES, (OTHER,)))
+    journal.add(entry("share", CHANGES, (OTHER, NET)))
+    journal.add(entry("write again", sets("weights")))
+    journal.release(NET)
+    assert names(journal) == ["load", "write", "load other", "share"]
+
+
+def test_what_a_needed_call_has_read_of_a_released_handle_stays(journal: Journal) -> None:
+    journal.add(entry("load", sets("model")))
+    read = Effect(frozenset({(OTHER, "value")}), frozenset({(NET, "model")}), concerns=(OTHER,))
+    journal.add(entry("make", read, (NET, OTHER)))
+    journal.release(NET)
+    assert names(journal) == ["load", "make"]
+    journal.add(entry("drop", Effect(drops=frozenset({(OTHER, "value")})), (OTHER,)))
+    assert names(journal) == []
+
+
 def test_beyond_its_limits_it_gives_up_what_has_most_and_says_so(journal: Journal) -> None:
     for number in range(2500):
         journal.add(entry(f"step {number}", CHANGES))

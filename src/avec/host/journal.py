@@ -149,16 +149,22 @@ class Journal:
     def _prune(self) -> None:
         """Drop entries all of whose effects have been wiped out, going back from the newest."""
         dead = set(self._dropped)
+        gone = set(self._released)  # handles all of whose things are dead, but for those that are wanted
+        wanted: set[Thing] = set()
         needed: list[Entry] = []
         for entry in reversed(self._entries):
             effect = entry.effect
-            if not effect.anything and all(each in dead or each[0] in self._released for each in effect.overwrites):
+            if not effect.anything and all(
+                thing in dead or (thing[0] in gone and thing not in wanted) for thing in effect.overwrites
+            ):
                 continue
             needed.append(entry)
             if effect.reads is None or effect.anything:
                 dead = {thing for thing in dead if thing[0] not in entry.handles} | effect.overwrites
+                gone.difference_update(entry.handles)
             else:
                 dead = (dead | effect.overwrites) - effect.reads
+                wanted = (wanted - effect.overwrites) | effect.reads
         self._keep_only(reversed(needed))
         self._dropped &= {thing for entry in self._entries for thing in entry.effect.overwrites}
 
