@@ -43,8 +43,9 @@ def main(folder: Path, rounds: int) -> None:
     net = caffe.Net(str(folder / "net.prototxt"), caffe.TRAIN)
     steady = caffe.Net(str(folder / "net.prototxt"), caffe.TEST)
     solver = caffe.get_solver(str(folder / "solver.prototxt"))
-    print("ready", flush=True)
     for number in range(rounds):
+        if number % 10 == 0:
+            print("at", number, flush=True)
         net.blobs["data"].data[...] = stream.normal(size=(4, 8))
         seen.update(net.forward()["fc2"].tobytes())
         net.blobs["fc2"].diff[...] = stream.normal(size=(4, 3))

@@ -44,8 +44,9 @@ def main(folder: Path, rounds: int) -> None:
     net = cv2.dnn.readNetFromONNX(str(onnx_net(folder / "net.onnx")))
     model = cv2.dnn.Model(cv2.dnn.readNetFromONNX(str(folder / "net.onnx")))
     seen = hashlib.sha256()
-    print("ready", flush=True)
     for number in range(3 * rounds):  # each is quick
+        if number % 30 == 0:
+            print("at", number, flush=True)
         if number % 3 == 0:  # a forward without it computes on what was set before
             net.setInput(stream.normal(size=(1, 3, 8, 8)).astype(np.float32))
         if number % 7 == 0:

@@ -24,8 +24,9 @@ def main(steps: int) -> None:
     event = torch.cuda.Event(enable_timing=True)
     seen = hashlib.sha256()
     average: torch.Tensor | None = None
-    print("ready", flush=True)
     for step in range(steps):
+        if step % 10 == 0:
+            print("at", step, flush=True)
         x = torch.randn(32, 16, device=device, generator=own)
         y = (x.sum(1) > 0).long() + 2 * torch.randint(0, 2, (32,)).to(device)  # from the host too
         optimizer.zero_grad()
