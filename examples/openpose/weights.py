@@ -61,7 +61,9 @@ def cache_folder() -> Path:
 def _write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file that appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # with the mode that files here get; mkstemp's is 600
+    partial = path.with_name(
+        f".{path.name}.{os.getpid()}.partial"
+    )  # with the mode that files here get; mkstemp's is 600
     try:
         with partial.open("wb") as stream:
             stream.writelines(chunks)
