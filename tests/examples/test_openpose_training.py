@@ -1,6 +1,7 @@
 """The pose network's training: what is rendered, what is taught, what is exported."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import grouping
@@ -19,6 +20,15 @@ from destination.caffe_net import Net
 SMALL = (128, 160)
 FEW = "--minutes 5 --batch 2 --size 64x64 --channels 16 --device cpu"
 THREE = Range(people=(3, 3), height=(60.0, 100.0))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Nets as small as these only wait for each other's threads, minutes long where the processors are taken."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def dice(seed: int) -> Dice:
@@ -89,8 +99,8 @@ def test_a_joint_behind_someone_nearer_is_not_visible(unpainted: None) -> None:
 
 
 def test_perfect_maps_give_the_people_back(unpainted: None) -> None:
-    measured = evaluation.measure_perfect(20, torch.device("cpu"))
-    assert measured["people"] > 50
+    measured = evaluation.measure_perfect(8, torch.device("cpu"))
+    assert measured["people"] > 15
     assert measured["ap50"] >= 0.95 and measured["ap75"] >= 0.95
     assert abs(measured["bias_x_px"]) < 0.1 and abs(measured["bias_y_px"]) < 0.1
 
