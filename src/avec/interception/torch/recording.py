@@ -81,6 +81,7 @@ _BAD_FORK = (
     " method"
 )
 
+_set_eval_frame: Any = torch._C._dynamo.eval_frame.set_eval_frame
 _ENCODER = msgspec.msgpack.Encoder()
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _OPENED = msgspec.msgpack.Decoder(Opened)
@@ -417,7 +418,7 @@ class Recording:
             )
             try:
                 effect = CHANGES if stretch or described or self._forget or forget_traces else READS
-                call = session.run(self._handle, "torch.run", body, parts, self._files, into, effect=effect)
+                call = _unseen(session.run, self._handle, "torch.run", body, parts, self._files, into, effect=effect)
             except DestinationError:
                 self._loss_told = True
                 raise
@@ -474,7 +475,7 @@ class Recording:
             thing = self._handle, (type(request).__name__, request.number)
             effect = Effect(frozenset({thing}), frozenset())
         name = f"torch.{type(request).__name__.lower()}"
-        return self.session.run(self._handle, name, body, parts, effect=effect)
+        return _unseen(self.session.run, self._handle, name, body, parts, effect=effect)
 
     def evaluate(self, template: int, numbers: Sequence[int], floats: Sequence[float]) -> Answer | None:
         """Append an operator whose results depend on data, send what is recorded and wait for what came out."""
@@ -550,6 +551,18 @@ class Recording:
             lost = exc
         if isinstance(lost, DestinationError):  # nothing waited for it; others are told when the session ends
             sys.stderr.write(f"avec: the program's last operators were not carried out: {lost}\n")
+
+
+def _unseen(function: Callable[..., Call], *args: Any, **options: Any) -> Call:
+    """Call it while Dynamo looks at no frame: to convert one, it reads generators' states, in the middle of a batch.
+
+    It leaves AVEC's files alone, see `dynamo`; but what a dataclass has generated stands in none of them.
+    """
+    before = _set_eval_frame(None)
+    try:
+        return function(*args, **options)
+    finally:
+        _set_eval_frame(before)
 
 
 def _put(reply: Reply, into: Array) -> None:
