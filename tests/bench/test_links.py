@@ -163,11 +163,11 @@ def test_calibration_finds_the_delay_that_makes_the_round_trip() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network namespace")
 def test_a_shaped_loopback_carries_its_rate() -> None:
-    command = ["sh", str(SHAPED), "100mbit", sys.executable, "-c", CALIBRATE]
+    command = ["sh", str(SHAPED), "500mbit", sys.executable, "-c", CALIBRATE]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if finished.returncode == SHAPING_UNKNOWN:
         pytest.skip(finished.stderr.strip().splitlines()[-1])
-    assert float(finished.stdout) == pytest.approx(0.1, rel=0.1)
+    assert float(finished.stdout) == pytest.approx(0.5, rel=0.1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -278,7 +278,7 @@ def test_a_host_is_told_while_the_destination_drains_that_it_does(tmp_path: Path
 
 
 def test_a_second_sigterm_ends_at_once_what_the_first_would_wait_for(tmp_path: Path) -> None:
-    settings = host_settings(tmp_path / "host", heartbeat_s=60.0)
+    settings = host_settings(tmp_path / "host", heartbeat_s=60.0, recovery="off")
     with running(tmp_path / "served", AVEC_DRAIN_TIMEOUT_S="60") as destination:
         with Session(destination.url, settings) as session:
             worker = destination.only_worker()
@@ -307,7 +307,7 @@ def test_draining_ends_after_its_time(tmp_path: Path) -> None:
 
 
 def test_a_killed_server_leaves_no_process(tmp_path: Path) -> None:
-    settings = host_settings(tmp_path / "host")
+    settings = host_settings(tmp_path / "host", recovery="off")
     with running(tmp_path / "served") as destination, Session(destination.url, settings) as session:
         processes = [destination.zygote_pid, *destination.workers()]
         call = Net(session, SLOW, SLOW_SHAPE, wait=False).forward(np.zeros(SLOW_SHAPE, np.float32))
