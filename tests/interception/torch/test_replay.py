@@ -96,9 +96,14 @@ def test_replayed_values_are_those_sent_anew_bit_by_bit(
     assert batches["batches"] - batches["repeats"] > batches["batches"] / 10, batches
 
 
-# What a graph keeps of the accelerator's memory, of which a tenth is for graphs: next to nothing, or a third of that.
-@pytest.mark.parametrize("nbytes", [1, 1 << 35], ids=["much room", "room for three"])
-def test_graphs_have_the_values_of_operators_bit_by_bit(nbytes: int, url: str, tmp_path: Path) -> None:
+MEMORY_NBYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# What a graph keeps of the accelerator's memory, a tenth of which is for graphs: next to nothing, or a third of that.
+@pytest.mark.parametrize(("nbytes", "room"), [(1, None), (MEMORY_NBYTES // 29, 3)], ids=["much room", "room for three"])
+def test_graphs_have_the_values_of_operators_bit_by_bit(
+    nbytes: int, room: int | None, url: str, tmp_path: Path
+) -> None:
     """A destination without GPU records lists of operators in the place of CUDA graphs."""
     counts = tmp_path / "counts.json"
     recording = {
@@ -115,7 +120,10 @@ def test_graphs_have_the_values_of_operators_bit_by_bit(nbytes: int, url: str, t
         )
     assert with_graphs == without
     found = json.loads(counts.read_text("utf-8"))
-    assert found["recorded"] >= 3, found  # more where some were not used for a second, on a slow machine
+    if room is None:
+        assert found["recorded"] > 3, found
+    else:
+        assert found["at once"] == room, found  # one that is not used for a second makes room for another
     assert found["replayed"] > found["recorded"], found
 
 

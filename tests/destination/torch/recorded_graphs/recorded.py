@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -68,10 +69,11 @@ class RecordedGraphs:
         """Begin.
 
         Args:
-            path: of a file that says how many were recorded and replayed.
+            path: of a file that says how many were recorded and replayed, and how many there were at most at a time.
             nbytes: that a graph is said to keep, of MEMORY_NBYTES.
         """
         self.counts: Counter[str] = Counter()
+        self._alive: weakref.WeakSet[RecordedGraph] = weakref.WeakSet()
         self._path = Path(path)
         self._nbytes = nbytes
 
@@ -88,7 +90,9 @@ class RecordedGraphs:
         finally:
             graph.undo()
             torch.set_rng_state(state)
+        self._alive.add(graph)
         self.counts["recorded"] += 1
+        self.counts["at once"] = max(self.counts["at once"], len(self._alive))
         self._path.write_text(json.dumps(self.counts), "utf-8")
         return graph, self._nbytes
 
