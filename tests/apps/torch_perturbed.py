@@ -138,6 +138,7 @@ class Program:
             "noise": choose.choice((None, None, "default", "own")),
             "scheduled": choose.random() < 0.5,
             "table": choose.random() < 0.25,
+            "looked_at": choose.choice((0, 0, 1, 2, 4)),
             "chain": choose.choice((0, 0, 0, 0, 150, 250)),
         }
 
@@ -187,6 +188,10 @@ class Program:
         losses.append(1e-3 * x.abs().mean())
         if self.step % plan["read_every"] == 0:
             self.say("loss", torch.stack(losses).sum().item())
+            # Computed some time before, and some of it written to since.
+            values = losses[0], self.nets[0].norm.running_mean, self.table[3], self.nets[plan["nets"][-1]].last.bias
+            for value in values[: plan["looked_at"]]:
+                self.say("seen", value.detach().cpu())
 
     def perturb(self):
         """Do one thing that is not part of steps."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -42,6 +42,8 @@ FIRST_TEMPLATE = 16
 # empty parts at the end are left out.
 STREAM_PART, FLOATS_PART, TEMPLATES_PART, FIRST_PAYLOAD_PART = 0, 1, 2, 3
 
+READS_LIMIT = 16  # that one batch asks for
+AHEAD_NBYTES = 1 << 20  # of each but the first
 
 # How an error says where in a batch's stream its operator stood; the host knows by it what the program did there.
 PLACE_TEXT = "at number {} of its stream"
@@ -207,9 +209,14 @@ class Template(msgspec.Struct, frozen=True, array_like=True):
 MAKING = frozenset({"avec::receive", "avec::call_graph"})
 
 
-def listed(template: Template) -> Iterator[Arg]:
+def all_args(template: Template) -> Iterator[Arg]:
     """All arguments of a template; lists unfolded."""
-    waiting = [*template.args, *template.kwargs.values()]
+    return listed((*template.args, *template.kwargs.values()))
+
+
+def listed(args: Iterable[Arg]) -> Iterator[Arg]:
+    """Some arguments; lists unfolded."""
+    waiting = [*args]
     while waiting:
         arg = waiting.pop(0)
         if isinstance(arg, ListArg):
@@ -249,7 +256,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
-    """Send a tensor's elements back, in C order: part 0 of the answer, uint8."""
+    """Send a tensor's elements back, in C order: a part of the answer, uint8."""
 
     address: int
     meta: TensorMeta
@@ -265,7 +272,8 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     """
 
     epoch: int
-    then: Read | None = None
+    # What to send back afterwards. All but the first are read ahead: nobody waits for them yet.
+    reads: tuple[Read, ...] = ()
     first_template: int = FIRST_TEMPLATE  # the number of the first one that comes with this batch
     forget: bool = False  # first of all: forget all templates and traces that came before
     forget_traces: bool = False  # first of all: forget all traces

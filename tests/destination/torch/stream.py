@@ -153,9 +153,8 @@ class Stream:
         self.numbers += [BIND, place, ref.address]
         return ref
 
-    def send(self, then: Ref | None = None, files: Mapping[str, Path] | None = None, forget: bool = False) -> Answer:
-        """Carry out what is recorded."""
-        read = None if then is None else Read(then.address, then.meta, then.conj, then.neg)
+    def send(self, *reads: Ref, files: Mapping[str, Path] | None = None, forget: bool = False) -> Answer:
+        """Carry out what is recorded, and read."""
         parts = [
             np.array(self.numbers, np.uint64),
             np.array(self.floats, np.float64),
@@ -164,11 +163,11 @@ class Stream:
         ]
         first = self.known[encode(self.new[0])] if self.new else FIRST_TEMPLATE
         self.numbers, self.floats, self.payloads, self.new = [], [], [], []
-        return self.model.run(encode(Batch(self.epoch, read, first, forget)), parts, files or {})
+        return self.model.run(encode(Batch(self.epoch, asked(reads), first, forget)), parts, files or {})
 
     def read(self, ref: Ref) -> torch.Tensor:
         """Carry out what is recorded; a tensor's elements."""
-        (array,) = self.send(then=ref).arrays
+        (array,) = self.send(ref).arrays
         dtype: torch.dtype = getattr(torch, ref.meta.dtype)
         if not array.size:
             return torch.empty(ref.meta.shape, dtype=dtype)
@@ -180,6 +179,10 @@ class Stream:
     def answer(self) -> protocol.Answer:
         """Carry out what is recorded; the answer's body."""
         return decoded(self.send())
+
+
+def asked(reads: Sequence[Ref]) -> tuple[Read, ...]:
+    return tuple(Read(each.address, each.meta, each.conj, each.neg) for each in reads)
 
 
 def decoded(answer: Answer) -> protocol.Answer:

@@ -77,7 +77,7 @@ def still_works(stream: Stream) -> None:
     stream.storages = 1000 * stream.epoch
     x = stream.put(X)
     relu = stream.one("aten::neg", x, output=X)
-    answer = stream.send(then=relu, forget=True)
+    answer = stream.send(relu, forget=True)
     assert answer.arrays[0].view(np.float32).tolist() == (-X).flatten().tolist()
     stream.free(x)
     stream.free(relu)

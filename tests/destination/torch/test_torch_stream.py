@@ -26,6 +26,7 @@ from avec.errors import (
 )
 from avec.protocol import torch as protocol
 from avec.protocol.torch import (
+    AHEAD_NBYTES,
     Batch,
     ComplexArg,
     DeviceArg,
@@ -42,7 +43,18 @@ from avec.protocol.torch import (
     TensorArg,
     TensorMeta,
 )
-from destination.torch.stream import HostScalar, Integer, Ref, Stream, address, decoded, encode, meta_of, open_model
+from destination.torch.stream import (
+    HostScalar,
+    Integer,
+    Ref,
+    Stream,
+    address,
+    decoded,
+    encode,
+    memory_of,
+    meta_of,
+    open_model,
+)
 
 X = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, -6.0]])
 
@@ -501,9 +513,27 @@ class TestFailures:
         x = stream.put(X)
         stream.call("aten::nonzero", x, outputs=None)
         with pytest.raises(InvalidArgument):
-            stream.send(then=Ref(address(99), meta_of(X)))
+            stream.send(Ref(address(99), meta_of(X)))
         stream.epoch += 1
-        assert stream.send(then=x).body == b""
+        assert stream.send(x).body == b""
+
+    def test_what_is_read_ahead_comes_after_what_is_waited_for(self, stream: Stream) -> None:
+        x, y = stream.put(X), stream.put(2 * X)
+        first, second, third = stream.send(y, x, y).arrays
+        for array, expected in ((first, 2 * X), (second, X), (third, 2 * X)):
+            assert array.tobytes() == memory_of(expected).tobytes()
+
+    def test_what_cannot_be_read_ahead_is_no_error(self, stream: Stream) -> None:
+        x = stream.put(X)
+        large = stream.put(torch.zeros(AHEAD_NBYTES + 1, dtype=torch.uint8))
+        nowhere, beyond = Ref(address(99), meta_of(X)), Ref(x.address, meta_of(torch.zeros(1000)))
+        arrays = stream.send(x, nowhere, beyond, large).arrays
+        assert [each.nbytes for each in arrays] == [X.nbytes, 0, 0, 0]
+
+    def test_too_many_reads_are_refused(self, stream: Stream) -> None:
+        x = stream.put(X)
+        with pytest.raises(InvalidArgument, match="17 reads after one batch; 16 are allowed"):
+            stream.send(*[x] * 17)
 
     @pytest.mark.parametrize(
         "operator",

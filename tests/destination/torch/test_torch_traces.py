@@ -10,8 +10,8 @@ import torch
 
 from avec.destination.executors import Answer
 from avec.errors import InvalidArgument, RemoteError
-from avec.protocol.torch import FIRST_STORAGE, OFFSET_BITS, Batch, Read
-from destination.torch.stream import Ref, Stream, encode, memory_of, meta_of, open_model
+from avec.protocol.torch import FIRST_STORAGE, OFFSET_BITS, Batch
+from destination.torch.stream import Ref, Stream, asked, encode, memory_of, meta_of, open_model
 
 X = torch.tensor([1.0, 2.0, 3.0])
 
@@ -19,15 +19,14 @@ X = torch.tensor([1.0, 2.0, 3.0])
 class Traced(Stream):
     """Also sends what is recorded as a trace."""
 
-    def keep(self, trace: int, then: Ref | None = None) -> list[int]:
+    def keep(self, trace: int, *reads: Ref) -> list[int]:
         """Send it to be kept; the storages in it, in the order in which they first appear."""
         names = list(dict.fromkeys(each >> OFFSET_BITS for each in self.numbers if each >> OFFSET_BITS))
         parts = [np.array(self.numbers, np.uint64), np.array(self.floats, np.float64)]
         parts += [np.frombuffer(encode(self.new), np.uint8), *self.payloads]
         first = self.known[encode(self.new[0])] if self.new else 16
         self.numbers, self.floats, self.payloads, self.new = [], [], [], []
-        read = None if then is None else Read(then.address, then.meta)
-        self.model.run(encode(Batch(self.epoch, read, first, trace=trace)), parts, {})
+        self.model.run(encode(Batch(self.epoch, asked(reads), first, trace=trace)), parts, {})
         return names
 
     def repeat(
@@ -36,13 +35,12 @@ class Traced(Stream):
         floats: Sequence[float] = (),
         names: Sequence[int] = (),
         payloads: Sequence[torch.Tensor] = (),
-        then: Ref | None = None,
+        reads: Sequence[Ref] = (),
     ) -> Answer:
         """Send a trace's number."""
         parts = [np.array(names, np.uint64), np.array(floats, np.float64), np.empty(0, np.uint8)]
         parts += [memory_of(each) for each in payloads]
-        read = None if then is None else Read(then.address, then.meta)
-        return self.model.run(encode(Batch(self.epoch, read, trace=trace, repeat=True)), parts, {})
+        return self.model.run(encode(Batch(self.epoch, asked(reads), trace=trace, repeat=True)), parts, {})
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ def test_it_is_carried_out_with_other_floats(stream: Traced) -> None:
     _, y, _ = _kept(stream)
     stream.free(y)
     stream.send()
-    assert _values(stream.repeat(1, [10.0], then=y)) == [11.0, 12.0, 13.0]
+    assert _values(stream.repeat(1, [10.0], reads=[y])) == [11.0, 12.0, 13.0]
 
 
 def test_it_is_carried_out_with_other_storages(stream: Traced) -> None:
@@ -75,7 +73,7 @@ def test_it_is_carried_out_with_other_storages(stream: Traced) -> None:
     stream.send()
     made = Ref(stream.address(), meta_of(X))
     names = [other.address >> OFFSET_BITS, made.address >> OFFSET_BITS]
-    assert _values(stream.repeat(1, [10.0], names, then=made)) == [12.0, 14.0, 16.0]
+    assert _values(stream.repeat(1, [10.0], names, reads=[made])) == [12.0, 14.0, 16.0]
 
 
 def test_payloads_are_those_of_the_time(stream: Traced) -> None:
@@ -83,7 +81,7 @@ def test_payloads_are_those_of_the_time(stream: Traced) -> None:
     stream.keep(1)
     stream.free(x)
     stream.send()
-    assert _values(stream.repeat(1, payloads=[X * 3], then=x)) == [3.0, 6.0, 9.0]
+    assert _values(stream.repeat(1, payloads=[X * 3], reads=[x])) == [3.0, 6.0, 9.0]
 
 
 @pytest.mark.parametrize(
@@ -134,4 +132,4 @@ def test_it_is_kept_though_it_was_not_carried_out(stream: Traced) -> None:
     y = stream.one("aten::add.Scalar", x, 2.5, output=X)
     stream.keep(1)  # skipped
     stream.epoch += 1
-    assert _values(stream.repeat(1, [1.0], then=y)) == [2.0, 3.0, 4.0]
+    assert _values(stream.repeat(1, [1.0], reads=[y])) == [2.0, 3.0, 4.0]

@@ -94,6 +94,7 @@ def test_replayed_values_are_those_sent_anew_bit_by_bit(
     # Both have to happen, and often.
     assert batches["repeats"] > batches["batches"] / 10, batches
     assert batches["batches"] - batches["repeats"] > batches["batches"] / 10, batches
+    assert batches["ahead"] > steps["read"] / 50, batches
 
 
 MEMORY_NBYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

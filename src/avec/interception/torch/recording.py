@@ -45,6 +45,7 @@ from avec.protocol.torch import (
 )
 from avec.tensor import Array
 
+from .reads_ahead import Reading, ReadsAhead
 from .repeats import Repeats
 from .room import Room
 from .storages import Arena
@@ -133,6 +134,7 @@ class Recording:
         self._reading: deque[tuple[Call, Array]] = deque()  # reads that nobody has waited for
         self._loss_told = False  # an exception has said that the session is lost
         self._traces: Traces | None = None
+        self._ahead = ReadsAhead()
         path = config.load().torch_repeats
         self.repeats = None if path is None else Repeats(path)  # for `avec doctor --trace`
         self._last: Call | None = None  # the last batch that was sent
@@ -196,6 +198,7 @@ class Recording:
         self.stream.take()
         self._payloads.clear()
         self._reading.clear()
+        self._ahead.forget()
         if self._session is not None:
             self.inherited = True
             self._destination = None
@@ -242,6 +245,7 @@ class Recording:
         self.arena.forget_layouts()
         if self._traces is not None:
             self._traces.forget()
+        self._ahead.forget()
         self._forget = True
         self.generation += 1
 
@@ -352,29 +356,36 @@ class Recording:
             if role + 1 >= BATCH_FILES:
                 self.flush()
 
-    def flush(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call | None:
+    def flush(self) -> Call | None:
         """Send what is recorded, without waiting; None when there was nothing to send.
 
         Raises:
             SessionLost, DestinationDraining: the destination takes no calls any more.
         """
-        if self._session is None and not self.stream and then is None:
+        if self._session is None and not self.stream:
             return None
         with self.lock:
-            if then is not None:
-                self.refuse_in_capture("reading a value")
             self.arena.sweep(self.stream)
-            if self.capturing or not self.stream and then is None:
+            if self.capturing or not self.stream:
                 return None
-            call = self._send(then, into)
-            if then is None:
-                self._room.see(lambda: self.wait(call))
-            if self.session.snapshot_due(self._handle):
-                self._save()
+            call = self._send().call
+            self._room.see(lambda: self.wait(call))
+            self._save_if_due()
         return call
 
-    def _save(self) -> None:
-        """Have the stream's state brought to this host, where it is kept in case that the worker dies."""
+    def _ask_for(self, read: Read, into: Array, anew: bool = False) -> Reading:
+        """Send what is recorded, and have a tensor's elements sent back, if they were not read ahead."""
+        with self.lock:
+            self.refuse_in_capture("reading a value")
+            self.arena.sweep(self.stream)
+            reading = self._send(read, into, anew or bool(self._reading))  # a wait ends the reads that came before
+            self._save_if_due()
+        return reading
+
+    def _save_if_due(self) -> None:
+        """Have the stream's state brought to this host now and then, where it is kept in case that the worker dies."""
+        if not self.session.snapshot_due(self._handle):
+            return
         traces = self._traces.kept if self._traces is not None else {}
         templates = [(number, msgspec.Raw(encoded)) for number, encoded in self._encoded.items()]
         described = _ENCODER.encode((templates, [(number, *kept) for number, kept in traces.items()]))
@@ -387,7 +398,13 @@ class Recording:
         effect = Effect(anything=True, refused=bool, restoring=restoring)
         self.session.run(self._handle, "torch.save", save, effect=effect)
 
-    def _send(self, then: Read | None = None, into: Sequence[Array | None] = ()) -> Call:
+    def _send(self, read: Read | None = None, into: Array | None = None, anew: bool = False) -> Reading:
+        """Send what is recorded; the call, or that of an earlier batch which has read ahead what is asked for.
+
+        Args:
+            read: what to have sent back, `into` this memory.
+            anew: what was read ahead is not wanted.
+        """
         session = self.session
         with self.lock:
             stretch, floats = self.stream.recorded()
@@ -400,6 +417,17 @@ class Recording:
             )
             traces = self._traces if stretch else None
             found = NOT_LOOKED_FOR if traces is None else traces.find(stretch)
+            if stretch:
+                self._ahead.pass_over(found)
+            ahead = self._ahead.find(read) if read is not None and not anew else None
+            if ahead is not None and not stretch:
+                return ahead
+            wanted = self._ahead.wanted(found)
+            reads = tuple(wanted)
+            if read is not None and into is not None and ahead is None:
+                self._ahead.learn(read, into.nbytes, found)
+                wanted.pop(read, None)
+                reads = (read, *wanted)
             parts: list[Array] = [
                 np.frombuffer(found.names if found.known else stretch, np.uint64),
                 np.frombuffer(floats, np.float64),
@@ -414,11 +442,11 @@ class Recording:
                 self.repeats.see(np.frombuffer(found.kind, np.uint64).tolist(), found.known, self.marks)
             forget_traces = traces is not None and traces.forgotten
             body = _ENCODER.encode(
-                Batch(self._epoch, then, first_template, self._forget, forget_traces, found.number, found.known)
+                Batch(self._epoch, reads, first_template, self._forget, forget_traces, found.number, found.known)
             )
             try:
                 effect = CHANGES if stretch or described or self._forget or forget_traces else READS
-                call = _unseen(session.run, self._handle, "torch.run", body, parts, self._files, into, effect=effect)
+                call = _unseen(session.run, self._handle, "torch.run", body, parts, self._files, (into,), effect=effect)
             except DestinationError:
                 self._loss_told = True
                 raise
@@ -430,13 +458,15 @@ class Recording:
                     emptied.extend(emptying)
             if traces is not None:
                 traces.sent(stretch, found, floats)
+            if found.known:
+                self._ahead.sent(found, call, len(reads) - len(wanted), wanted)
             self._last = call
             self.stream.least = min(2 * self.stream.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
                 self._marked.popitem(last=False)
-        return call
+        return ahead or Reading(call)
 
     def read(self, read: Read, into: Array) -> None:
         """Send what is recorded, wait for a tensor's elements, and put them `into` uint8 memory.
@@ -445,15 +475,17 @@ class Recording:
             AvecError, or torch's own class for it: an operator has failed; nothing after it took effect.
         """
         self._about_to_wait("reading a value")
-        call = self.flush(read, (into,))
-        assert call is not None
+        reading = self._ask_for(read, into)
         self.stream.least = FIRST_NUMBERS
-        _put(self.wait(call), into)
+        reply = self.wait(reading.call)
+        if not reply.arrays[reading.place].size:  # there was nothing yet that could have been read ahead
+            reading = self._ask_for(read, into, anew=True)
+            reply = self.wait(reading.call)
+        _put(reply, into, reading.place)
 
     def read_later(self, read: Read, into: Array) -> Call:
         """Send what is recorded; a tensor's elements are in uint8 memory when this or a later call was waited for."""
-        call = self.flush(read, (into,))
-        assert call is not None
+        call = self._ask_for(read, into, anew=True).call
         with self.lock:
             self._reading.append((call, into))
             oldest = self._reading[0][0]
@@ -483,7 +515,7 @@ class Recording:
             self._about_to_wait("an operator whose result's shape depends on data")
             self.arena.sweep(self.stream)
             self.stream.add((template, *numbers), floats)
-            call = self._send()
+            call = self._send().call
         self.stream.least = FIRST_NUMBERS
         return self.decode(self.wait(call))
 
@@ -498,6 +530,7 @@ class Recording:
             self._end_reading(call)
         except AvecError as exc:
             self._end_reading(call)
+            self._ahead.forget()
             exc.__traceback__ = None  # the call keeps it, and so would keep the application's frames and their tensors
             if isinstance(exc, ExecutionError):
                 self._epoch += 1
@@ -565,9 +598,9 @@ def _unseen(function: Callable[..., Call], *args: Any, **options: Any) -> Call:
         _set_eval_frame(before)
 
 
-def _put(reply: Reply, into: Array) -> None:
+def _put(reply: Reply, into: Array, place: int = 0) -> None:
     """Put what was read where it is wanted, unless it was received there; nothing was if it was not carried out."""
-    for received in reply.arrays:
+    for received in reply.arrays[place : place + 1]:
         if received is not into:
             np.copyto(into, received.reshape(-1).view(np.uint8))
 

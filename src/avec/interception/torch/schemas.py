@@ -63,6 +63,8 @@ LEARNED = frozenset(
 )  # fmt: skip
 # Arguments that torch's own CUDA kernels take from host memory.
 ON_HOST = {"_cudnn_ctc_loss": ("targets",)}
+# Parts of the names of operators that write to arguments which their schemas call inputs.
+WRITING = ("batch_norm", "cudnn_rnn", "rrelu_with_noise")
 CROSSING = frozenset({"copy_", "_foreach_copy_", "_foreach_copy"})
 
 

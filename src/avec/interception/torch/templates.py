@@ -23,8 +23,10 @@ from avec.protocol.torch import (
     Template,
     TensorArg,
     TensorMeta,
+    listed,
 )
 
+from .schemas import WRITING, Operator
 from .storages import Layout
 
 _NUMBER_NBYTES = 8  # of one number of the stream
@@ -144,6 +146,20 @@ class Description:
         if handle is None:
             raise RuntimeError(f"Expected a 'cuda' device type for generator but found '{generator.device.type}'")
         return GeneratorArg(self._place(handle))
+
+
+def written_places(template: Template) -> list[int]:
+    """The places among the inputs of the tensors that an operator may write to: all, where no schema says which."""
+    namespace, _, name = template.operator.partition("::")
+    try:
+        written = Operator.named(name, namespace).written
+    except AttributeError:  # one of AVEC's own, or one of another library's
+        written = None
+    args: dict[int | str, Arg] = dict(enumerate(template.args))
+    args.update(template.kwargs)
+    if written is None or any(part in name for part in WRITING):
+        written = tuple(args)
+    return [each.place for each in listed(args[at] for at in written if at in args) if isinstance(each, TensorArg)]
 
 
 def bits_of(scalar: torch.Tensor) -> int:

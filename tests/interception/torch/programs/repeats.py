@@ -1,5 +1,7 @@
-"""Runs a program, `repeats.py OUTPUT PROGRAM [ARGS]`, and writes as JSON how many batches were sent, and how many of
-them as the number of one that came before. Run under AVEC alone: it looks into the recording.
+"""Runs a program, `repeats.py OUTPUT PROGRAM [ARGS]`, and writes as JSON how many batches were sent, how many of them
+as the number of one that came before, and how many values had been read ahead.
+
+Run under AVEC alone: it looks into the recording.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from pathlib import Path
 
 import torch
 
+from avec.interception.torch.reads_ahead import Reading, ReadsAhead
 from avec.interception.torch.traces import Found, Traces
+from avec.protocol.torch import Read
 
-counts: Counter[str] = Counter(batches=0, repeats=0, renamed=0)
+counts: Counter[str] = Counter(batches=0, repeats=0, renamed=0, ahead=0)
 find = Traces.find
+find_value = ReadsAhead.find
 
 
 def counted(self: Traces, stretch: bytes) -> Found:
@@ -25,9 +30,17 @@ def counted(self: Traces, stretch: bytes) -> Found:
     return found
 
 
+def counted_value(self: ReadsAhead, read: Read) -> Reading | None:
+    """ReadsAhead.find, noted."""
+    found = find_value(self, read)
+    counts.update(ahead=int(found is not None))
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     Traces.find = counted  # type: ignore[method-assign]
+    ReadsAhead.find = counted_value  # type: ignore[method-assign]
     output, *sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
     Path(output).write_text(json.dumps(counts), "utf-8")

@@ -36,8 +36,10 @@ from avec.destination.executors.torch.triton_kernels import TritonKernels
 from avec.errors import AcceleratorOutOfMemory, InvalidArgument
 from avec.protocol.codec import CALL_PAYLOAD_LIMIT
 from avec.protocol.torch import (
+    AHEAD_NBYTES,
     FIRST_PAYLOAD_PART,
     FLOATS_PART,
+    READS_LIMIT,
     STREAM_PART,
     TEMPLATES_PART,
     Batch,
@@ -64,9 +66,10 @@ _REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _TEMPLATES: msgspec.msgpack.Decoder[list[Template]] = msgspec.msgpack.Decoder(list[Template])
 _ENCODER = msgspec.msgpack.Encoder()
 _SKIPPED = Answer(_ENCODER.encode(Skipped()))
+_NOTHING: Array = np.empty(0, np.uint8)
 
 # What a batch without them has.
-_EMPTY_PARTS: tuple[Array, ...] = (np.empty(0, np.uint64), np.empty(0, np.float64), np.empty(0, np.uint8))
+_EMPTY_PARTS: tuple[Array, ...] = (np.empty(0, np.uint64), np.empty(0, np.float64), _NOTHING)
 
 T = TypeVar("T")
 
@@ -182,6 +185,8 @@ class TorchModel:
                 return Answer(_ENCODER.encode(Elapsed(self._events.elapsed_ms(request.start, request.end))))
 
     def _run_batch(self, batch: Batch, arrays: Sequence[Array], files: Mapping[str, Path], skipped: bool) -> Answer:
+        if len(batch.reads) > READS_LIMIT:
+            raise InvalidArgument(f"{len(batch.reads)} reads after one batch; {READS_LIMIT} are allowed")
         stream, floats, templates = _parts(arrays)
         # Even when nothing is carried out: the host counts on the templates' numbers.
         if batch.forget:
@@ -204,7 +209,9 @@ class TorchModel:
                 kernels = self._traces.carry_out(batch.trace, stream, floats)
             else:
                 kernels = self._stream.carry_out(stream.tolist(), floats)
-            read = () if batch.then is None else (self._read(batch.then),)
+            read = tuple(self._read_ahead(each) for each in batch.reads[1:])
+            if batch.reads:  # last, since it may be read into memory that each read uses
+                read = (self._read(batch.reads[0]), *read)
         finally:
             self._transfers.settle()
             around.payloads, around.files = (), {}
@@ -218,6 +225,16 @@ class TorchModel:
             return self._transfers.read(tensor, read.conj, read.neg)
         except Exception as exc:
             raise failure(exc, "reading a tensor") from exc
+
+    def _read_ahead(self, read: Read) -> Array:
+        """A tensor's elements; none if it cannot be read: nobody has asked for it yet."""
+        try:
+            tensor = self._memory.find(self._memory.layout(read.meta), read.address)
+        except InvalidArgument:
+            return _NOTHING
+        if tensor.numel() * tensor.dtype.itemsize > AHEAD_NBYTES:
+            return _NOTHING
+        return self._transfers.read(tensor, read.conj, read.neg).copy()
 
 
 def _parts(arrays: Sequence[Array]) -> tuple[Array, list[float], list[Template]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avec.protocol.torch import HOST, DeviceArg, GeneratorArg, HostScalarArg, Template, TensorArg, listed
+from avec.protocol.torch import HOST, DeviceArg, GeneratorArg, HostScalarArg, Template, TensorArg, all_args
 
 CALLED_GRAPH = "avec::call_graph"
 
@@ -23,7 +23,7 @@ def usage_of(template: Template) -> Usage:
     inputs: list[int] = []
     devices = {meta.device for meta in template.outputs or () if meta is not None}
     fits = not template.operator.startswith("avec::") or template.operator == CALLED_GRAPH
-    for arg in listed(template):
+    for arg in all_args(template):
         match arg:
             case TensorArg():
                 inputs.append(arg.place)

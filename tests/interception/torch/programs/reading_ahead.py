@@ -1,0 +1,45 @@
+"""Steps that end with values which were computed some time before; prints them.
+
+With the argument "metrics" just that; with "written" some of them are written to in between, in some of the steps; with
+"pinned" a copy to page-locked memory comes before.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+STEPS = 40
+
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+net.cuda()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+x, y = torch.randn(8, 16).cuda(), torch.randint(4, (8,)).cuda()
+total = torch.zeros((), device="cuda")
+pinned = torch.empty(8, 4).pin_memory()
+
+for step in range(STEPS):
+    optimizer.zero_grad()
+    out = net(x)
+    loss = torch.nn.functional.cross_entropy(out, y)
+    hits = (out.argmax(1) == y).sum()
+    total += loss.detach()
+    loss.backward()
+    optimizer.step()
+    said: list[object] = []
+    if sys.argv[1] == "pinned":
+        pinned.copy_(out.detach(), non_blocking=True)
+    if sys.argv[1] == "written" and step % 7 == 3:
+        total.mul_(0.5)
+    said += [loss.item(), hits.item(), total.item()]
+    if sys.argv[1] == "pinned":
+        said += pinned.tolist()
+    if sys.argv[1] == "written":
+        if step % 5 == 4:
+            net[1].running_mean.zero_()
+        said += net[1].running_mean.tolist()
+        net[1].running_mean[step % 4] += 1.0
+        said += net[1].running_mean[:4].tolist()
+    print(step, *said)
