@@ -11,9 +11,9 @@ OPENCV_4 := .cache/opencv-4.14
 OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
-.PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay test-recovery test-hostile fuzz soak check format \
-	bench bench-all bench-onnx bench-torch bench-codecs bench-training bench-resume bench-sharing bench-recovery \
-	bench-paper bench-paper-small bench-paper-tiny goldens clean
+.PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay test-torch-compile test-recovery test-hostile \
+	fuzz soak check format bench bench-all bench-onnx bench-torch bench-codecs bench-training bench-resume bench-sharing \
+	bench-recovery bench-paper bench-paper-small bench-paper-tiny goldens clean
 
 help:            ## Show the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -35,7 +35,12 @@ test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, si
 test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay
 	REPLAY_SEEDS=3 REPLAY_STEPS=2000 $(BIN)/python -m pytest tests/interception/torch/test_replay.py
 
-test-recovery: $(READY) ## Programs of each library whose workers and destinations are killed again and again
+test-torch-compile: $(READY) ## torch.compile and --graph, with Inductor and a C++ compiler at the destination
+	TORCH_COMPILE=all $(BIN)/python -m pytest tests/interception/torch/test_compiling.py \
+		tests/interception/torch/test_whole_graphs.py
+
+test-recovery: $(READY) ## Connections cut at every place; programs of each library whose workers and destinations are killed
+	CUTS=all $(BIN)/python -m pytest tests/host/test_resume.py
 	RECOVERY_ROUNDS=500 $(BIN)/python -m pytest tests/recovery
 
 test-hostile: $(READY) ## Faults at every message boundary of every conversation, and every process killed and stopped in every state

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 from launching import AVEC, environ
 
 CHECKS = Path(__file__).parent / "interception" / "torch" / "checks"
 TIMEOUT_S = 110.0
+
+compiling = pytest.mark.skipif(
+    os.environ.get("TORCH_COMPILE") != "all" or shutil.which(os.environ.get("CXX", "g++")) is None,
+    reason="one of the long tests of `make test-torch-compile`, which needs a C++ compiler",
+)
 
 
 def names(modules: Sequence[str]) -> list[str]:

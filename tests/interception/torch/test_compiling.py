@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +72,7 @@ def test_by_a_setting_no_graph_is_sent(plain: Destination, tmp_path: Path) -> No
     assert torch_checks.graphs(tmp_path / "report") == 0
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+@torch_checks.compiling
 def test_with_a_compiler_graphs_are_compiled_at_the_destination(tmp_path: Path) -> None:
     with running(tmp_path / "compiling") as destination:
         losses = json.loads(_run(destination, tmp_path / "report", STEPS))

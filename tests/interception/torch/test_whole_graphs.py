@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +86,7 @@ def test_it_can_be_a_setting(plain: Destination, tmp_path: Path) -> None:
     assert torch_checks.graphs(tmp_path / "report") > 0
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+@torch_checks.compiling
 def test_with_a_compiler_graphs_are_compiled_at_the_destination(
     without: tuple[dict[str, Any], int], tmp_path: Path
 ) -> None:
