@@ -305,10 +305,10 @@ class Settings:
         "--connect-timeout",
     )
     heartbeat_s: float = _setting(
-        0.5, SECONDS, "after this much silence a connection is asked for a sign of life", ("run", "serve")
+        0.4, SECONDS, "after this much silence a connection is asked for a sign of life", ("run", "serve")
     )
     heartbeat_misses: int = _setting(
-        10,
+        12,
         COUNT,
         "heartbeats in a row without an answer after which the peer counts as gone",
         ("run", "serve"),

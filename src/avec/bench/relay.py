@@ -60,7 +60,8 @@ class Fault:
 
     def watch(self, *ends: socket.socket) -> None:
         """Have it happen to a connection too."""
-        self._ends += ends
+        with self._lock:
+            self._ends += ends
 
     def room(self, nbytes: int) -> int:
         """How many of some bytes may go up before it happens."""
@@ -73,14 +74,15 @@ class Fault:
             if not self._kind or self.happened or self._left_nbytes > 0:
                 return
             self.happened = True
-        for end in self._ends:
+            ends = self._ends.copy()  # those that come from now on are other connections'
+            if self._kind != "silence":
+                self._ends.clear()
+        for end in ends:
             with contextlib.suppress(OSError):
                 if self._kind == "rst":
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 # In silence threads wake to end, and nobody is told: the sockets stay open here.
                 end.shutdown(socket.SHUT_RDWR if self._kind == "fin" else socket.SHUT_RD)
-        if self._kind != "silence":
-            self._ends.clear()
 
 
 class Lane:

@@ -174,6 +174,8 @@ class Channel:
                 nbytes = self._receive_into(self._connection.buffer())
             except TimeoutError as exc:
                 silent += 1
+                if self._transport.is_cut():
+                    raise SessionLost(f"{self.peer} acknowledges nothing any more; the link is cut") from exc
                 if silent >= self._heartbeat.misses:
                     seconds = silent * self._heartbeat.interval_s
                     raise SessionLost(f"nothing came from {self.peer} for {seconds:.1f} s; the link is cut") from exc

@@ -21,6 +21,13 @@ BACKLOG = 128
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
+# Linux: how often the oldest bytes were sent again, and milliseconds since the peer acknowledged anything.
+# Source: struct tcp_info in linux/tcp.h.
+_INFO: int | None = getattr(socket, "TCP_INFO", None)
+_INFO_FIELDS = struct.Struct("=2xB5x48xI")
+CUT_RETRANSMISSIONS = 2
+CUT_MS = 1000
+
 
 class TcpTransport:
     """One TCP connection, or one end of a pair of local sockets, which `peer` is the name of."""
@@ -84,6 +91,18 @@ class TcpTransport:
         poll = select.poll()  # select() itself cannot take descriptors above 1023
         poll.register(self._socket, event)
         return bool(poll.poll(1e3 * timeout_s))
+
+    def is_cut(self) -> bool:
+        if _INFO is None or self._socket.family not in _INTERNET:
+            return False
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, _INFO, _INFO_FIELDS.size)
+        except OSError:  # not this kernel's, or the connection has ended, which others find out
+            return False
+        if len(info) < _INFO_FIELDS.size:
+            return False
+        retransmissions, silent_ms = _INFO_FIELDS.unpack(info)
+        return bool(retransmissions >= CUT_RETRANSMISSIONS and silent_ms >= CUT_MS)
 
     def part(self, nbytes: int, timeout_s: float) -> None:
         """Have the kernel hold so many bytes for a peer that reads slowly, and no `send` take longer than that."""

@@ -186,6 +186,9 @@ class TlsTransport:
                 return 0
         return nbytes
 
+    def is_cut(self) -> bool:
+        return self._tcp.is_cut()
+
     def finish(self) -> None:
         self._tcp.finish()
 

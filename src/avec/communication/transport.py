@@ -46,6 +46,10 @@ class Transport(Protocol):
             TimeoutError: nothing came for a tick.
         """
 
+    def is_cut(self) -> bool:
+        """Whether it is known below this that nothing gets through: the peer's machine, however busy its programs are,
+        would have acknowledged what was sent. False where that cannot be known."""
+
     def finish(self) -> None:
         """Say that nothing more will be sent; what was sent still arrives, and receiving goes on."""
 

@@ -12,30 +12,27 @@ from avec.protocol.torch import FloatArg, ListArg, Template, TensorArg, TensorMe
 from launching import AVEC, environ, execute
 
 PROGRAM = Path(__file__).parent / "programs" / "reading_ahead.py"
-STEPS = 40
+STEPS = 40  # of each kind
 VALUES = 3  # that each step reads
 META = TensorMeta("float32", (2,), (1,))
 A, B, C = (TensorArg(place, META) for place in range(3))
 
 
-def _outcome(url: str, name: str, replay: str, report: Path) -> tuple[str, int]:
+def _outcome(url: str, replay: str, report: Path) -> tuple[str, int]:
     """What the program prints, and how many calls were made for it."""
-    command = (*AVEC, "run", "--on", url, "--report", str(report), str(PROGRAM), name)
+    command = (*AVEC, "run", "--on", url, "--report", str(report), str(PROGRAM))
     status, stdout, stderr = execute(*command, variables=environ(AVEC_TORCH_REPLAY=replay))
     assert (status, stderr) == (0, "")
     return stdout, len(json.loads(report.read_text("utf-8"))["cycles"])
 
 
-@pytest.mark.parametrize("name", ["metrics", "written", "pinned"])
-def test_values_are_those_of_reads_that_wait(name: str, destination: str, tmp_path: Path) -> None:
-    ahead, calls = _outcome(destination, name, "on", tmp_path / "on.json")
-    waited, calls_of_all = _outcome(destination, name, "off", tmp_path / "off.json")
+def test_values_are_those_of_reads_that_wait(destination: str, tmp_path: Path) -> None:
+    ahead, calls = _outcome(destination, "on", tmp_path / "on.json")
+    waited, calls_of_all = _outcome(destination, "off", tmp_path / "off.json")
     assert ahead == waited
-    assert len(ahead.splitlines()) == STEPS
-    if name == "metrics":
-        # One of a step's values goes with a batch, and the others' calls are made until they are known, in a quarter of
-        # the steps.
-        assert calls < calls_of_all - (VALUES - 1) * STEPS * 3 / 4
+    assert len(ahead.splitlines()) == 3 * STEPS
+    # One of a step's values goes with a batch; the others, in steps of the first kind, until they are known.
+    assert calls < calls_of_all - (VALUES - 1) * STEPS * 3 / 4
 
 
 @pytest.mark.parametrize(

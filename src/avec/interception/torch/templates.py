@@ -152,8 +152,9 @@ def written_places(template: Template) -> list[int]:
     """The places among the inputs of the tensors that an operator may write to: all, where no schema says which."""
     namespace, _, name = template.operator.partition("::")
     try:
-        written = Operator.named(name, namespace).written
-    except AttributeError:  # one of AVEC's own, or one of another library's
+        # Not asked of AVEC's own: torch.ops would have a namespace of that name then.
+        written = None if namespace == "avec" else Operator.named(name, namespace).written
+    except AttributeError:  # one of another library's, which this process has not loaded
         written = None
     args: dict[int | str, Arg] = dict(enumerate(template.args))
     args.update(template.kwargs)

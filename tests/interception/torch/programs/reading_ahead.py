@@ -1,16 +1,14 @@
 """Steps that end with values which were computed some time before; prints them.
 
-With the argument "metrics" just that; with "written" some of them are written to in between, in some of the steps; with
-"pinned" a copy to page-locked memory comes before.
+First just that; then some of them are written to in between, in some of the steps; then a copy to page-locked memory
+comes before.
 """
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
-STEPS = 40
+STEPS = 40  # of each kind
 
 torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
@@ -20,7 +18,8 @@ x, y = torch.randn(8, 16).cuda(), torch.randint(4, (8,)).cuda()
 total = torch.zeros((), device="cuda")
 pinned = torch.empty(8, 4).pin_memory()
 
-for step in range(STEPS):
+for step in range(3 * STEPS):
+    kind = ("metrics", "written", "pinned")[step // STEPS]
     optimizer.zero_grad()
     out = net(x)
     loss = torch.nn.functional.cross_entropy(out, y)
@@ -29,14 +28,14 @@ for step in range(STEPS):
     loss.backward()
     optimizer.step()
     said: list[object] = []
-    if sys.argv[1] == "pinned":
+    if kind == "pinned":
         pinned.copy_(out.detach(), non_blocking=True)
-    if sys.argv[1] == "written" and step % 7 == 3:
+    if kind == "written" and step % 7 == 3:
         total.mul_(0.5)
     said += [loss.item(), hits.item(), total.item()]
-    if sys.argv[1] == "pinned":
+    if kind == "pinned":
         said += pinned.tolist()
-    if sys.argv[1] == "written":
+    if kind == "written":
         if step % 5 == 4:
             net[1].running_mean.zero_()
         said += net[1].running_mean.tolist()
