@@ -136,6 +136,7 @@ def _serve_session(
     session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken, turns)
     session.max_models = assignment.max_models
     threading.Thread(target=_heed, args=(server, session, turns, open_channel, tell_broken), daemon=True).start()
+    turns.ask()  # who is alone computes from the first call on without the server
     signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
     session.serve(
         Welcome(

@@ -64,14 +64,22 @@ class Turns:
         self._looked_ns = 0
         self._used_ns = self._calls = 0
 
+    def ask(self) -> None:
+        """Ask for a turn, if there is none, without waiting for it."""
+        with self._lock:
+            self._ask_once()
+
+    def _ask_once(self) -> None:
+        if not self._held and not self._asked:
+            self._asked = True
+            self._ask()
+
     def begin(self) -> int:
         """Wait for a turn, if there is none; it is not taken away before `end`. Gives the clock's time then."""
         with self._lock:
             self._working = True
             if not self._held:
-                if not self._asked:
-                    self._asked = True
-                    self._ask()
+                self._ask_once()
                 self._granted.wait_for(lambda: self._held)
         self._began_ns = clock_ns()
         return self._began_ns

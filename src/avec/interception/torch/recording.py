@@ -423,11 +423,11 @@ class Recording:
             if ahead is not None and not stretch:
                 return ahead
             wanted = self._ahead.wanted(found)
-            reads = tuple(wanted)
+            reads, receiving = tuple(wanted), tuple[Array, ...]()
             if read is not None and into is not None and ahead is None:
                 self._ahead.learn(read, into.nbytes, found)
                 wanted.pop(read, None)
-                reads = (read, *wanted)
+                reads, receiving = (read, *wanted), (into,)
             parts: list[Array] = [
                 np.frombuffer(found.names if found.known else stretch, np.uint64),
                 np.frombuffer(floats, np.float64),
@@ -446,7 +446,9 @@ class Recording:
             )
             try:
                 effect = CHANGES if stretch or described or self._forget or forget_traces else READS
-                call = _unseen(session.run, self._handle, "torch.run", body, parts, self._files, (into,), effect=effect)
+                call = _unseen(
+                    session.run, self._handle, "torch.run", body, parts, self._files, receiving, effect=effect
+                )
             except DestinationError:
                 self._loss_told = True
                 raise

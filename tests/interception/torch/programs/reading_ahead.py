@@ -32,7 +32,10 @@ for step in range(3 * STEPS):
         pinned.copy_(out.detach(), non_blocking=True)
     if kind == "written" and step % 7 == 3:
         total.mul_(0.5)
-    said += [loss.item(), hits.item(), total.item()]
+    copies = [loss.detach().cpu(), hits.cpu(), total.cpu()]
+    if kind == "metrics":
+        torch.cuda.synchronize()  # nothing that comes later goes into them
+    said += [copy.item() for copy in copies]
     if kind == "pinned":
         said += pinned.tolist()
     if kind == "written":
