@@ -132,6 +132,15 @@ def test_who_is_alone_asks_once_and_never_waits_for_the_accelerator(shared: Shar
     assert worker.board.numbers().turns == 1
 
 
+def test_who_has_asked_before_its_first_call_needs_nobody_for_it(shared: Shared) -> None:
+    worker = shared.worker("a")
+    worker.turns.ask()
+    await_true(lambda: worker.board.numbers().turns == 1, "it has a turn")
+    worker.turns.ask()
+    worker.call()
+    assert worker.said == ["ask"]
+
+
 def test_an_accelerator_that_has_failed_is_let_go_of(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = shared.worker("a"), shared.worker("b")
 
