@@ -65,6 +65,7 @@ def disturbed(
 ) -> list[bytes]:
     """The conversation, with a fault at a place of one direction."""
     began_s = time.monotonic()
+    relay.bury()  # and has counted then all that came before
     way.cut_by, way.cut_at = fault, way.nbytes + place.offset
     try:
         return converse(relay.url, settings, model)
@@ -139,17 +140,20 @@ def test_single_bytes_and_delays_change_nothing(relay: Relay, settings: Settings
 @pytest.mark.parametrize("ask", [be_told, be_refused])
 @pytest.mark.parametrize("fault", ["FIN", "RST", "silence"])
 def test_a_status_or_a_refusal_that_does_not_arrive_is_no_answer(
+    destination: Destination,
     relay: Relay,
     settings: Settings,
     ask: Callable[[str, Settings], None],
     fault: Fault,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    await_true(lambda: destination.sessions(settings) == 0, "no earlier session is left")  # a status would tell of it
     own = replace(hasty(settings, monkeypatch), heartbeat_s=0.5)
     relay.down.record = bytearray()
     ask(relay.url, own)
     length = len(relay.down.record)
     for offset in (1, 24, length // 2, length * 3 // 4):  # the next one may be shorter
+        relay.bury()  # and has counted then all that came before
         relay.down.cut_by, relay.down.cut_at = fault, relay.down.nbytes + offset
         with pytest.raises(DestinationUnreachable, match="no destination answers at"):
             ask(relay.url, own)
