@@ -53,7 +53,7 @@ class Accumulator:
         """Make a call, without waiting for it; `given` must not change until the call was sent."""
         numbers = [UPLOAD, GIVEN, DRAW, DRAWN, GENERATOR]
         numbers += [SCALE, STATE, ADD, STATE, GIVEN, ADD, STATE, DRAWN]
-        return self._run(numbers, [0.75], (), [given], (Read(STATE, self._meta),), into)
+        return self._run(numbers, [0.75], (), [given], Read(STATE, self._meta), into)
 
     def _run(
         self,
@@ -61,7 +61,7 @@ class Accumulator:
         floats: Sequence[float],
         templates: Sequence[Template],
         payloads: Sequence[Array],
-        reads: tuple[Read, ...] = (),
+        read: Read | None = None,
         into: Array | None = None,
     ) -> Call:
         parts = [
@@ -70,7 +70,7 @@ class Accumulator:
             np.frombuffer(encode(templates) if templates else b"", np.uint8),
             *(payload.view(np.uint8) for payload in payloads),
         ]
-        return self._session.run(self.handle, "torch.run", encode(Batch(0, reads)), parts, into=[into])
+        return self._session.run(self.handle, "torch.run", encode(Batch(0, read)), parts, into=[into])
 
     def _templates(self) -> tuple[Template, ...]:
         meta = self._meta

@@ -42,8 +42,9 @@ FIRST_TEMPLATE = 16
 # empty parts at the end are left out.
 STREAM_PART, FLOATS_PART, TEMPLATES_PART, FIRST_PAYLOAD_PART = 0, 1, 2, 3
 
-READS_LIMIT = 16  # that one batch asks for
-AHEAD_NBYTES = 1 << 20  # of each but the first
+# What one batch may read ahead: so many tensors, each of so many bytes.
+AHEAD_LIMIT = 15
+AHEAD_NBYTES = 1 << 20
 
 # How an error says where in a batch's stream its operator stood; the host knows by it what the program did there.
 PLACE_TEXT = "at number {} of its stream"
@@ -272,8 +273,8 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch"):
     """
 
     epoch: int
-    # What to send back afterwards. All but the first are read ahead: nobody waits for them yet.
-    reads: tuple[Read, ...] = ()
+    read: Read | None = None  # what to send back afterwards
+    ahead: tuple[Read, ...] = ()  # the same, for which nobody has asked yet: empty parts for what cannot be read
     first_template: int = FIRST_TEMPLATE  # the number of the first one that comes with this batch
     forget: bool = False  # first of all: forget all templates and traces that came before
     forget_traces: bool = False  # first of all: forget all traces

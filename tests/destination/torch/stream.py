@@ -163,7 +163,7 @@ class Stream:
         ]
         first = self.known[encode(self.new[0])] if self.new else FIRST_TEMPLATE
         self.numbers, self.floats, self.payloads, self.new = [], [], [], []
-        return self.model.run(encode(Batch(self.epoch, asked(reads), first, forget)), parts, files or {})
+        return self.model.run(encode(Batch(self.epoch, *asked(reads), first, forget)), parts, files or {})
 
     def read(self, ref: Ref) -> torch.Tensor:
         """Carry out what is recorded; a tensor's elements."""
@@ -181,8 +181,10 @@ class Stream:
         return decoded(self.send())
 
 
-def asked(reads: Sequence[Ref]) -> tuple[Read, ...]:
-    return tuple(Read(each.address, each.meta, each.conj, each.neg) for each in reads)
+def asked(reads: Sequence[Ref]) -> tuple[Read | None, tuple[Read, ...]]:
+    """The first as what is waited for, the others as what is read ahead."""
+    first, *others = [Read(each.address, each.meta, each.conj, each.neg) for each in reads] or [None]
+    return first, tuple(others)
 
 
 def decoded(answer: Answer) -> protocol.Answer:

@@ -37,9 +37,7 @@ def test_a_stream_is_carried_out_behind_the_wire(tmp_path: Path) -> None:
             handle = session.new_handle()
             reply = session.load(handle, FORMAT, encode(Open(str(torch.__version__)))).wait()
             opened = msgspec.msgpack.decode(reply.body, type=Opened)
-            (array,) = (
-                session.run(handle, "torch.run", encode(Batch(0, (Read(address(2), meta),))), parts).wait().arrays
-            )
+            (array,) = session.run(handle, "torch.run", encode(Batch(0, Read(address(2), meta))), parts).wait().arrays
             with pytest.raises(RemoteError, match="cannot be multiplied.*aten::mm, entry 0"):
                 session.run(handle, "torch.run", encode(Batch(0)), failing).wait()
         finally:

@@ -532,7 +532,7 @@ class TestFailures:
 
     def test_too_many_reads_are_refused(self, stream: Stream) -> None:
         x = stream.put(X)
-        with pytest.raises(InvalidArgument, match="17 reads after one batch; 16 are allowed"):
+        with pytest.raises(InvalidArgument, match="16 reads ahead after one batch; 15 are allowed"):
             stream.send(*[x] * 17)
 
     @pytest.mark.parametrize(

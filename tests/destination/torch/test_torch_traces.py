@@ -26,7 +26,7 @@ class Traced(Stream):
         parts += [np.frombuffer(encode(self.new), np.uint8), *self.payloads]
         first = self.known[encode(self.new[0])] if self.new else 16
         self.numbers, self.floats, self.payloads, self.new = [], [], [], []
-        self.model.run(encode(Batch(self.epoch, asked(reads), first, trace=trace)), parts, {})
+        self.model.run(encode(Batch(self.epoch, *asked(reads), first, trace=trace)), parts, {})
         return names
 
     def repeat(
@@ -40,7 +40,7 @@ class Traced(Stream):
         """Send a trace's number."""
         parts = [np.array(names, np.uint64), np.array(floats, np.float64), np.empty(0, np.uint8)]
         parts += [memory_of(each) for each in payloads]
-        return self.model.run(encode(Batch(self.epoch, asked(reads), trace=trace, repeat=True)), parts, {})
+        return self.model.run(encode(Batch(self.epoch, *asked(reads), trace=trace, repeat=True)), parts, {})
 
 
 @pytest.fixture

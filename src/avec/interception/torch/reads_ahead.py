@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from avec.protocol.torch import AHEAD_NBYTES, OFFSET_BITS, OFFSET_MASK, READS_LIMIT, Read
+from avec.protocol.torch import AHEAD_LIMIT, AHEAD_NBYTES, OFFSET_BITS, OFFSET_MASK, Read
 
 from .traces import Found
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 TIMES = 2  # that a value was read after its trace, before it is read ahead
 LOOKED_BACK = 64  # batches, between a value's computation and its read
-OUTSTANDING = 16  # values read ahead that the program has not asked for
+OUTSTANDING = 16  # values read ahead, at a time
+VALUES = 64  # that are counted for a trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +52,44 @@ class ReadsAhead:
 
     def pass_over(self, found: Found) -> None:
         """Take note of a stretch that is about to be sent: what it may write to is no longer what was read ahead."""
+        for read in [*self._outstanding]:
+            if not found.known or found.writes(read.address >> OFFSET_BITS):
+                self._end(read)
         if not found.known:
-            self._outstanding.clear()
             self._sent.clear()
-            return
-        for read in [each for each in self._outstanding if each.address >> OFFSET_BITS in found.written]:
-            self._end(read)
 
-    def find(self, read: Read) -> Reading | None:
-        """A value that was read ahead, if it is still what it was."""
+    def take(self, read: Read, nbytes: int, found: Found) -> Reading | None:
+        """A value that was read ahead, if it is still what it was; else take note that it is read with a stretch."""
         ahead = self._outstanding.get(read)
-        if ahead is None:
-            return None
-        ahead.used = True
-        return ahead.reading
-
-    def learn(self, read: Read, nbytes: int, found: Found) -> None:
-        """Take note of a value that is read with a stretch: it might have been before, if that does not compute it."""
+        if ahead is not None:
+            ahead.used = True
+            return ahead.reading
         storage = read.address >> OFFSET_BITS
-        if storage in found.written or nbytes > AHEAD_NBYTES:
-            return
-        for before in reversed(self._sent):
-            if storage in before.written:
-                number = list(before.storages).index(storage)
-                value = structs.replace(read, address=number << OFFSET_BITS | read.address & OFFSET_MASK)
-                times = self._times.setdefault(before.number, {})
+        if found.writes(storage) or nbytes > AHEAD_NBYTES:
+            return None
+        before = next((each for each in reversed(self._sent) if each.writes(storage)), None)
+        if before is not None:
+            number = before.storages.index(storage)
+            value = structs.replace(read, address=number << OFFSET_BITS | read.address & OFFSET_MASK)
+            times = self._times.setdefault(before.number, {})
+            if value in times or len(times) < VALUES:
                 times[value] = times.get(value, 0) + 1
-                return
+        return None
 
-    def wanted(self, found: Found) -> dict[Read, Read]:
-        """What the program reads after a trace, and the same by its storage's number in it."""
+    def wanted(self, found: Found, asked: Read | None, nbytes: int) -> dict[Read, Read]:
+        """What the program reads after a trace beside what it asks for, and the same by its storage's number in it.
+
+        Nothing beside a large value, which would be kept for as long as what came with it.
+        """
         times = self._times.get(found.number)
-        if not found.known or times is None:
+        if not found.known or times is None or (asked is not None and nbytes > AHEAD_NBYTES):
             return {}
         wanted: dict[Read, Read] = {}
         for value, count in times.items():
-            if count >= TIMES and len(wanted) < READS_LIMIT - 1:
-                address = found.storages[value.address >> OFFSET_BITS] << OFFSET_BITS | value.address & OFFSET_MASK
-                wanted[structs.replace(value, address=address)] = value
+            address = found.storages[value.address >> OFFSET_BITS] << OFFSET_BITS | value.address & OFFSET_MASK
+            read = structs.replace(value, address=address)
+            if count >= TIMES and read != asked and len(wanted) < AHEAD_LIMIT:
+                wanted[read] = value
         return wanted
 
     def sent(self, found: Found, call: Call, first: int, wanted: dict[Read, Read]) -> None:

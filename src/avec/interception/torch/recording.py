@@ -130,6 +130,8 @@ class Recording:
         self.forgetting: list[Callable[[], None]] = []  # called when the caches are emptied
         self._payloads: list[Array] = []
         self._payloads_nbytes = 0
+        self._lends = False  # some of the payloads are the application's memory until it has waited
+        self._lent: Call | None = None  # the last that took such ones along
         self._files: dict[str, str] = {}
         self._reading: deque[tuple[Call, Array]] = deque()  # reads that nobody has waited for
         self._loss_told = False  # an exception has said that the session is lost
@@ -336,6 +338,7 @@ class Recording:
             self.refuse_in_capture("copying from the host's memory")
             large = payload.nbytes >= PAYLOAD_NBYTES
             kept = payload if large or not borrowed else payload.copy()
+            self._lends |= not borrowed
             try:
                 self.stream.extend((template, *numbers))
             finally:
@@ -378,7 +381,8 @@ class Recording:
         with self.lock:
             self.refuse_in_capture("reading a value")
             self.arena.sweep(self.stream)
-            reading = self._send(read, into, anew or bool(self._reading))  # a wait ends the reads that came before
+            # A wait promises that the reads before it have arrived: it has to be for a later call then.
+            reading = self._send(read, into, anew or bool(self._reading))
             self._save_if_due()
         return reading
 
@@ -419,15 +423,12 @@ class Recording:
             found = NOT_LOOKED_FOR if traces is None else traces.find(stretch)
             if stretch:
                 self._ahead.pass_over(found)
-            ahead = self._ahead.find(read) if read is not None and not anew else None
-            if ahead is not None and not stretch:
-                return ahead
-            wanted = self._ahead.wanted(found)
-            reads, receiving = tuple(wanted), tuple[Array, ...]()
-            if read is not None and into is not None and ahead is None:
-                self._ahead.learn(read, into.nbytes, found)
-                wanted.pop(read, None)
-                reads, receiving = (read, *wanted), (into,)
+            nbytes = 0 if into is None else into.nbytes
+            taken = self._ahead.take(read, nbytes, found) if read is not None and not anew else None
+            if taken is not None and not stretch:
+                return taken
+            asked = read if taken is None else None
+            wanted = self._ahead.wanted(found, asked, nbytes)
             parts: list[Array] = [
                 np.frombuffer(found.names if found.known else stretch, np.uint64),
                 np.frombuffer(floats, np.float64),
@@ -441,9 +442,11 @@ class Recording:
             if self.repeats is not None and stretch:
                 self.repeats.see(np.frombuffer(found.kind, np.uint64).tolist(), found.known, self.marks)
             forget_traces = traces is not None and traces.forgotten
+            read_ahead, forget = tuple(wanted), self._forget
             body = _ENCODER.encode(
-                Batch(self._epoch, reads, first_template, self._forget, forget_traces, found.number, found.known)
+                Batch(self._epoch, asked, read_ahead, first_template, forget, forget_traces, found.number, found.known)
             )
+            receiving = (into,) if asked is not None else ()
             try:
                 effect = CHANGES if stretch or described or self._forget or forget_traces else READS
                 call = _unseen(
@@ -461,14 +464,18 @@ class Recording:
             if traces is not None:
                 traces.sent(stretch, found, floats)
             if found.known:
-                self._ahead.sent(found, call, len(reads) - len(wanted), wanted)
+                self._ahead.sent(found, call, len(receiving), wanted)
+            if forget_traces:
+                self._ahead.forget()
+            if self._lends:
+                self._lent, self._lends = call, False
             self._last = call
             self.stream.least = min(2 * self.stream.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
                 self._marked.popitem(last=False)
-        return ahead or Reading(call)
+        return taken or Reading(call)
 
     def read(self, read: Read, into: Array) -> None:
         """Send what is recorded, wait for a tensor's elements, and put them `into` uint8 memory.
@@ -479,8 +486,10 @@ class Recording:
         self._about_to_wait("reading a value")
         reading = self._ask_for(read, into)
         self.stream.least = FIRST_NUMBERS
+        if self._lent is not None and self._lent.number > reading.call.number:  # it may not have left yet
+            self._lent.wait_sent()
         reply = self.wait(reading.call)
-        if not reply.arrays[reading.place].size:  # there was nothing yet that could have been read ahead
+        if not reply.arrays[reading.place].size:  # its storage was another, or not there, in that batch
             reading = self._ask_for(read, into, anew=True)
             reply = self.wait(reading.call)
         _put(reply, into, reading.place)
@@ -532,10 +541,11 @@ class Recording:
             self._end_reading(call)
         except AvecError as exc:
             self._end_reading(call)
-            self._ahead.forget()
             exc.__traceback__ = None  # the call keeps it, and so would keep the application's frames and their tensors
             if isinstance(exc, ExecutionError):
-                self._epoch += 1
+                with self.lock:  # what is sent before that is not carried out
+                    self._ahead.forget()
+                    self._epoch += 1
                 self._failure = str(exc)
                 if exc.call_number in self._marked:
                     exc.add_note(self._where(str(exc), *self._marked.pop(exc.call_number)))

@@ -35,7 +35,11 @@ class Found:
     names: bytes = b""  # of its storages, u64; empty: those that the trace came with
     kind: bytes = b""  # the stretch with its storages numbered; empty where it came just so before
     storages: Sequence[int] = ()  # of a trace: their names, by their numbers in it
-    written: frozenset[int] = frozenset()  # of a known one: the names of those that it may write to, make or free
+    written: frozenset[int] = frozenset()  # of a known one: the numbers of those that it may write to, make or free
+
+    def writes(self, storage: int) -> bool:
+        """Whether it may write to a storage, make or free it; of a known one."""
+        return storage in self.storages and self.storages.index(storage) in self.written
 
 
 NOT_LOOKED_FOR = Found()
@@ -70,8 +74,7 @@ class Traces:
         if number is None:
             return Found(kind=kind)
         if number:
-            written = frozenset(map(names.__getitem__, self._written[number]))
-            return Found(number, True, names.tobytes(), kind, names, written)
+            return Found(number, True, names.tobytes(), kind, names, self._written[number])
         self._next += 1  # a number is never given twice, also where an interrupt keeps `sent` from being called
         return Found(self._next, kind=kind, storages=names)
 
@@ -80,16 +83,15 @@ class Traces:
         if not found.kind:
             return
         if found.number and not found.known:
-            numbers = self._written[found.number] = self._written_in(found.kind)
-            found = replace(found, written=frozenset(map(found.storages.__getitem__, numbers)))
+            self._written[found.number] = self._written_in(found.kind)
             self.kept[found.number] = stretch, floats
             self._nbytes += len(floats)
         if not found.known:
             self._kinds[found.kind] = found.number
             self._nbytes += len(found.kind)
         if found.number:
-            self._exact[stretch] = replace(found, known=True, kind=b"")
-            self._nbytes += len(stretch)
+            self._exact[stretch] = replace(found, known=True, kind=b"", written=self._written[found.number])
+            self._nbytes += len(stretch) + 8 * len(found.storages)
         if len(self._kinds) > LIMIT or self._nbytes > NBYTES_LIMIT:
             self.forget()
             self.forgotten = True

@@ -45,3 +45,22 @@ for step in range(3 * STEPS):
         net[1].running_mean[step % 4] += 1.0
         said += net[1].running_mean[:4].tolist()
     print(step, *said)
+
+# The same done to a smaller tensor: what was read of the larger one is not there.
+for x in [torch.zeros(8, device="cuda")] * 6 + [torch.zeros(4, device="cuda")]:
+    x[:4].add_(1.0)
+    torch.cuda.current_stream().query()  # sends what is recorded
+    print(x.tolist())
+
+# What was lent for an upload may be changed after any wait.
+lent, x, w = torch.zeros(1 << 21).pin_memory(), torch.zeros(1 << 21, device="cuda"), torch.ones(16, 16, device="cuda")
+for step in range(20):
+    total = (w @ w).sum()
+    y = w
+    for _ in range(40):
+        y = y * 1.0 + 0.5
+    lent.fill_(float(step))
+    x.copy_(lent, non_blocking=True)
+    total.item()
+    lent.fill_(-1.0)
+    print(x.min().item())

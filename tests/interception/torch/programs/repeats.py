@@ -20,7 +20,7 @@ from avec.protocol.torch import Read
 
 counts: Counter[str] = Counter(batches=0, repeats=0, renamed=0, ahead=0)
 find = Traces.find
-find_value = ReadsAhead.find
+take = ReadsAhead.take
 
 
 def counted(self: Traces, stretch: bytes) -> Found:
@@ -30,17 +30,17 @@ def counted(self: Traces, stretch: bytes) -> Found:
     return found
 
 
-def counted_value(self: ReadsAhead, read: Read) -> Reading | None:
-    """ReadsAhead.find, noted."""
-    found = find_value(self, read)
-    counts.update(ahead=int(found is not None))
-    return found
+def counted_value(self: ReadsAhead, read: Read, nbytes: int, found: Found) -> Reading | None:
+    """ReadsAhead.take, noted."""
+    taken = take(self, read, nbytes, found)
+    counts.update(ahead=int(taken is not None))
+    return taken
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     Traces.find = counted  # type: ignore[method-assign]
-    ReadsAhead.find = counted_value  # type: ignore[method-assign]
+    ReadsAhead.take = counted_value  # type: ignore[method-assign]
     output, *sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
     Path(output).write_text(json.dumps(counts), "utf-8")

@@ -36,10 +36,10 @@ from avec.destination.executors.torch.triton_kernels import TritonKernels
 from avec.errors import AcceleratorOutOfMemory, InvalidArgument
 from avec.protocol.codec import CALL_PAYLOAD_LIMIT
 from avec.protocol.torch import (
+    AHEAD_LIMIT,
     AHEAD_NBYTES,
     FIRST_PAYLOAD_PART,
     FLOATS_PART,
-    READS_LIMIT,
     STREAM_PART,
     TEMPLATES_PART,
     Batch,
@@ -185,8 +185,8 @@ class TorchModel:
                 return Answer(_ENCODER.encode(Elapsed(self._events.elapsed_ms(request.start, request.end))))
 
     def _run_batch(self, batch: Batch, arrays: Sequence[Array], files: Mapping[str, Path], skipped: bool) -> Answer:
-        if len(batch.reads) > READS_LIMIT:
-            raise InvalidArgument(f"{len(batch.reads)} reads after one batch; {READS_LIMIT} are allowed")
+        if len(batch.ahead) > AHEAD_LIMIT:
+            raise InvalidArgument(f"{len(batch.ahead)} reads ahead after one batch; {AHEAD_LIMIT} are allowed")
         stream, floats, templates = _parts(arrays)
         # Even when nothing is carried out: the host counts on the templates' numbers.
         if batch.forget:
@@ -209,9 +209,9 @@ class TorchModel:
                 kernels = self._traces.carry_out(batch.trace, stream, floats)
             else:
                 kernels = self._stream.carry_out(stream.tolist(), floats)
-            read = tuple(self._read_ahead(each) for each in batch.reads[1:])
-            if batch.reads:  # last, since it may be read into memory that each read uses
-                read = (self._read(batch.reads[0]), *read)
+            read = tuple(self._read(each, AHEAD_NBYTES).copy() for each in batch.ahead)  # into memory that each uses
+            if batch.read is not None:
+                read = (self._read(batch.read), *read)
         finally:
             self._transfers.settle()
             around.payloads, around.files = (), {}
@@ -219,22 +219,19 @@ class TorchModel:
         body = b"" if evaluated is None else _ENCODER.encode(evaluated)
         return Answer(body, read, kernels, late=not body and not read)
 
-    def _read(self, read: Read) -> Array:
+    def _read(self, read: Read, ahead_nbytes: int | None = None) -> Array:
+        """A tensor's elements; none where it is read ahead, up to so many bytes, and is not there or larger."""
         try:
             tensor = self._memory.find(self._memory.layout(read.meta), read.address)
+            if ahead_nbytes is not None and tensor.numel() * tensor.dtype.itemsize > ahead_nbytes:
+                return _NOTHING
             return self._transfers.read(tensor, read.conj, read.neg)
+        except InvalidArgument:
+            if ahead_nbytes is None:
+                raise
+            return _NOTHING
         except Exception as exc:
             raise failure(exc, "reading a tensor") from exc
-
-    def _read_ahead(self, read: Read) -> Array:
-        """A tensor's elements; none if it cannot be read: nobody has asked for it yet."""
-        try:
-            tensor = self._memory.find(self._memory.layout(read.meta), read.address)
-        except InvalidArgument:
-            return _NOTHING
-        if tensor.numel() * tensor.dtype.itemsize > AHEAD_NBYTES:
-            return _NOTHING
-        return self._transfers.read(tensor, read.conj, read.neg).copy()
 
 
 def _parts(arrays: Sequence[Array]) -> tuple[Array, list[float], list[Template]]:
