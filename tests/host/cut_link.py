@@ -23,9 +23,10 @@ CUT_S = 2.5  # less than silence is borne for where nothing tells that the link 
 COUNT = 4
 
 
-def traffic_control(action: str) -> None:
-    """Swallow everything that is sent over loopback, or no longer."""
-    subprocess.run(["tc", "qdisc", action, "dev", "lo", "root", *["blackhole"][: action == "add"]], check=True)
+def swallow(*action: str) -> None:
+    """Swallow everything that is sent over loopback ("add", "blackhole"), or no longer ("del")."""
+    verb, *discipline = action
+    subprocess.run(["tc", "qdisc", verb, "dev", "lo", "root", *discipline], check=True)
 
 
 def results(url: str, folder: Path, cut: bool, said: list[str]) -> list[bytes]:
@@ -35,8 +36,8 @@ def results(url: str, folder: Path, cut: bool, said: list[str]) -> list[bytes]:
         calls = [accumulator.add(np.full(COUNT, 0.5, np.float32)) for _ in range(3)]
         calls[-1].wait()
         if cut:
-            traffic_control("add")
-            threading.Timer(CUT_S, traffic_control, ["del"]).start()
+            swallow("add", "blackhole")
+            threading.Timer(CUT_S, swallow, ["del"]).start()
         calls += [accumulator.add(np.full(COUNT, 0.25, np.float32)) for _ in range(3)]
         began_s = time.monotonic()
         given = [call.wait().arrays[0].tobytes() for call in calls]

@@ -86,9 +86,11 @@ class ReadsAhead:
             return {}
         wanted: dict[Read, Read] = {}
         for value, count in times.items():
+            if count < TIMES or len(wanted) == AHEAD_LIMIT:
+                continue
             address = found.storages[value.address >> OFFSET_BITS] << OFFSET_BITS | value.address & OFFSET_MASK
             read = structs.replace(value, address=address)
-            if count >= TIMES and read != asked and len(wanted) < AHEAD_LIMIT:
+            if read != asked:
                 wanted[read] = value
         return wanted
 
