@@ -383,6 +383,9 @@ class Recording:
             self.arena.sweep(self.stream)
             # A wait promises that the reads before it have arrived: it has to be for a later call then.
             reading = self._send(read, into, anew or bool(self._reading))
+            last = self._last
+            if last is not None and last is not reading.call:  # nobody is about to wait for it
+                self._room.see(lambda: self.wait(last))
             self._save_if_due()
         return reading
 
