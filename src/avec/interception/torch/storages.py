@@ -228,12 +228,12 @@ class Arena:
         with self._lock:
             if self._unpinned and self._held is None:
                 self._end_pins(stream)
+            if self._native is not None and self._held is None and not self._pinned:
+                self._spare += self._native.sweep(stream, self._layout_of, self._numbering)
+                return
             marks = self._marks[: self._count]
             dead = np.flatnonzero(marks < ORIGIN)
             if not dead.size:
-                return
-            if self._native is not None and self._held is None and not self._pinned:
-                self._spare += self._native.end_storages(stream, dead, self._layout_of, self._numbering)
                 return
             places = dead.tolist()
             # Recorded before the marks are taken away: after an interrupt in between it is recorded twice, which does

@@ -572,7 +572,7 @@ PYBIND11_MODULE(avec_native, module) {
                        uint64_t offset_bits, uint64_t origin) {
         return Numbering{base, struct_nbytes, free, first_storage, offset_bits, origin};
       }));
-  module.def("end_storages", &end_storages);
+  module.def("sweep", &sweep);
   py::class_<Kernels>(module, "Kernels")
       .def(py::init<std::shared_ptr<Stream>, uint64_t, size_t, uint64_t, py::object, py::object, py::object, py::object>())
       .def("stand_on", &Kernels::stand_on)

@@ -185,32 +185,38 @@ struct Numbering {
   py::str forgotten{"forgotten"}, unused{"free"};  // a layout's attributes
 };
 
-// Record that storages have died, take their marks away and give their structs back to their layouts: the end of
-// Arena.sweep. Returns the places of those whose layouts are forgotten.
-inline py::list end_storages(Stream& stream, const py::buffer& places, const py::list& layouts,
-                             const Numbering& known) {
-  py::buffer_info info = places.request();
-  const auto* first = static_cast<const int64_t*>(info.ptr);
+// Arena.sweep: find the storages that have died among all there are, record that, take their marks away and give their
+// structs back to their layouts. Returns the places of those whose layouts are forgotten.
+inline py::list sweep(Stream& stream, const py::list& layouts, const Numbering& known) {
   py::list spare;
+  std::vector<uint32_t*> dead;
   std::vector<uint64_t> numbers;
   std::vector<std::pair<Unused*, uint64_t>> given;
-  for (ssize_t each = 0; each < info.size; ++each) {
-    auto place = static_cast<uint64_t>(first[each]);
+  py::handle layout;  // of the last: neighbours often share one
+  Unused* unused = nullptr;  // nullptr: it is forgotten
+  for (ssize_t place = 0; place < PyList_GET_SIZE(layouts.ptr()); ++place) {
+    uint64_t struct_ = known.base + place * known.struct_nbytes;
+    auto* mark = reinterpret_cast<uint32_t*>(struct_);
+    if (*mark >= known.origin) continue;
+    dead.push_back(mark);
     numbers.push_back(known.free);
     numbers.push_back((known.first_storage + place) << known.offset_bits | known.origin);
-    py::handle layout = PyList_GET_ITEM(layouts.ptr(), place);
-    if (py::getattr(layout, known.forgotten).ptr() == Py_True) {
-      spare.append(place);
+    py::handle its = PyList_GET_ITEM(layouts.ptr(), place);
+    if (its.ptr() != layout.ptr()) {
+      bool forgotten = py::getattr(its, known.forgotten).ptr() == Py_True;
+      unused = forgotten ? nullptr : py::getattr(its, known.unused).cast<Unused*>();
+      layout = its;
+    }
+    if (unused != nullptr) {
+      given.emplace_back(unused, struct_);
     } else {
-      given.emplace_back(py::getattr(layout, known.unused).cast<Unused*>(), known.base + place * known.struct_nbytes);
+      spare.append(place);
     }
   }
+  if (dead.empty()) return spare;
   // Recorded first: another thread may take a struct as soon as it is free, and record what it puts there.
   stream.add(numbers.data(), numbers.size(), nullptr, 0);
-  for (ssize_t each = 0; each < info.size; ++each) {
-    auto* mark = reinterpret_cast<uint32_t*>(known.base + static_cast<uint64_t>(first[each]) * known.struct_nbytes);
-    *mark = static_cast<uint32_t>(known.origin);
-  }
+  for (uint32_t* mark : dead) *mark = static_cast<uint32_t>(known.origin);
   std::sort(given.begin(), given.end());  // by layout
   Guard guard(lock());
   for (size_t each = 0; each < given.size(); ++each) {
