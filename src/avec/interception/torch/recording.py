@@ -58,9 +58,11 @@ if TYPE_CHECKING:
 
 # A batch is sent so that the destination works while the host goes on. It ends after an operator whose template says
 # so, not at a fixed length: a loop that never waits would else be cut at other places each time, and not repeat.
-BATCH_NUMBERS = 480  # at most: about 100 operators
-LEAST_NUMBERS = 240  # in a batch
-FIRST_NUMBERS = 40  # in the first after a wait, when the destination has nothing to do; then it doubles
+# Each batch takes the host's interpreter for about 0.15 ms, there and back: so few, but for the first after a wait.
+BATCH_NUMBERS = 1440  # at most: about 300 operators
+LEAST_NUMBERS = 960  # in a batch
+FIRST_NUMBERS = 120  # in the first after a wait, when the destination has nothing to do; then it grows
+GROWTH = 4
 CUTTING = 4  # one of so many templates ends a batch
 MARKED_BATCHES = 300  # more than can be under way
 READING_LIMIT = 64  # reads that nobody has waited for
@@ -473,7 +475,7 @@ class Recording:
             if self._lends:
                 self._lent, self._lends = call, False
             self._last = call
-            self.stream.least = min(2 * self.stream.least, LEAST_NUMBERS)
+            self.stream.least = min(GROWTH * self.stream.least, LEAST_NUMBERS)
             self._marked[call.number] = (self.marks, self._batch_began)
             self.marks, self._batch_began = [], call.site
             if len(self._marked) > MARKED_BATCHES:
