@@ -18,14 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from avec.errors import ConfigurationError
 
 STAGES = ("encode", "send", "queue", "compute", "return", "decode")
 CYCLE_LIMIT = 100_000  # cycles kept in full, about 40 MB; later ones are only counted
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutionCycle:
+class ExecutionCycle(msgspec.Struct, frozen=True, gc=False):
     """One forwarded call; times in nanoseconds on the host's clock."""
 
     call: int
@@ -203,7 +204,7 @@ def write_report(path: Path, recorder: Recorder) -> None:
         "stages": STAGES,
         "codecs": [asdict(each) for each in recorder.codecs],
         "profiles": [asdict(each) for each in profiles(recorder)],
-        "cycles": [asdict(cycle) for cycle in recorder.cycles],
+        "cycles": [msgspec.structs.asdict(cycle) for cycle in recorder.cycles],
         "cycles_dropped": recorder.dropped,
     }
     _write(path, report)

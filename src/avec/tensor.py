@@ -27,6 +27,7 @@ Codec = Literal["raw", "palette", "palette-zstd", "mask", "shuffle-zstd", "fp16"
 
 Array = npt.NDArray[Any]
 
+_ITEMSIZES = {name: np.dtype(name).itemsize for name in DType.__args__}  # type: ignore[attr-defined]
 _NAMES: dict[np.dtype[Any], DType] = {np.dtype(name): name for name in DType.__args__}  # type: ignore[attr-defined]
 
 
@@ -39,7 +40,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
     @property
     def nbytes(self) -> int:
         """Size in bytes, computed in Python integers, so that no product of dimensions can wrap around."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * _ITEMSIZES[self.dtype]
 
     def check(self) -> None:
         """Raise ValueError unless the rank and every dimension are in range (a peer may have sent them)."""
@@ -47,7 +48,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
             raise ValueError(f"a tensor of rank {len(self.shape)}; the limit is {RANK_LIMIT}")
         if any(dimension < 0 for dimension in self.shape):
             raise ValueError(f"a tensor with a negative dimension: {self.shape}")
-        if math.prod(dimension or 1 for dimension in self.shape) * np.dtype(self.dtype).itemsize > STRIDE_LIMIT:
+        if math.prod(dimension or 1 for dimension in self.shape) * _ITEMSIZES[self.dtype] > STRIDE_LIMIT:
             raise ValueError(f"a tensor of shape {self.shape}, which no address space holds")
 
 

@@ -19,22 +19,16 @@ class Link:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[int, int]] = deque(maxlen=WINDOW)
+        # The smallest round trip among the recent ones, 0 before the first; and what to subtract from the peer's clock
+        # to get this end's, exact to half the path's asymmetry.
+        self.round_trip_ns = self.offset_ns = 0
 
     def observe(self, pong: Pong, now_ns: int) -> None:
         """Take a Pong that arrived at `now_ns` on this end's clock."""
         round_trip = (now_ns - pong.sent_ns) - (pong.answered_ns - pong.received_ns)
         offset = ((pong.received_ns - pong.sent_ns) + (pong.answered_ns - now_ns)) // 2
         self._samples.append((round_trip, offset))
-
-    @property
-    def round_trip_ns(self) -> int:
-        """The smallest round trip among the recent ones; 0 before the first."""
-        return min(self._samples)[0] if self._samples else 0
-
-    @property
-    def offset_ns(self) -> int:
-        """What to subtract from the peer's clock to get this end's; exact to half the path's asymmetry."""
-        return min(self._samples)[1] if self._samples else 0
+        self.round_trip_ns, self.offset_ns = min(self._samples)
 
 
 class Goodput:

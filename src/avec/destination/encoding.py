@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+
+import msgspec
 
 from avec.communication.compression import LEAST_NBYTES, Learned, available, decode_parts, encode
 from avec.destination.buffers import BufferPool
@@ -49,7 +50,7 @@ class Encodings:
             raise
         encoded = [array for array, spec in zip(frame.arrays, message.parts, strict=True) if spec.codec != "raw"]
         self._pool.give_back(encoded)
-        return replace(frame, arrays=arrays)
+        return msgspec.structs.replace(frame, arrays=arrays)
 
     def encode(self, message: Message, arrays: Sequence[Array]) -> Sequence[Part]:
         """Write the result of a call as that asks; what a codec does not apply to stays as it is."""

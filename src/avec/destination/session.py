@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -419,8 +419,11 @@ class Session:
                 model.close()
         self._turns.show("models", len(self._models))
 
+    def _open_files(self, digests: Mapping[str, str]) -> AbstractContextManager[dict[str, Path]]:
+        return self._opened(digests) if digests else nullcontext({})
+
     @contextmanager
-    def _open_files(self, digests: Mapping[str, str]) -> Iterator[dict[str, Path]]:
+    def _opened(self, digests: Mapping[str, str]) -> Iterator[dict[str, Path]]:
         with ExitStack() as stack:
             yield {role: stack.enter_context(self._cache.open(digest)).path for role, digest in digests.items()}
 

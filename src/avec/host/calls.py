@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import FrameType
+
+import msgspec
 
 from avec.communication.channel import clock_ns
 from avec.errors import AvecError
@@ -24,8 +24,7 @@ from avec.tensor import Array
 _passed_over: tuple[str, ...] = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """What the destination answered."""
 
     body: bytes = b""
@@ -47,8 +46,11 @@ class Happening:
     def happen(self) -> None:
         """Wake all who wait; twice is once."""
         self.happened = True
-        with contextlib.suppress(IndexError):
-            self._held.pop().release()
+        try:
+            held = self._held.pop()
+        except IndexError:
+            return
+        held.release()
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Block until it has happened, or the time is over."""
@@ -247,7 +249,8 @@ def where_called() -> str:
     In a thread of a library's own it is the place where the main thread waits for that.
     """
     frame = _application_frame(sys._getframe(1))
-    main = threading.main_thread().ident
-    if frame.f_code.co_filename.startswith(_passed_over) and main is not None and threading.get_ident() != main:
-        frame = _application_frame(sys._current_frames().get(main, frame))
+    if frame.f_code.co_filename.startswith(_passed_over):
+        main = threading.main_thread().ident
+        if main is not None and threading.get_ident() != main:
+            frame = _application_frame(sys._current_frames().get(main, frame))
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -11,8 +11,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
+
+import msgspec
 
 from avec.communication.channel import clock_ns
 from avec.communication.compression import LEAST_NBYTES, LOSSY, Learned, decode_parts, encode
@@ -151,7 +153,7 @@ class Encodings:
             return frame, 0
         began_ns = clock_ns()
         arrays = decode_parts(result.parts, frame.arrays, allocate)
-        return replace(frame, arrays=arrays), clock_ns() - began_ns
+        return msgspec.structs.replace(frame, arrays=arrays), clock_ns() - began_ns
 
     def note(
         self,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -51,8 +50,7 @@ Allocate = Callable[[int, Message, int, TensorSpec], Array]
 Part = Array | Encoded  # what a frame is made from
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """One message with its number (the call that it belongs to, else 0), its tensors and its size on the wire.
 
     Of a part that a codec has written, the array holds the bytes; `message.parts` says which codec.
