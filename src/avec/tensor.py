@@ -27,7 +27,7 @@ Codec = Literal["raw", "palette", "palette-zstd", "mask", "shuffle-zstd", "fp16"
 
 Array = npt.NDArray[Any]
 
-_ITEMSIZES = {name: np.dtype(name).itemsize for name in DType.__args__}  # type: ignore[attr-defined]
+_ITEMSIZES: dict[str, int] = {name: np.dtype(name).itemsize for name in DType.__args__}  # type: ignore[attr-defined]
 _NAMES: dict[np.dtype[Any], DType] = {np.dtype(name): name for name in DType.__args__}  # type: ignore[attr-defined]
 
 
