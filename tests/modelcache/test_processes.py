@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from avec.errors import CacheUnavailable
 from avec.modelcache import Manifest, ModelCache, manifest_of_bytes
@@ -174,3 +175,81 @@ def test_a_crowd_of_processes_reads_right_bytes_and_keeps_the_bound(tmp_path: Pa
     outputs = [member.communicate(timeout=60) for member in crowd]
     assert outputs == [("ready\ndone\n", "")] * 4
     assert whole_models(path) == ModelCache(path, limit).usage().models > 0
+
+
+DERIVED = b"\2" * SIZE
+
+
+def write_derived(file: BinaryIO) -> None:
+    file.write(DERIVED)
+
+
+DERIVE_FOREVER = """
+def write(file):
+    for _ in range(10):
+        file.write(bytes([2]) * 10_000)
+        file.flush()
+upload_all(bytes(5))
+digest = manifest_of_bytes(bytes(5)).digest
+say('ready')
+while True:
+    cache.discard_derived(cache.derive(digest, 100_000, write))
+"""
+
+
+def test_kill_9_at_any_moment_leaves_it_whole_or_not_at_all(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "cache"
+    cache = ModelCache(path, 4 * SIZE)
+    digest = store(cache, bytes(5)).digest
+    moment = random.Random(5)
+    for _ in range(8):
+        with process(DERIVE_FOREVER, path, 4 * SIZE):
+            time.sleep(moment.uniform(0, 0.05))  # chooses the moment; nothing is waited for
+        derived = path / "derived" / digest
+        assert not derived.exists() or derived.read_bytes() == DERIVED
+        cache.derive(digest, SIZE, write_derived).close()
+        store(cache, b"\1")
+        assert os.listdir(path / "derived") == [digest]
+
+
+KILLED_WHILE_WRITING = """
+say('ready')
+upload_all(bytes(5))
+cache.derive(manifest_of_bytes(bytes(5)).digest, 100_000, lambda file: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_what_a_killed_process_was_making_is_removed(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "cache"
+    with process(KILLED_WHILE_WRITING, path, 2 * SIZE) as making:
+        assert making.wait(30) == -signal.SIGKILL
+    assert len(os.listdir(path / "derived")) == 1
+    cache = ModelCache(path, 2 * SIZE)
+    store(cache, bytes(6))
+    assert os.listdir(path / "derived") == []
+
+
+DERIVING_CROWD = """
+def write(file):
+    for _ in range(10):
+        file.write(bytes([2]) * 10_000)
+        file.flush()
+upload_all(bytes(5))
+digest = manifest_of_bytes(bytes(5)).digest
+say('ready')
+for step in range(60):
+    made = cache.derive(digest, 100_000, write)
+    assert os.pread(made.fileno(), 100_001, 0) == bytes([2]) * 100_000
+    cache.discard_derived(made) if step % 7 == 0 else made.close()
+say('done')
+"""
+
+
+def test_many_processes_at_once_see_it_whole(tmp_path: Path) -> None:
+    with (
+        process(DERIVING_CROWD, tmp_path / "cache", 1 << 30) as one,
+        process(DERIVING_CROWD, tmp_path / "cache", 1 << 30) as other,
+    ):
+        for each in (one, other):
+            assert each.stdout is not None
+            assert (each.stdout.read(), each.wait(30)) == ("done\n", 0)

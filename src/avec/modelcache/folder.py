@@ -3,11 +3,13 @@
     lock                              held alone while anything is created, published or removed
     models/<digest>                   a whole model; read under a shared lock, which keeps it from being removed
     used/<digest>                     empty; its time says when the model was last asked for
+    derived/<digest>                  what was made of a model for processes to map; read under a shared lock too
     partials/<digest>-<nbytes>        an upload on its way, of full size; uploaders share a lock on it
     chunks/<digest>-<nbytes>          one byte for each of its chunks: 1 when the chunk is written
 
-A chunk's byte is written after the chunk, and a model appears by one rename, so a process may die anywhere. Nothing is
-synced to the disk: what a power cut damages is found when the model is read, because reading verifies.
+A chunk's byte is written after the chunk, and a model appears by one rename, so a process may die anywhere. What is
+derived appears so too: until then it lies beside, under a name that is no model's. Nothing is synced to the disk: what
+a power cut damages is found when the model is read, because reading verifies, or when what is derived is compared.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 import sys
 import time
@@ -34,7 +37,7 @@ _NO_PREALLOCATION = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model or a partial upload: its bytes, and the small file beside it whose time tells its last use."""
+    """A model, what was derived from it, or a partial upload: its bytes, and the file whose time tells its last use."""
 
     data: Path
     mark: Path
@@ -47,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How much a model cache holds; a partial upload counts with its full size."""
+    """How much a model cache holds; what was derived counts with the models, a partial upload with its full size."""
 
     models: int
     models_nbytes: int
@@ -73,6 +76,7 @@ class CacheFolder:
         self._lock = path / "lock"
         self._models, self._used = path / "models", path / "used"
         self._partials, self._chunks = path / "partials", path / "chunks"
+        self._derived = path / "derived"
         with self.storing("opening the model cache"):
             self._prepare()
 
@@ -86,6 +90,11 @@ class CacheFolder:
         check_digest(manifest.digest)
         name = f"{manifest.digest}-{manifest.nbytes}"
         return Entry(self._partials / name, self._chunks / name)
+
+    def derived(self, digest: str) -> Entry:
+        """Say where what was made of a model lies, or would; its own time says when it was last used."""
+        check_digest(digest)
+        return Entry(self._derived / digest, self._derived / digest)
 
     def check_fits(self, manifest: Manifest) -> None:
         """Raise CacheUnavailable if the model is larger than the whole cache may be."""
@@ -110,7 +119,7 @@ class CacheFolder:
             self._sweep()  # also of old marks for this model, which say nothing about new bytes
             data = open_shared(partial.data, os.O_RDWR)
             if data is None:
-                self._make_room(manifest)
+                self._make_room(f"model {manifest.digest}", manifest.nbytes)
                 data = _create(partial, manifest.nbytes)
             try:
                 marks = os.open(partial.mark, os.O_RDWR | os.O_CREAT, 0o600)
@@ -141,6 +150,32 @@ class CacheFolder:
                 touch(model.mark)
             partial.remove()
 
+    def create_derived(self, digest: str, nbytes: int) -> tuple[Path, int]:
+        """Begin to make something of a model: a new file for it, and its descriptor, with a shared lock."""
+        name = f"{self.derived(digest).data.name}.{secrets.token_hex(8)}"
+        entry = Entry(self._derived / name, self._derived / name)
+        self._prepare()
+        with exclusive(self._lock):
+            self._sweep()
+            self._make_room(f"what is made of model {digest}", nbytes)
+            return entry.data, _create(entry, nbytes)
+
+    def publish_derived(self, digest: str, made: Path) -> None:
+        """Have a file of `create_derived` be what was made of a model, unless another process was first."""
+        derived = self.derived(digest).data
+        with exclusive(self._lock):
+            if derived.exists():
+                made.unlink()
+            else:
+                os.rename(made, derived)
+
+    def discard_derived(self, digest: str, data: int) -> None:
+        """Remove what was made of a model, unless it was made anew since `data` was opened."""
+        derived = self.derived(digest)
+        with exclusive(self._lock):
+            if is_at(derived.data, data):
+                derived.remove()
+
     def discard_model(self, digest: str, data: int) -> None:
         """Remove a damaged model, unless a new one has taken its place since `data` was opened."""
         model = self.model(digest)
@@ -159,10 +194,11 @@ class CacheFolder:
         """Count what is held."""
         self._prepare()
         models = self._held(self._models, self._used)
+        derived = self._held(self._derived, self._derived)
         partials = self._held(self._partials, self._chunks)
         return Usage(
             len(models),
-            sum(held.nbytes for held in models),
+            sum(held.nbytes for held in (*models, *derived)),
             len(partials),
             sum(held.nbytes for held in partials),
             self.limit_nbytes,
@@ -185,14 +221,15 @@ class CacheFolder:
         # At each upload, for somebody may have deleted the whole folder while the destination runs.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_private(self.path)
-        for folder in (self._models, self._used, self._partials, self._chunks):
+        for folder in (self._models, self._used, self._derived, self._partials, self._chunks):
             folder.mkdir(mode=0o700, exist_ok=True)
 
-    def _make_room(self, manifest: Manifest) -> None:
-        held = self._held(self._models, self._used) + self._held(self._partials, self._chunks)
+    def _make_room(self, what: str, nbytes: int) -> None:
+        folders = ((self._models, self._used), (self._derived, self._derived), (self._partials, self._chunks))
+        held = [one for data, marks in folders for one in self._held(data, marks)]
         free = _free_nbytes(self.path)
-        over = sum(one.nbytes for one in held) + manifest.nbytes - self.limit_nbytes
-        shortage = max(over, manifest.nbytes - free)
+        over = sum(one.nbytes for one in held) + nbytes - self.limit_nbytes
+        shortage = max(over, nbytes - free)
         if shortage <= 0:
             return
         with ExitStack() as locks:
@@ -203,8 +240,8 @@ class CacheFolder:
                     shortage -= one.nbytes
             if shortage > 0:  # nothing is removed in vain
                 raise CacheUnavailable(
-                    f"model {manifest.digest} needs {manifest.nbytes:,} bytes in {self.path}, and {shortage:,} of them "
-                    f"are lacking even without the models that nobody uses (the bound is {self.limit_nbytes:,}, "
+                    f"{what} needs {nbytes:,} bytes in {self.path}, and {shortage:,} of them are lacking even "
+                    f"without the models that nobody uses (the bound is {self.limit_nbytes:,}, "
                     f"{free:,} are free on the disk); raise --cache-limit, free disk or wait for a session to end"
                 )
             for one in chosen:
@@ -218,6 +255,10 @@ class CacheFolder:
                 with if_unused(held.entry.data) as unused:
                     if unused:
                         held.entry.remove()
+        for name in set(os.listdir(self._derived)) - set(os.listdir(self._models)):
+            with if_unused(self._derived / name) as unused:  # else it is being made, or used
+                if unused:
+                    (self._derived / name).unlink()
         for data, marks in ((self._models, self._used), (self._partials, self._chunks)):
             for name in set(os.listdir(marks)) - set(os.listdir(data)):
                 (marks / name).unlink(missing_ok=True)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from avec.errors import CacheUnavailable
 from avec.modelcache.digests import Identity, Manifest, hash_file, identity_of
 from avec.modelcache.folder import CacheFolder, Usage, touch
 from avec.modelcache.locks import is_at, open_shared
 from avec.modelcache.upload import Ranges, Upload, absent
+
+ATTEMPTS = 3  # to open what was just made of a model, which others may remove to make room
 
 
 class PinnedModel:
@@ -123,10 +126,52 @@ class ModelCache:
             raise
         return model
 
+    def derive(self, digest: str, nbytes: int, write: Callable[[BinaryIO], None]) -> PinnedModel:
+        """Pin what was made of a model for processes to map, made now if it is not there.
+
+        It appears whole or not at all, and counts and goes as a model does. Nothing vouches for what it holds: the
+        caller compares it with the model.
+
+        Args:
+            digest: of the model, which the caller has pinned.
+            nbytes: of what is made.
+            write: writes it into a file of that size.
+
+        Raises:
+            CacheUnavailable: there is no room for it, or the disk refuses.
+        """
+        with self._folder.storing(f"keeping what is made of model {digest}"):
+            entry = self._folder.derived(digest)
+            for _ in range(ATTEMPTS):
+                descriptor = open_shared(entry.data)
+                if descriptor is not None:
+                    made = PinnedModel(digest, entry.data, descriptor)
+                    if made.nbytes == nbytes:
+                        with contextlib.suppress(OSError):
+                            touch(entry.mark)
+                        return made
+                    self.discard_derived(made)
+                self._make(digest, nbytes, write)
+        raise CacheUnavailable(
+            f"what was made of model {digest} in {self._folder.path} was removed {ATTEMPTS} times before it was opened"
+        )
+
+    def discard_derived(self, made: PinnedModel) -> None:
+        """Close and remove what `derive` gave and is not what it should be."""
+        with made, self._folder.storing(f"removing what was made of model {made.digest}"):
+            self._folder.discard_derived(made.digest, made.fileno())
+
     def usage(self) -> Usage:
         """Count models, partial uploads and their bytes."""
         with self._folder.storing("counting the models"):
             return self._folder.usage()
+
+    def _make(self, digest: str, nbytes: int, write: Callable[[BinaryIO], None]) -> None:
+        path, descriptor = self._folder.create_derived(digest, nbytes)
+        with open(descriptor, "wb") as file:  # with the lock, which keeps it from being removed
+            write(file)
+            file.flush()
+            self._folder.publish_derived(digest, path)
 
     def _verify(self, model: PinnedModel) -> None:
         identity = model.identity  # before reading: a write meanwhile makes the next opening read again
