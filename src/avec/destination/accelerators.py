@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from avec.destination.sharing.turns import Alone, Turns
+from avec.modelcache import ModelCache
 from avec.protocol.messages import AcceleratorInfo
 from avec.tensor import Array
 
@@ -57,6 +58,7 @@ class Accelerator:
         os.environ.setdefault("CUDNN_CONV_WSCAP_DBG", str(cudnn_workspace_mb))
         self.device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
         self.turns: Turns | Alone = Alone()  # of this process, where it shares the accelerator
+        self.models: ModelCache | None = None  # where processes that share a CPU map weights from
         self._issued: torch.cuda.Event | None = None
         self._used = {0}  # GPUs, by their numbers
         _allow_tf32(numerics == "fast")

@@ -106,6 +106,8 @@ def _serve_session(
         assignment.numerics, settings.cudnn_workspace_mb, settings.cpu_accelerators, assignment.memory_nbytes
     )
     accelerator.replay_nbytes = lambda: board["replay_nbytes"]
+    if accelerator.device.type == "cpu":
+        accelerator.models = cache
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
 
     def open_channel(descriptor: int, peer: str) -> Channel:

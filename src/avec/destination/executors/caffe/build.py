@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from avec.destination.accelerators import Accelerator
+from avec.destination.executors.caffe.aligned import align
 from avec.destination.executors.caffe.differentiation import mark
 from avec.destination.executors.caffe.layers import LAYER_TYPES
 from avec.destination.executors.caffe.layers.elementwise import constant_filler
@@ -19,7 +20,7 @@ from avec.destination.executors.caffe.layers.shaping import input_shapes
 from avec.destination.executors.caffe.model import CaffeModel
 from avec.destination.executors.caffe.network import Network, connect, read_net
 from avec.destination.executors.caffe.plan import Plan, check_shape, is_out_of_memory
-from avec.destination.executors.caffe.weights import copy_weights, read_weights
+from avec.destination.executors.caffe.weights import copy_weights, in_place, read_weights
 from avec.errors import AcceleratorOutOfMemory, InvalidArgument, InvalidModel
 from avec.formats.caffe.message import Message, message_class
 from avec.protocol.caffe import BlobDescription, LayerDescription, LoadNet, NetDescription, ParameterDescription
@@ -34,7 +35,7 @@ def build(
     accelerator: Accelerator,
     files: Mapping[str, bytes],
 ) -> tuple[CaffeModel, NetDescription]:
-    """Build a net and copy its weights, as far as it can be built without the host.
+    """Build a net with its weights, as far as it can be built without the host.
 
     Raises:
         InvalidModel: the prototxt or the caffemodel is wrong, or they do not fit each other.
@@ -43,8 +44,11 @@ def build(
     """
     net = read_net(prototxt, request)
     weights_source = request.weights_source or "the caffemodel"
-    saved = read_weights(weights, weights_source) if weights else None
-    return build_net(net, request.source, accelerator, request.seed, files, saved, weights_source)
+    if weights is None:
+        return build_net(net, request.source, accelerator, request.seed, files)
+    saved = read_weights(weights, weights_source)
+    aligned = accelerator.models is not None and align(saved, weights, accelerator.models)
+    return build_net(net, request.source, accelerator, request.seed, files, saved, weights_source, aligned)
 
 
 def build_net(
@@ -55,15 +59,21 @@ def build_net(
     files: Mapping[str, bytes],
     saved: Message | None = None,
     weights_source: str = "",
+    aligned: bool = False,
 ) -> tuple[CaffeModel, NetDescription]:
-    """Build a net from its NetParameter, whose state is final; see `build`."""
+    """Build a net from its NetParameter, whose state is final; see `build`.
+
+    Args:
+        saved: the caffemodel.
+        aligned: its arrays are the net's from now on.
+    """
     try:
         network = connect(net, source)
     except InvalidArgument as exc:
         raise InvalidModel(f"{source}: {exc}") from exc
     for layer in network.layers:
         layer.files = files
-    builder = Builder(network, source, accelerator, FILLER_SEED if seed < 0 else seed, saved, weights_source)
+    builder = Builder(network, source, accelerator, FILLER_SEED if seed < 0 else seed, saved, weights_source, aligned)
     model = CaffeModel(network.blobs, network.layers, builder.plan, accelerator, builder, network.outputs)
     return model, model.build()
 
@@ -72,15 +82,25 @@ class Builder:
     """Goes through a net once, giving each layer its parameters and its shapes; pauses at the host's layers."""
 
     def __init__(
-        self, network: Network, source: str, accelerator: Accelerator, seed: int, saved: Message | None, weights: str
+        self,
+        network: Network,
+        source: str,
+        accelerator: Accelerator,
+        seed: int,
+        saved: Message | None,
+        weights: str,
+        aligned: bool,
     ) -> None:
         self._network = network
         self._source = source
         self._device = accelerator.device
         self._generator = torch.Generator().manual_seed(seed)
         self._random = torch.Generator(self._device).manual_seed(seed)
-        self._weights, self._weights_source = saved, weights
-        self._saved = {layer.name for layer in saved.layer if len(layer.blobs)} if saved else set()
+        self._weights, self._weights_source, self._aligned = saved, weights, aligned
+        self._saved: dict[str, Message] = {}  # layers of the caffemodel whose parameters are still to be given
+        for layer in saved.layer if saved else ():
+            if len(layer.blobs):
+                self._saved.setdefault(layer.name, layer)
         self._named: dict[str, tuple[Layer, int]] = {}  # the owners of parameters that layers share by name
         self._owners: dict[tuple[int, int], tuple[int, int]] = {}
         self._next = 0
@@ -145,23 +165,28 @@ class Builder:
         if self._weights is not None:
             copy_weights(self._network.layers, self._weights, self._weights_source)
             self._weights = None
+            self._saved.clear()
 
     def _give_parameters(self, layer: Layer, specs: list[ParameterSpec]) -> None:
         declared = layer.definition.param
         layer.require(
             len(declared) <= len(specs), f"{len(declared)} param entries for {len(specs)} learnable parameters"
         )
+        saved = self._saved.pop(layer.name, None)  # for the first layer of that name, as in Caffe
         for index, spec in enumerate(specs):
-            learnable = self._learnable(layer, index, spec, declared[index] if index < len(declared) else None)
+            declaration = declared[index] if index < len(declared) else None
+            learnable = self._learnable(layer, index, spec, declaration, saved)
             layer.learnables.append(learnable)
             layer.parameters.append(learnable.values.view(spec.shape))
 
-    def _learnable(self, layer: Layer, index: int, spec: ParameterSpec, declared: Message | None) -> Learnable:
+    def _learnable(
+        self, layer: Layer, index: int, spec: ParameterSpec, declared: Message | None, saved: Message | None
+    ) -> Learnable:
         check_shape(f"{layer.kind}: a parameter", spec.shape)
         if declared is not None and declared.name in self._named:
             return self._share(layer, index, spec.shape, declared)
-        if layer.name in self._saved:  # the caffemodel is about to overwrite it
-            values = torch.empty(spec.shape, device=self._device)
+        if saved is not None:  # the caffemodel is about to overwrite it
+            values = self._saved_or_empty(layer, saved, index, spec.shape)
         else:
             values = self._filled(layer, spec)
         if declared is not None and declared.name:
@@ -170,6 +195,12 @@ class Builder:
             layer.require(declared is None or declared.lr_mult == 0, "lr_mult of its statistics must be 0")
             return Learnable(values, rate=0.0)
         return Learnable(values) if declared is None else Learnable(values, None, declared.lr_mult, declared.decay_mult)
+
+    def _saved_or_empty(self, layer: Layer, saved: Message, index: int, shape: Shape) -> Tensor:
+        # Where something else is written first, it would be written into the caffemodel's values.
+        written = len(layer.definition.blobs) or any(declared.name for declared in layer.definition.param)
+        found = in_place(saved, index, shape) if self._aligned and not written else None
+        return torch.empty(shape, device=self._device) if found is None else found
 
     def _filled(self, layer: Layer, spec: ParameterSpec) -> Tensor:
         try:

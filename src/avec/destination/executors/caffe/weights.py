@@ -1,4 +1,4 @@
-"""Weights from a caffemodel: mapped, matched by layer name, checked against the net's shapes, then copied.
+"""Weights from a caffemodel: mapped, matched by layer name, checked against the net's shapes, copied or used there.
 
 Source: caffe/src/caffe/net.cpp, Net::CopyTrainedLayersFrom; caffe/src/caffe/blob.cpp, ShapeEquals and FromProto.
 """
@@ -62,8 +62,20 @@ def copy_weights(layers: Sequence[Layer], weights: Message, source: str) -> int:
     ]
     with torch.no_grad():
         for target, values in copies:
-            target.copy_(torch.from_numpy(values).view(target.shape))
+            found = torch.from_numpy(values).view(target.shape)
+            if target.data_ptr() != found.data_ptr():  # else `in_place` gave it
+                target.copy_(found)
     return len(copies)
+
+
+def in_place(saved: Message, index: int, shape: Shape) -> Tensor | None:
+    """A parameter of a saved layer where its numbers lie, if it has that shape: to be called when they are aligned."""
+    if index >= len(saved.blobs) or not shape_equals(shape, saved.blobs[index]):
+        return None
+    blob = saved.blobs[index]
+    if len(blob.double_data) or not 0 < len(blob.data) == math.prod(shape):
+        return None
+    return torch.from_numpy(blob.data.as_array()).view(shape)
 
 
 def share_weights(layers: Sequence[Layer], sources: Sequence[Layer]) -> bool:
