@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from avec.host.session import Session
 from avec.protocol.caffe import WEIGHTS, BlobRef, Forward, LoadNet
 from avec.tensor import Array
 from destinations import Destination, host_settings, running
+from launching import AVEC, environ
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -97,11 +100,15 @@ class Net:
         return np.array(call.wait().arrays[0])
 
     def mapping(self) -> Mapping:
-        """What its worker maps of what was made of models. Source: proc_pid_smaps(5)."""
-        parts = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{self.worker}/smaps").read_text(), flags=re.M)
-        (found,) = [part for part in parts if "/derived/" in part]
-        sizes = {name: 1024 * int(kb) for name, kb in re.findall(r"^(\w+): +(\d+) kB", found, re.M)}
-        return Mapping(found.split("\n", 1)[0].split()[-1], sizes["Anonymous"], sizes["Rss"])
+        return mapping(self.worker, "derived")
+
+
+def mapping(worker: int, folder: str) -> Mapping:
+    """The one mapping that a worker has of a file in a folder of its model cache. Source: proc_pid_smaps(5)."""
+    parts = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{worker}/smaps").read_text(), flags=re.M)
+    (found,) = [part for part in parts if f"/models/{folder}/" in part]
+    sizes = {name: 1024 * int(kb) for name, kb in re.findall(r"^(\w+): +(\d+) kB", found, re.M)}
+    return Mapping(found.split("\n", 1)[0].split()[-1], sizes["Anonymous"], sizes["Rss"])
 
 
 def test_workers_have_the_weights_in_memory_once(destination: Destination, settings: Settings) -> None:
@@ -144,3 +151,59 @@ def test_a_session_with_little_memory_loads_what_it_could(destination: Destinati
     with Net(destination, replace(settings, memory=VALUES.nbytes)) as net:
         assert net.forward().shape == X.shape
         assert net.mapping().own == 0
+
+
+PROGRAM = f"""
+import torch
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = torch.nn.Linear({WIDTH}, {WIDTH}, bias=False)
+x = torch.randn(4, {WIDTH})
+with torch.no_grad():
+    here = model(x)
+    model.cuda()
+    for factor in (1, 2):
+        model.weight.mul_(factor) if factor > 1 else None
+        print(torch.equal(model(x.cuda()).cpu(), factor * here), flush=True)
+        input()
+"""
+
+
+@contextlib.contextmanager
+def program(destination: Destination, settings: Settings) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A PyTorch program that has computed once, and its worker; given a line it changes its weights, or ends."""
+    before = destination.workers()
+    variables = environ(AVEC_TOKEN=settings.token or "", AVEC_CACHE_DIR=str(settings.cache_dir))
+    command = [*AVEC, "run", "--on", destination.url, "-c", PROGRAM]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables) as process:
+        try:
+            assert result_of(process) == "True\n"
+            yield process, destination.new_worker(before)
+            process.communicate("\n\n", timeout=60)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+
+
+def result_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def go_on(process: subprocess.Popen[str]) -> str:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return result_of(process)
+
+
+def test_pytorch_programs_have_their_weights_in_memory_once(destination: Destination, settings: Settings) -> None:
+    nbytes = 4 * WIDTH * WIDTH
+    with program(destination, settings) as (one, worker), program(destination, settings) as (other, another):
+        first, second = mapping(worker, "models"), mapping(another, "models")
+        assert first == second
+        assert (first.own, first.all) == (0, nbytes)
+        assert go_on(one) == "True\n"
+        assert (mapping(worker, "models").own, mapping(another, "models").own) == (nbytes, 0)
+        assert go_on(other) == "True\n"

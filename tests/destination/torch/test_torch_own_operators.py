@@ -110,6 +110,42 @@ class TestFiles:
         assert stream.read(x).equal(X.double())
         assert path.read_bytes() == memory_of(X).tobytes()
 
+    def test_one_like_the_tensor_is_its_memory_and_stays_as_it_is(self, stream: Stream, tmp_path: Path) -> None:
+        path = tmp_path / "weights"
+        path.write_bytes(memory_of(X).tobytes())
+        x = stream.put(torch.zeros(2, 3))
+        row = x.seen(3, stride=(1,), offset=12)
+        assert stream.read(row).tolist() == [0, 0, 0]  # a view from before
+        stream.call("avec::upload_file", x, 0, outputs=[meta_of(X)])
+        stream.send(files={"0": path})
+        assert str(path) in Path("/proc/self/maps").read_text()
+        stream.call("aten::add_.Scalar", row, 1.0)
+        assert stream.read(x).tolist() == [[0, 1, 2], [4, 5, 6]]
+        assert path.read_bytes() == memory_of(X).tobytes()
+        stream.free(x)
+        stream.send()
+        assert str(path) not in Path("/proc/self/maps").read_text()
+
+    def test_one_like_a_part_of_a_storage_is_copied(self, stream: Stream, tmp_path: Path) -> None:
+        path = tmp_path / "weights"
+        path.write_bytes(memory_of(X[0]).tobytes())
+        x = stream.put(torch.zeros(2, 3))
+        stream.call("avec::upload_file", x.seen(3, stride=(1,)), 0, outputs=[meta_of(X[0])])
+        stream.send(files={"0": path})
+        assert stream.read(x).tolist() == [[0, 1, 2], [0, 0, 0]]
+
+    def test_one_like_the_tensor_takes_no_more_memory(self, stream: Stream, tmp_path: Path) -> None:
+        path = tmp_path / "weights"
+        path.write_bytes(memory_of(X).tobytes())
+        x = stream.put(torch.zeros(2, 3))
+        stream.call("avec::upload_file", x, 0, outputs=[meta_of(X)])
+        stream.send(files={"0": path})
+        found = msgspec.msgpack.decode(stream.ask(MemoryStatistics(0)).body, type=Memory)
+        assert (found.statistics["allocated_bytes.all.current"], found.statistics["allocated_bytes.all.peak"]) == (
+            24,
+            24,
+        )
+
     def test_an_empty_one_is_nothing(self, stream: Stream, tmp_path: Path) -> None:
         path = tmp_path / "weights"
         path.write_bytes(b"")

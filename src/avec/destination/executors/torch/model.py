@@ -92,7 +92,7 @@ class TorchModel:
         self._graphs = Graphs(devices, host_version)
         self._kernels = TritonKernels(devices.cuda)
         self._around = Surroundings(
-            devices, self._generators, self._events, self._transfers, self._graphs, self._kernels
+            devices, self._memory, self._generators, self._events, self._transfers, self._graphs, self._kernels
         )
         compiler = Compiler(self._memory, devices, self._generators, self._around, self._results.hold, host_version)
         self._stream = Stream(self._memory, self._results, compiler, devices)

@@ -15,7 +15,7 @@ from avec.destination.executors.torch.events import Events
 from avec.destination.executors.torch.flags import floating_dtype, set_flag
 from avec.destination.executors.torch.generators import Generators
 from avec.destination.executors.torch.graphs import Graphs
-from avec.destination.executors.torch.storages import Layout
+from avec.destination.executors.torch.storages import Layout, Memory
 from avec.destination.executors.torch.transfers import Transfers
 from avec.destination.executors.torch.triton_kernels import TritonKernels
 from avec.errors import InvalidArgument
@@ -28,6 +28,7 @@ class Surroundings:
     """What the own operators work on; payloads and files are the running batch's."""
 
     devices: Devices
+    memory: Memory
     generators: Generators
     events: Events
     transfers: Transfers
@@ -67,7 +68,9 @@ def _upload_file(around: Surroundings, layouts: Sequence[Layout], target: object
     path = around.files.get(str(_integer(number)))
     if path is None:
         raise InvalidArgument(f"model file {number} did not come with the batch, which has {sorted(around.files)}")
-    around.transfers.copy(_tensor(target), around.transfers.file(layouts[0], path))
+    source = around.transfers.file(layouts[0], path)
+    if not around.memory.adopt(_tensor(target), source):  # beside a CPU: processes with the same file have it once
+        around.transfers.copy(_tensor(target), source)
 
 
 def _receive(around: Surroundings, layouts: Sequence[Layout]) -> Tensor:

@@ -100,7 +100,7 @@ class Memory:
         self._devices = devices
         self._layouts: dict[TensorMeta, Layout] = {}
         self._storages: dict[int, Storage] = {}
-        self._pointers: set[int] = set()  # where the live storages begin, to see an alias by
+        self._pointers: dict[int, Storage] = {}  # the live storages by where they begin, to see an alias by
 
     def __len__(self) -> int:
         return len(self._storages)
@@ -201,7 +201,7 @@ class Memory:
         storage.address = address
         storage.layout.tensors[address] = storage.tensor
         if storage.pointer:
-            self._pointers.add(storage.pointer)
+            self._pointers[storage.pointer] = storage
         account.add(nbytes)
 
     def move(self, storage: Storage) -> None:
@@ -209,10 +209,24 @@ class Memory:
         layout = storage.layout
         other = torch.empty_like(storage.bytes())
         other.copy_(storage.bytes())
-        tensor = seen(other.untyped_storage(), layout.dtype, layout.device, 0, layout.shape, layout.stride)
+        self._replace(
+            storage, seen(other.untyped_storage(), layout.dtype, layout.device, 0, layout.shape, layout.stride)
+        )
+
+    def adopt(self, target: Tensor, source: Tensor) -> bool:
+        """Have a tensor's storage be another's from now on, if that is like it, instead of copying; whether it is."""
+        storage = self._pointers.get(target.data_ptr())
+        if storage is None or storage.tensor is not target or storage.bytes().numel() != storage.layout.nbytes:
+            return False
+        if _looks(target) != _looks(source) or source.untyped_storage().nbytes() != storage.layout.nbytes:
+            return False
+        self._replace(storage, source)
+        return True
+
+    def _replace(self, storage: Storage, tensor: Tensor) -> None:
         address = storage.address
         self.free(address)
-        self.put(address, Storage(tensor, layout, tensor.data_ptr()))
+        self.put(address, Storage(tensor, storage.layout, tensor.data_ptr()))
 
     def storages(self) -> dict[int, Storage]:
         """What lives now, by address: to be looked at."""
@@ -242,7 +256,7 @@ class Memory:
         if storage.views is not None:
             _forget_views(storage)
             storage.views = None  # a trace's storage lives again
-        self._pointers.discard(storage.pointer)
+        self._pointers.pop(storage.pointer, None)
         layout.account.remove(layout.nbytes)
 
     def close(self) -> None:
@@ -255,6 +269,10 @@ class Memory:
         if layout.nbytes:
             raise InvalidArgument(f"a tensor of shape {layout.shape} without an address; only empty ones have none")
         return torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device=layout.device)
+
+
+def _looks(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.device, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def _begins_storage(address: int) -> bool:

@@ -64,7 +64,7 @@ class Transfers:
         return seen(flat.untyped_storage(), layout.dtype, layout.device, 0, layout.shape, layout.stride)
 
     def file(self, layout: Layout, path: Path, first: int = 0) -> Tensor:
-        """See a model file as a tensor of this layout, without reading it.
+        """See a model file as a tensor of this layout, without reading it; what is written there is this process's own.
 
         Raises:
             InvalidData: the file has another size.
