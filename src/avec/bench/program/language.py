@@ -14,7 +14,7 @@ from .place import Place
 
 PROMPT = 16  # tokens
 NEW = 64  # tokens of a sequence
-GROWING_SEQUENCES = 3  # to warm up with: each length of the cache is a shape of its own
+GROWING_SEQUENCES = 8  # to warm up with: each length of the cache is a shape of its own
 BATCH, SENTENCE = 8, 128
 
 
