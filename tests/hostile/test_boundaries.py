@@ -187,7 +187,8 @@ def test_a_break_while_the_destination_drains_is_one_error(
     tmp_path: Path, settings: Settings, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = replace(hasty(settings, monkeypatch, 10.0), resume_timeout_s=3.0)  # nobody is there to come back to
-    with running(tmp_path) as destination, Relay(destination.url) as relay, Session(relay.url, own) as session:
+    drain = {"AVEC_DRAIN_TIMEOUT_S": "3"}  # of which the destination needs all, where the silence hides who has left
+    with running(tmp_path, **drain) as destination, Relay(destination.url) as relay, Session(relay.url, own) as session:
         net = relu(session)
         assert net.forward(floats(1, -2, 3, 4)).wait().arrays[0].tolist() == [1, 0, 3, 4]
         relay.down.cut_by, relay.down.cut_at = fault, relay.down.nbytes + 30  # in the frame of Draining, or a Pong
