@@ -28,7 +28,7 @@ Fault = Literal["FIN", "RST", "silence"]
 ALL = os.environ.get("HOSTILE") == "all"
 FEW = 5  # places of each kind of fault and direction, in `make test`
 DIGITS = 3
-BOUND_S = 15.0  # for one conversation with one fault, on a busy machine
+BOUND_S = 30.0  # for one conversation with one fault, on a busy machine
 pytestmark = pytest.mark.timeout(300)  # for all places of a direction
 long = pytest.mark.skipif(not ALL, reason="one of the long tests of `make test-hostile`")
 
@@ -36,7 +36,7 @@ long = pytest.mark.skipif(not ALL, reason="one of the long tests of `make test-h
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Of hosts that send no heartbeat of their own accord, so that a conversation always has the same bytes."""
-    return replace(settings, heartbeat_s=30.0, heartbeat_misses=1, resume_timeout_s=10.0)
+    return replace(settings, heartbeat_s=30.0, heartbeat_misses=1, resume_timeout_s=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def some(places: Sequence[Place], few: int = FEW) -> Sequence[Place]:
     return places if ALL else places[:: max(1, len(places) // few)]
 
 
-def hasty(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings under which 0.4 s of silence are a cut, in the opening too."""
-    monkeypatch.setattr("avec.host.greeting.WELCOME_TIMEOUT_S", 2.0)
+def hasty(settings: Settings, monkeypatch: pytest.MonkeyPatch, welcome_s: float = 2.0) -> Settings:
+    """Settings under which 0.4 s of silence are a cut, and `welcome_s` in an opening."""
+    monkeypatch.setattr("avec.host.greeting.WELCOME_TIMEOUT_S", welcome_s)
     return replace(settings, heartbeat_s=0.1, heartbeat_misses=4, connect_timeout_s=2.0)
 
 
@@ -125,7 +125,10 @@ def test_a_connection_half_open_from_any_boundary_of_any_message(
     expected = converse(relay.url, settings, next(models_))
     way = relay.up if name == "up" else relay.down
     places = [place for place in frames.places if place.after.startswith(("before", "within"))]
-    check(relay, way, frames, "silence", hasty(settings, monkeypatch), expected, models_, some(places, few=2))
+    for welcome_s in (2.0, 5.0):  # the longer where a session has to be opened, however busy the machine is
+        own = hasty(settings, monkeypatch, welcome_s)
+        chosen = [place for place in some(places, few=2) if unanswered(frames, way, place) == (welcome_s == 2.0)]
+        check(relay, way, frames, "silence", own, expected, models_, chosen)
 
 
 def test_single_bytes_and_delays_change_nothing(relay: Relay, settings: Settings, models_: Iterator[bytes]) -> None:
@@ -148,7 +151,7 @@ def test_a_status_or_a_refusal_that_does_not_arrive_is_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await_true(lambda: destination.sessions(settings) == 0, "no earlier session is left")  # a status would tell of it
-    own = replace(hasty(settings, monkeypatch), heartbeat_s=0.5)
+    own = replace(hasty(settings, monkeypatch), heartbeat_s=0.5)  # and so much where an answer does arrive
     relay.down.record = bytearray()
     ask(relay.url, own)
     length = len(relay.down.record)
@@ -183,8 +186,9 @@ def test_bytes_changed_anywhere_on_an_encrypted_connection_are_a_break(
 def test_a_break_while_the_destination_drains_is_one_error(
     tmp_path: Path, settings: Settings, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = hasty(settings, monkeypatch)
-    with running(tmp_path) as destination, Relay(destination.url) as relay, Session(relay.url, own) as session:
+    own = replace(hasty(settings, monkeypatch, 10.0), resume_timeout_s=3.0)  # nobody is there to come back to
+    drain = {"AVEC_DRAIN_TIMEOUT_S": "3"}  # of which the destination needs all, where the silence hides who has left
+    with running(tmp_path, **drain) as destination, Relay(destination.url) as relay, Session(relay.url, own) as session:
         net = relu(session)
         assert net.forward(floats(1, -2, 3, 4)).wait().arrays[0].tolist() == [1, 0, 3, 4]
         relay.down.cut_by, relay.down.cut_at = fault, relay.down.nbytes + 30  # in the frame of Draining, or a Pong

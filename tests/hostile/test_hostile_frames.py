@@ -6,7 +6,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avec.errors import ProtocolError, ProtocolMismatch
@@ -113,7 +113,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 STREAMS = st.lists(st.one_of(damaged(), FRAMES_OF_VALUES, HEADERS, st.binary(max_size=64)), max_size=4).map(b"".join)
-CHEAP = settings(max_examples=300, deadline=None)
+CHEAP = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @CHEAP

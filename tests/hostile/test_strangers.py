@@ -22,7 +22,7 @@ from protocol.golden import frame_bytes
 
 HELD_NBYTES = 64 * 1024
 COUNT = STRANGER_COUNT_LIMIT - 4
-HELLO_TIMEOUT_S = 3.0
+HELLO_TIMEOUT_S = {"tcp": 3.0, "tls": 10.0}  # in which a busy machine shakes hands with COUNT of them
 
 
 def resident_nbytes(pid: int) -> int:
@@ -33,9 +33,9 @@ def resident_nbytes(pid: int) -> int:
 
 @pytest.fixture(scope="module", params=["tcp", "tls"] if ALL else ["tcp"])
 def impatient(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
-    """A destination that gives strangers 3 s."""
-    options = ("--listen", f"{request.param}://127.0.0.1:0")
-    with running(tmp_path_factory.mktemp("strangers"), *options, AVEC_HELLO_TIMEOUT_S=str(HELLO_TIMEOUT_S)) as it:
+    """A destination that gives strangers a few seconds."""
+    options, seconds = ("--listen", f"{request.param}://127.0.0.1:0"), str(HELLO_TIMEOUT_S[request.param])
+    with running(tmp_path_factory.mktemp("strangers"), *options, AVEC_HELLO_TIMEOUT_S=seconds) as it:
         yield it
 
 
@@ -73,7 +73,7 @@ def test_strangers_hold_little_memory_and_their_places_for_seconds(impatient: De
                     pass
             except OSError:
                 continue
-        assert time.monotonic() - began_s < 10.0
+        assert time.monotonic() - began_s < 30.0
     await_true(lambda: impatient.log_text().count("said no hello") >= COUNT, "all were sent away")
 
 
@@ -89,4 +89,4 @@ def test_who_does_not_read_an_answer_holds_nobody_up(impatient: Destination, tmp
             sock.sendall(question)
         began_s = time.monotonic()
         assert probe(impatient.url, host_settings(tmp_path / "host")).formats
-        assert time.monotonic() - began_s < 2.0
+        assert time.monotonic() - began_s < 10.0  # one after the other they would take a minute

@@ -12,12 +12,25 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import msgspec
 
 from avec.destination.audit import Line
 from avec.destination.encryption import Encryption
-from avec.destination.orders import DATAGRAM_NBYTES, Ask, Broken, FromWorker, GiveBack, Recall, Resumed, Turn, Vacate
+from avec.destination.orders import (
+    DATAGRAM_NBYTES,
+    Ask,
+    Broken,
+    FromWorker,
+    GiveBack,
+    Here,
+    Knock,
+    Recall,
+    Resumed,
+    Turn,
+    Vacate,
+)
 from avec.destination.sharing.board import Board
 from avec.errors import DestinationError, SessionLost
 from avec.protocol.messages import Hello
@@ -105,9 +118,18 @@ class Guest:
             said = msgspec.json.decode(data, type=FromWorker)
         except (OSError, msgspec.DecodeError):
             return False
-        return self._note_broken(said) if isinstance(said, Broken) else self.on_turn(said)
+        match said:
+            case Broken():
+                return self._note_broken(said)
+            case Knock():
+                self.tell(Here())
+                return True
+            case Ask() | GiveBack():
+                return self.on_turn(said)
+            case _:
+                assert_never(said)
 
-    def tell(self, order: Turn | Recall | Vacate) -> None:
+    def tell(self, order: Turn | Recall | Vacate | Here) -> None:
         """Tell the worker, unless it is gone: then its socket tells the server."""
         if self.worker is not None:
             with contextlib.suppress(OSError):

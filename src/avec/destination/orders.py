@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -88,10 +88,19 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 class GiveBack(msgspec.Struct, frozen=True, tag=True):
     """worker → server: the turn is over, and the accelerator has done what was asked of it."""
 
+    used_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # as its board says it now
     again: bool = False  # there is more to do
+
+
+class Knock(msgspec.Struct, frozen=True, tag=True):
+    """worker → server: it has waited for its turn for a while; is anybody there?"""
+
+
+class Here(msgspec.Struct, frozen=True, tag=True):
+    """server → worker: yes, and what it asked for before is known."""
 
 
 FromServer = Assignment | Drain
 FromZygote = Ready | Ended
-ToWorker = Resumed | Vacate | Turn | Recall
-FromWorker = Broken | Ask | GiveBack
+ToWorker = Resumed | Vacate | Turn | Recall | Here
+FromWorker = Broken | Ask | GiveBack | Knock

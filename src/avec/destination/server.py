@@ -396,7 +396,7 @@ class Server:
         arbiter.enter(session, guest.line.user, weight, priority, guest.board, guest.tell)
         self._divide_replay()
         guest.on_turn = lambda said: (
-            arbiter.ask(session) if isinstance(said, Ask) else arbiter.give_back(session, said.again)
+            arbiter.ask(session) if isinstance(said, Ask) else arbiter.give_back(session, said.used_ns, said.again)
         )
 
     def _resume(self, stranger: Stranger, hello: Hello, user: str) -> None:

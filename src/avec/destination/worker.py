@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,8 @@ from avec.destination.orders import (
     Broken,
     FromWorker,
     GiveBack,
+    Here,
+    Knock,
     Recall,
     Resumed,
     ToWorker,
@@ -132,8 +135,8 @@ def _serve_session(
         board,
         accelerator,
         settings.turn_ms / 1e3,
-        lambda: _say(server, Ask()),
-        lambda again: _say(server, GiveBack(again)),
+        _Server(server, assignment.session),
+        Heartbeat(settings.heartbeat_s, settings.heartbeat_misses),
     )
     session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken, turns)
     session.max_models = assignment.max_models
@@ -155,6 +158,34 @@ def _serve_session(
             codecs=assignment.codecs,
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """The server, as this worker's turns see it. It is told a few things at most before it answers, so none waits."""
+
+    socket: socket.socket
+    session: str
+
+    def ask(self) -> None:
+        _say(self.socket, Ask())
+
+    def give_back(self, used_ns: int, again: bool) -> None:
+        _say(self.socket, GiveBack(used_ns, again))
+
+    def knock(self) -> None:
+        _say(self.socket, Knock())
+
+    def note_silence(self, silence_s: float) -> None:
+        log.warning(
+            "session %s: the server has given neither a turn nor a sign of life for %g s; until it does, calls are "
+            "carried out without turns; see whether avec serve is stopped or overloaded",
+            self.session,
+            silence_s,
+        )
+
+    def note_life(self) -> None:
+        log.warning("session %s: the server answers again; calls wait for their turns", self.session)
 
 
 def _say(server: socket.socket, what: FromWorker) -> None:
@@ -183,6 +214,9 @@ def _heed(
                 continue
             case Recall():
                 turns.recall()
+                continue
+            case Here():
+                turns.answer()
                 continue
             case Resumed() as resumed:
                 pass

@@ -7,7 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,45 +59,91 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
         assert destination.stop() == 0, destination.log_text()
 
 
-def test_the_accelerators_time_is_shared_by_weight(shared: Shared) -> None:
-    """By the time that workers measured, not by what this machine's other processes left of it."""
-    started = threading.Barrier(len(WEIGHTS))
-    hosts = [shared.settings(name, weight=weight) for name, weight in WEIGHTS.items()]
+@contextmanager
+def busy(shared: Shared, hosts: Mapping[str, Settings], program: str) -> Iterator[Counter[str]]:
+    """Hosts that always want the accelerator, in threads; yields, when all have begun, how many results each has."""
+    started, over = threading.Barrier(len(hosts) + 1), threading.Event()
+    results: Counter[str] = Counter()
     failures: list[BaseException] = []
 
-    def compute(settings: Settings) -> None:
+    def compute(name: str, settings: Settings) -> None:
         layer = f'type: "InnerProduct" inner_product_param {{ num_output: {WIDTH} bias_term: false }}'
         x = np.ones((64, WIDTH), np.float32)
         try:
-            with Session(shared.destination.url, settings, "sharing") as session:
+            with Session(shared.destination.url, settings, program) as session:
                 net = Net(session, layer, x.shape)
                 net.forward(x).wait()
                 started.wait(30)
                 calls: list[Call] = []
-                until_s = time.monotonic() + RUN_S
-                while time.monotonic() < until_s:
+                while not over.is_set():
                     calls.append(net.forward(x))
                     if len(calls) >= UNDER_WAY:
                         calls.pop(0).wait()
+                        results[name] += 1
         except BaseException as exc:
             failures.append(exc)
             started.abort()
 
-    threads = [threading.Thread(target=compute, args=(settings,)) for settings in hosts]
+    threads = [threading.Thread(target=compute, args=item) for item in hosts.items()]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    try:
+        started.wait(30)
+        yield results
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+
+def test_the_accelerators_time_is_shared_by_weight(shared: Shared) -> None:
+    """By the time that workers measured, not by what this machine's other processes left of it."""
+    hosts = {name: shared.settings(name, weight=weight) for name, weight in WEIGHTS.items()}
+    with busy(shared, hosts, "sharing"):
+        time.sleep(RUN_S)
 
     def ended() -> dict[str, float]:
         return {line["user"]: line["accelerator_s"] for line in shared.audit() if line["program"] == "sharing"}
 
     await_true(lambda: len(ended()) == len(WEIGHTS), "the sessions' ends are noted")
-    used, total = ended(), sum(WEIGHTS.values())
+    used = ended()
     assert sum(used.values()) > RUN_S / 10, "the accelerator was idle"
-    for name, weight in WEIGHTS.items():
-        assert used[name] / sum(used.values()) == pytest.approx(weight / total, rel=0.1), used
+    assert_shared(used, WEIGHTS)
+
+
+def assert_shared(used_s: Mapping[str, float], weights: Mapping[str, float]) -> None:
+    for name, weight in weights.items():
+        part = used_s[name] / sum(used_s.values())
+        assert part == pytest.approx(weight / sum(weights.values()), rel=0.1), used_s
+
+
+def test_a_server_that_stops_keeps_nobody_waiting_and_shares_again_when_it_goes_on(shared: Shared) -> None:
+    weights = {"ada": 1.0, "ben": 2.0}
+    hosts = {name: shared.settings(name, weight=weight) for name, weight in weights.items()}
+
+    def used_s() -> dict[str, float]:
+        listed = [probe(shared.destination.url, settings).listed for settings in hosts.values()]
+        return {row.user: row.used_s for (row,) in listed}
+
+    def told(what: str) -> int:
+        return shared.destination.log_text().count(what)
+
+    with busy(shared, hosts, "stopping") as results:
+        shared.destination.process.send_signal(signal.SIGSTOP)
+        try:
+            # The other may have a turn of which it was not told yet that somebody waits for it: then it keeps that.
+            await_true(lambda: told("carried out without turns") > 0, "one of them waits for turns no longer")
+            before = results.copy()
+            await_true(lambda: all(results[name] > before[name] + 2 * UNDER_WAY for name in hosts), "both go on")
+        finally:
+            shared.destination.process.send_signal(signal.SIGCONT)
+        await_true(lambda: told("answers again") == told("carried out without turns"), "all wait for turns again")
+        began_s = used_s()
+        time.sleep(RUN_S)
+        ended_s = used_s()
+    assert_shared({name: ended_s[name] - began_s[name] for name in hosts}, weights)
 
 
 def test_who_stops_while_it_has_the_accelerator_keeps_nobody_from_it(shared: Shared) -> None:

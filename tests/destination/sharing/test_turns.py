@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
-from avec.destination.orders import Recall, Turn
+from avec.communication.channel import Heartbeat
+from avec.destination.orders import Here, Recall, Turn
 from avec.destination.sharing.arbiter import LEASE_S, Arbiter
 from avec.destination.sharing.board import Board, new_board
 from avec.destination.sharing.turns import Turns
 from destinations import await_true
 
 LONG_S = 3600.0
+PATIENT = Heartbeat(LONG_S, 1)
+HASTY = Heartbeat(0.01, 2)
+KNOCKING = Heartbeat(0.001, 60_000)  # knocks at once, and has all patience for an answer
 
 
 @dataclass
@@ -44,28 +49,52 @@ class Worker:
     serving: threading.RLock  # the server has one thread
     board: Board
     length_s: float
+    heartbeat: Heartbeat
+    unheard: list[Callable[[], bool]] | None = None  # by a server that is stopped
     said: list[str] = field(default_factory=list)
     accelerator: Accelerator = field(default_factory=Accelerator)
 
     def __post_init__(self) -> None:
-        self.turns = Turns(self.board, self.accelerator, self.length_s, self._ask, self._give_back)
-        self.orders: queue.SimpleQueue[Turn | Recall | None] = queue.SimpleQueue()
+        self.turns = Turns(self.board, self.accelerator, self.length_s, self, self.heartbeat)
+        self.orders: queue.SimpleQueue[Turn | Recall | Here | None] = queue.SimpleQueue()
         self.heeding = threading.Thread(target=self._heed)
         self.heeding.start()
 
     def _heed(self) -> None:
         while (order := self.orders.get()) is not None:
-            self.turns.grant() if isinstance(order, Turn) else self.turns.recall()
+            match order:
+                case Turn():
+                    self.turns.grant()
+                case Recall():
+                    self.turns.recall()
+                case Here():
+                    self.turns.answer()
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
         self.said.append("ask")
-        with self.serving:
-            assert self.arbiter.ask(self.name)
+        self.server(lambda: self.arbiter.ask(self.name))
 
-    def _give_back(self, again: bool) -> None:
+    def give_back(self, used_ns: int, again: bool) -> None:
         self.said.append("give back")
+        self.server(lambda: self.arbiter.give_back(self.name, used_ns, again))
+
+    def knock(self) -> None:
+        self.said.append("knock")
+        self.server(lambda: self.orders.put(Here()) is None)
+
+    def note_silence(self, silence_s: float) -> None:
+        self.said.append("silence")
+
+    def note_life(self) -> None:
+        self.said.append("life")
+
+    def server(self, act: Callable[[], bool]) -> None:
+        """Have the server do something now, or when it goes on."""
         with self.serving:
-            assert self.arbiter.give_back(self.name, again)
+            if self.unheard is not None:
+                self.unheard.append(act)
+            else:
+                assert act()
 
     def close(self) -> None:
         self.orders.put(None)
@@ -98,12 +127,27 @@ class Shared:
     def __post_init__(self) -> None:
         self.arbiter = Arbiter(clock_s=self.clock)
 
-    def worker(self, name: str, length_s: float = LONG_S) -> Worker:
+    def worker(self, name: str, length_s: float = LONG_S, heartbeat: Heartbeat = PATIENT) -> Worker:
         with new_board() as (board, _):
-            worker = Worker(name, self.arbiter, self.serving, board, length_s)
+            worker = Worker(name, self.arbiter, self.serving, board, length_s, heartbeat)
         self.workers.append(worker)
         self.arbiter.enter(name, name, 1.0, 0, board, worker.orders.put)
         return worker
+
+    def stop(self) -> None:
+        """Have the server hear nobody, as when its process is stopped."""
+        unheard: list[Callable[[], bool]] = []
+        for worker in self.workers:
+            worker.unheard = unheard
+
+    def go_on(self) -> None:
+        """Have the server hear what was said meanwhile, in that order."""
+        with self.serving:
+            unheard = self.workers[0].unheard or []
+            for worker in self.workers:
+                worker.unheard = None
+            for act in unheard:
+                assert act()
 
 
 @pytest.fixture
@@ -234,19 +278,124 @@ def test_a_worker_that_dies_leaves_its_turn(shared: Shared) -> None:
     thread = waiting(other)
     shared.arbiter.leave("a")
     thread.join()
-    assert not shared.arbiter.give_back("a", again=False)
+    assert not shared.arbiter.give_back("a", 0, again=False)
     assert not shared.arbiter.ask("a")
 
 
 def test_what_nobody_may_say_is_refused(shared: Shared) -> None:
     one, other = shared.worker("a"), shared.worker("b")
-    assert not shared.arbiter.give_back("a", again=False)
+    assert not shared.arbiter.give_back("a", 0, again=False)
     one.turns.begin()
     assert not shared.arbiter.ask("a")
     thread = waiting(other)
     assert not shared.arbiter.ask("b")
     one.turns.end(queue=0)
     thread.join()
+
+
+def test_a_server_that_is_silent_is_waited_for_once_and_gives_turns_again_when_it_answers(shared: Shared) -> None:
+    worker = shared.worker("a", heartbeat=HASTY)
+    shared.stop()
+    for _ in range(3):
+        worker.call(queue=1)
+    assert worker.said == ["ask", "knock", "silence"]
+    assert (worker.board.numbers().calls, worker.board.numbers().turns) == (3, 0)
+    shared.go_on()
+    await_true(lambda: worker.board.numbers().turns == 1, "it has a turn")
+    worker.call()
+    assert worker.said == ["ask", "knock", "silence", "life"]
+
+
+def test_who_went_on_without_turns_waits_in_the_queue_again_when_the_server_answers(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b", heartbeat=HASTY)
+    one.turns.begin()
+    shared.stop()
+    other.call()
+    shared.go_on()
+    await_true(lambda: "life" in other.said, "it knows that the server answers")
+    thread = waiting(other)
+    assert other.board.numbers().turns == 0
+    one.turns.end(queue=0)
+    thread.join()
+    assert other.board.numbers().turns == 1
+
+
+def test_who_is_queued_waits_for_as_long_as_the_server_answers(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b", heartbeat=KNOCKING)
+    one.turns.begin()
+    thread = waiting(other)
+    await_true(lambda: other.said.count("knock") >= 5, "it has asked for a sign of life again and again")
+    assert thread.is_alive()
+    one.turns.end(queue=0)
+    thread.join()
+    assert "silence" not in other.said
+
+
+def test_a_long_call_without_a_turn_gives_nothing_back(shared: Shared) -> None:
+    worker = shared.worker("a", length_s=0.0, heartbeat=HASTY)
+    shared.stop()
+    worker.turns.begin()
+    worker.board["waiting"] = 1  # as it was before the server stopped
+    worker.turns.between()
+    with worker.turns.aside():
+        pass
+    worker.turns.end(queue=0)
+    assert worker.said == ["ask", "knock", "silence"]
+
+
+@dataclass
+class Two:
+    """Sessions "a", which has a turn, and "b", which waits for one; no workers, and what they use is the test's."""
+
+    clock: Clock = field(default_factory=Clock)
+    boards: dict[str, Board] = field(default_factory=dict)
+    given: list[str] = field(default_factory=list)  # turns, by session
+
+    def __post_init__(self) -> None:
+        self.arbiter = Arbiter(clock_s=self.clock)
+        for name in "ab":
+            with new_board() as (self.boards[name], _):
+                self.arbiter.enter(name, name, 1.0, 0, self.boards[name], partial(self._note, name))
+            assert self.arbiter.ask(name)
+
+    def _note(self, name: str, order: object) -> None:
+        if isinstance(order, Turn):
+            self.given.append(name)
+
+    def used_a_second(self, name: str) -> bool:
+        """A session gives its turn back, which took a second, and asks for another."""
+        self.clock.now_s += 1.0
+        self.boards[name]["used_ns"] += 10**9
+        return self.arbiter.give_back(name, self.boards[name]["used_ns"], again=True)
+
+
+@pytest.fixture
+def two() -> Iterator[Two]:
+    two = Two()
+    yield two
+    for board in two.boards.values():
+        board.close()
+
+
+def test_what_was_used_without_turns_while_the_server_was_stopped_is_held_against_nobody(two: Two) -> None:
+    two.clock.now_s = 60.0  # the server was stopped; "a" has given back at once, and gone on without a turn
+    two.boards["a"]["used_ns"] = 60 * 10**9
+    assert two.arbiter.give_back("a", 10**6, again=True)
+    assert two.used_a_second("b")
+    assert two.used_a_second("a")
+    assert two.used_a_second("b")
+    assert two.given == ["a", "b", "a", "b", "a"]
+
+
+def test_a_call_that_outlasts_a_lease_is_charged_for_its_time_and_not_for_the_servers(two: Two) -> None:
+    two.clock.now_s = LEASE_S
+    two.arbiter.look()
+    two.clock.now_s = 60.0  # the server was stopped; the call took as long as the lease and a second
+    assert two.arbiter.give_back("a", 2 * 10**9, again=True)
+    two.boards["a"]["used_ns"] = 2 * 10**9
+    for _ in range(3):
+        assert two.used_a_second("b")
+    assert two.given == ["a", "b", "b", "b", "a"]
 
 
 def test_a_worker_cannot_make_its_board_smaller() -> None:

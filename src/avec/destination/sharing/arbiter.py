@@ -1,8 +1,8 @@
 """The server's side of turns: who has one, who waits, and what each has used, as the queue is to know it.
 
-A worker says that it asks for a turn and that it gives it back; what it has used stands on its board, and is believed
-up to the time that has passed. A turn is a lease: whoever keeps it for longer keeps others waiting no more, and is
-charged for all of it. A worker that dies has left the queue with its socket. Not here: sockets (`guests`, `server`).
+A worker says that it asks for a turn and that it gives it back; what it says it has used is believed up to the time
+that has passed. A turn is a lease: whoever keeps it for longer keeps others waiting no more, and is charged for all of
+the lease. A worker that dies has left the queue with its socket. Not here: sockets (`guests`, `server`).
 """
 
 from __future__ import annotations
@@ -67,20 +67,24 @@ class Arbiter:
         if not self._queue.waiting:  # what was used while nobody waited is held against nobody
             for name, each in self._members.items():
                 if each.since_s is not None:
-                    self._charge(name, each, now_s)
+                    self._charge(name, each, each.board["used_ns"], now_s)
                     self._queue.catch_up_with(name)
         member.waits = True
         self._queue.ask(session, now_s)
         self._go_on()
         return True
 
-    def give_back(self, session: str, again: bool) -> bool:
-        """A session gives its turn back, and may ask for another at once; False where it has none."""
+    def give_back(self, session: str, used_ns: int, again: bool) -> bool:
+        """A session gives its turn back, and may ask for another at once; False where it has none.
+
+        Args:
+            used_ns: what its board said as it gave it back.
+        """
         member = self._members.get(session)
         if member is None or member.since_s is None:
             return False
         now_s = self._clock_s()
-        self._charge(session, member, now_s)
+        self._charge(session, member, used_ns, now_s)
         member.since_s, member.overdue, member.recalled = None, False, False
         self._queue.end(session, now_s)
         if again:  # known before the next turn is given away, or weights would mean nothing where two share
@@ -96,7 +100,9 @@ class Arbiter:
         for session, member in self._members.items():
             if member.since_s is not None and not member.overdue and now_s >= member.since_s + LEASE_S:
                 member.overdue = True
-                self._charge(session, member, now_s)
+                # Of a call that outlasts a lease nothing is known before it ends; it kept others waiting all along.
+                self._queue.charge(session, now_s - member.since_s)
+                member.charged_ns, member.since_s = member.board["used_ns"], now_s
         self._go_on()
 
     def deadline_s(self) -> float | None:
@@ -111,12 +117,9 @@ class Arbiter:
         member = self._members.get(session)
         return member is not None and member.waits
 
-    def _charge(self, session: str, member: _Member, now_s: float) -> None:
+    def _charge(self, session: str, member: _Member, used_ns: int, now_s: float) -> None:
         assert member.since_s is not None
-        used_ns, passed_s = member.board["used_ns"], now_s - member.since_s
-        # Of a call that outlasts a lease nothing is known before it ends; it kept others waiting all along.
-        seconds = passed_s if member.overdue else min(max(0, used_ns - member.charged_ns) / 1e9, passed_s)
-        self._queue.charge(session, seconds)
+        self._queue.charge(session, min(max(0, used_ns - member.charged_ns) / 1e9, now_s - member.since_s))
         member.charged_ns, member.since_s = used_ns, now_s
 
     def _go_on(self) -> None:
@@ -128,6 +131,7 @@ class Arbiter:
                 break
             member = self._members[session]
             member.waits, member.since_s, member.recalled = False, now_s, self._queue.waiting > 0
+            member.charged_ns = member.board["used_ns"]  # whatever was done without a turn is not this one's
             member.board["waiting"] = self._queue.waiting
             member.tell(Turn())
         waiting = self._queue.waiting

@@ -2,17 +2,18 @@
 
 While nobody else wants the accelerator the turn stays, and a call costs two uncontended locks of this process and no
 system call. Where others wait, it goes back when there is nothing to do, or when it has lasted long enough, after the
-accelerator has done what was issued: only then can it be said how long that took. Not here: who is next (`fairness`).
+accelerator has done what was issued: only then can it be said how long that took. A server that answers nothing is
+waited for no longer than any peer: calls go on without turns until it answers. Not here: who is next (`fairness`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from avec.communication.channel import clock_ns
+from avec.communication.channel import Heartbeat, clock_ns
 from avec.destination.sharing.board import Board, Count
 
 LOOK_NS = 250_000_000  # how often memory is looked at, which takes system calls
@@ -31,6 +32,25 @@ class Shared(Protocol):
         """How much of its memory this process holds."""
 
 
+class Server(Protocol):
+    """The server, as turns see it. Nothing here waits for it."""
+
+    def ask(self) -> None:
+        """Say that a turn is needed."""
+
+    def give_back(self, used_ns: int, again: bool) -> None:
+        """Say that the turn is over, how much was used up to now, and whether another is needed."""
+
+    def knock(self) -> None:
+        """Ask for a sign of life, which is `Turns.answer`, or a turn."""
+
+    def note_silence(self, silence_s: float) -> None:
+        """It gave none for so long: calls wait for no turns."""
+
+    def note_life(self) -> None:
+        """It gave one after all: calls wait for turns again."""
+
+
 class Turns:
     """Used by the thread that carries out calls, but for what it says otherwise."""
 
@@ -39,24 +59,27 @@ class Turns:
         board: Board,
         accelerator: Shared,
         length_s: float,
-        ask: Callable[[], None],
-        give_back: Callable[[bool], None],
+        server: Server,
+        heartbeat: Heartbeat,
     ) -> None:
         """Begin without a turn.
 
         Args:
             length_s: for how long others wait at most while there is more to do, calls being whole.
-            ask: tell the server that a turn is needed.
-            give_back: tell it that the turn is over, and whether another is needed.
+            server: is told, by whichever thread finds out.
+            heartbeat: after `interval_s` of waiting for a turn the server is asked for a sign of life, and is silent
+                when `misses` times as long has passed without one.
         """
         self._board = board
         self._accelerator = accelerator
         self._length_ns = round(length_s * 1e9)
-        self._ask = ask
-        self._give_back = give_back
+        self._server = server
+        self._heartbeat = heartbeat
         self._lock = threading.Lock()  # guards what follows
-        self._granted = threading.Condition(self._lock)
+        self._told = threading.Condition(self._lock)  # by the server
         self._held = False
+        self._answered = True  # the server has answered since it was last asked for a sign of life
+        self._silent = False  # it has not, for so long that calls do not wait for turns
         self._asked = False
         self._working = False
         self._recalled = False  # somebody waits: give back what lies idle
@@ -72,17 +95,32 @@ class Turns:
     def _ask_once(self) -> None:
         if not self._held and not self._asked:
             self._asked = True
-            self._ask()
+            self._server.ask()
 
     def begin(self) -> int:
-        """Wait for a turn, if there is none; it is not taken away before `end`. Gives the clock's time then."""
+        """Wait for a turn, if there is none; it is not taken away before `end`. Gives the clock's time then.
+
+        There is none afterwards if the server is silent: its part is who goes first, and without it all go.
+        """
         with self._lock:
             self._working = True
-            if not self._held:
-                self._ask_once()
-                self._granted.wait_for(lambda: self._held)
+            self._ask_once()
+            while not (self._held or self._silent):
+                self._await_turn()
         self._began_ns = clock_ns()
         return self._began_ns
+
+    def _await_turn(self) -> None:
+        """Wait for the server to give a turn, or to show that it lives, or find out that it does not."""
+        interval_s = self._heartbeat.interval_s
+        if self._told.wait_for(lambda: self._held, interval_s):
+            return
+        self._answered = False
+        self._server.knock()
+        silence_s = interval_s * self._heartbeat.misses
+        if not self._told.wait_for(lambda: self._held or self._answered, silence_s):
+            self._silent = True
+            self._server.note_silence(silence_s)
 
     def end(self, queue: int) -> None:
         """A call has been carried out, or at least been issued to the accelerator.
@@ -113,8 +151,7 @@ class Turns:
         """
         self._board["queue"] = queue
         with self._lock:
-            if self._held:
-                self._decide(queue, self._board["waiting"], clock_ns())
+            self._decide(queue, self._board["waiting"], clock_ns())
 
     def _decide(self, queue: int, waiting: int, now_ns: int) -> None:
         if not (waiting or self._recalled):
@@ -124,7 +161,7 @@ class Turns:
 
     def between(self) -> None:
         """Let others have their turns where a long call can be interrupted, if this one has lasted long enough."""
-        if not self._board["waiting"]:
+        if not (self._held and self._board["waiting"]):
             return
         now_ns = clock_ns()
         if now_ns - self._since_ns < self._length_ns:
@@ -153,7 +190,19 @@ class Turns:
             self._asked = self._recalled = False
             self._since_ns = clock_ns()
             self._board["turns"] += 1
-            self._granted.notify()
+            self._note_life()
+
+    def answer(self) -> None:
+        """The server is there. Called by another thread."""
+        with self._lock:
+            self._note_life()
+
+    def _note_life(self) -> None:
+        self._answered = True
+        if self._silent:
+            self._silent = False
+            self._server.note_life()
+        self._told.notify()
 
     def recall(self) -> None:
         """The server says that somebody waits. Called by another thread."""
@@ -168,13 +217,15 @@ class Turns:
         self._board[name] = value
 
     def _return(self, now_ns: int, again: bool) -> None:
+        if not self._held:
+            return
         with suppress(RuntimeError):  # what failed on the accelerator makes the next call fail, which says so
             self._accelerator.synchronize()
         self._used_ns += clock_ns() - now_ns
         self._board["used_ns"] = self._used_ns
         self._held = self._recalled = False
         self._asked = again
-        self._give_back(again)
+        self._server.give_back(self._used_ns, again)
 
 
 class Alone:
