@@ -12,13 +12,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import msgspec
 
 from avec.communication.channel import clock_ns
 from avec.communication.compression import LEAST_NBYTES, LOSSY, Learned, decode_parts, encode
-from avec.communication.compression.chooser import AUTOMATIC, Chooser, Way
+from avec.communication.compression.chooser import AUTOMATIC, BEST, Chooser, Figures, Way
 from avec.communication.link import Goodput
 from avec.config import codec_choices
 from avec.errors import ConfigurationError
@@ -32,9 +33,12 @@ SITES_LIMIT = 128  # that are remembered; a palette takes up to 2 MB
 USES_LIMIT = 1024  # of sites that are not remembered any more
 FIRST_PLACES = 16  # of a result that nothing is known of yet
 SMOOTHING = 0.1  # of how long a destination computes
+SAMPLED_NBYTES = 16 << 20  # a tensor that a codec is tried on with its first part only, which is
+SAMPLE_NBYTES = 1 << 20
 Place = tuple[int, str, Direction, int]  # handle, name of the call, direction, place of the tensor
 Key = tuple[int, str, Direction, int, TensorSpec]
 Allocate = Callable[[int, TensorSpec], Array]  # place and spec → memory
+Sample = Callable[[Codec], Figures]
 
 
 class Site:
@@ -98,13 +102,13 @@ class _Half:
         self.used = bool(self.candidates) if self.fixed is None else self.fixed != "raw"
         self.goodput = Goodput()
 
-    def choose(self, site: Site, overlapped: bool) -> Codec:
+    def choose(self, site: Site, overlapped: bool, sample: Sample | None = None) -> Codec:
         if self.fixed is not None:
             return self.fixed
         up = self.direction == "frames"  # of the two ends the destination computes
         before_s, after_s = (0.0, site.compute_s) if up else (site.compute_s, 0.0)
         way = Way(self.goodput.rate, self.goodput.transfers, before_s, after_s)
-        return site.chooser.choose(site.nbytes, way, overlapped)
+        return site.chooser.choose(site.nbytes, way, overlapped, sample)
 
 
 class Encodings:
@@ -204,7 +208,8 @@ class Encodings:
         if not self._up.used or not site.encoding.acquire(blocking=False):  # another thread makes this very call
             return "raw", None
         try:
-            codec = self._choose(self._up, site, overlapped)
+            large = array.nbytes >= SAMPLED_NBYTES
+            codec = self._choose(self._up, site, overlapped, partial(_sampled, array) if large else None)
             return codec, encode(codec, array, site.learned) if codec != "raw" else None
         finally:
             site.encoding.release()
@@ -221,9 +226,9 @@ class Encodings:
             asked.pop()
         return tuple(asked)
 
-    def _choose(self, half: _Half, site: Site, overlapped: bool) -> Codec:
+    def _choose(self, half: _Half, site: Site, overlapped: bool, sample: Sample | None = None) -> Codec:
         with self._lock:
-            return half.choose(site, overlapped)
+            return half.choose(site, overlapped, sample)
 
     def _note_link(self, progress: Progress, timings: Timings, delay_ns: int) -> None:
         offset_ns = progress.offset_ns
@@ -283,3 +288,12 @@ class Encodings:
                 _, oldest = self._sites.popitem(last=False)
                 self._past += list(oldest.uses.values())[: USES_LIMIT - len(self._past)]
             return site
+
+
+def _sampled(array: Array, codec: Codec) -> Figures:
+    """What a codec would cost for a large tensor, by its first part."""
+    part = array.reshape(-1)[: SAMPLE_NBYTES // array.itemsize]
+    began_ns = clock_ns()
+    encoded = encode(codec, part, Learned())
+    nbytes = part.nbytes if encoded is None else encoded.nbytes
+    return Figures((clock_ns() - began_ns) / 1e9 / part.nbytes, nbytes / part.nbytes, BEST[codec].decode_s)

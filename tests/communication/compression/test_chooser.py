@@ -158,3 +158,24 @@ def test_a_codec_that_lost_by_bad_luck_gets_another_chance() -> None:
 def test_without_candidates_all_is_raw() -> None:
     chooser = Chooser([])
     assert {chooser.choose(MB, Way(1e6), overlapped=False) for _ in range(100)} == {"raw"}
+
+
+def test_a_codec_is_tried_on_a_part_of_what_is_large() -> None:
+    chooser, way = Chooser(["shuffle-zstd"]), Way(RATES["1gbit"])
+    large, asked = 256 << 20, []
+
+    def sample(codec: Codec) -> Figures:
+        asked.append(codec)
+        return Figures(1 / 0.6e9, part, 1 / 0.8e9)
+
+    part = 0.9  # it would take longer than it saves
+    assert {chooser.choose(large, way, False, sample) for _ in range(FIRST_REST)} == {"raw"}
+    assert asked == ["shuffle-zstd"]
+    part = 0.3
+    chosen = []
+    for _ in range(FIRST_REST):  # later, when its contents have changed
+        chosen.append(chooser.choose(large, way, False, sample))
+        if chosen[-1] != "raw":
+            chooser.observe("shuffle-zstd", large, int(part * large), large / 0.6e9, large / 0.8e9)
+    assert chosen[-1] == "shuffle-zstd"
+    assert asked == ["shuffle-zstd"] * 2  # what it took as a whole counts from then on

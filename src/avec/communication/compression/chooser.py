@@ -9,7 +9,7 @@ been seen to do would pay on this link, and believes what it then measures. Not 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from avec.tensor import Codec
@@ -77,12 +77,15 @@ class Chooser:
         self._probe = FIRST_PROBE
         self._next_probe = FIRST_PROBE
 
-    def choose(self, nbytes: int, way: Way, overlapped: bool) -> Codec:
+    def choose(
+        self, nbytes: int, way: Way, overlapped: bool, sample: Callable[[Codec], Figures] | None = None
+    ) -> Codec:
         """Choose for one more call.
 
         Args:
             nbytes: of the tensor.
             overlapped: whether another call is under way.
+            sample: tries a codec on a small part of a tensor that is too large to be tried with as a whole.
         """
         self._calls += 1
         self._overlap += SMOOTHING * (overlapped - self._overlap)
@@ -96,8 +99,12 @@ class Chooser:
             for codec, known in self._known.items()
             if known.trials < TRIALS and known.rests_until <= self._calls and costs[codec] < GAIN * costs[self.current]
         ]
-        if promising:
-            return min(promising, key=lambda codec: costs[codec])
+        for codec in sorted(promising, key=lambda codec: costs[codec]):
+            if sample is not None and not self._known[codec].trials:
+                if self._cost(sample(codec), nbytes, way) >= GAIN * costs[self.current]:
+                    self.miss(codec)
+                    continue
+            return codec
         return self._probed(tried, nbytes, way, costs[self.current]) or self.current
 
     def observe(self, codec: Codec, nbytes: int, wire_nbytes: int, encode_s: float, decode_s: float) -> None:
