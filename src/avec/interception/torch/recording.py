@@ -10,7 +10,7 @@ import itertools
 import sys
 import threading
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,13 @@ import numpy as np
 import torch
 
 from avec import config
-from avec.errors import AcceleratorOutOfMemory, AvecError, DestinationError, ExecutionError
+from avec.errors import AvecError, DestinationError, ExecutionError
 from avec.host.calls import where_called
 from avec.host.journal import CHANGES, READS, Effect
 from avec.interception.active import opened as opened_session
 from avec.interception.active import session as active_session
 from avec.protocol.torch import (
-    FIRST_TEMPLATE,
     FORMAT,
-    PLACE,
     Answer,
     Batch,
     LoadGraph,
@@ -45,6 +43,8 @@ from avec.protocol.torch import (
 )
 from avec.tensor import Array
 
+from .failures import Places, as_torch
+from .known_templates import KnownTemplates
 from .reads_ahead import Reading, ReadsAhead
 from .repeats import Repeats
 from .room import Room
@@ -64,12 +64,10 @@ LEAST_NUMBERS = 960  # in a batch
 FIRST_NUMBERS = 120  # in the first after a wait, when the destination has nothing to do; then it grows
 GROWTH = 4
 CUTTING = 4  # one of so many templates ends a batch
-MARKED_BATCHES = 300  # more than can be under way
 READING_LIMIT = 64  # reads that nobody has waited for
 BATCH_FILES = 256  # digests that a batch names
 PAYLOAD_NBYTES = 1 << 20  # uploads that wait in a batch
 FINISH_TIMEOUT_S = 2.0  # a program must not hang at its end because a destination is busy
-TEMPLATE_LIMIT = 1 << 15  # 90 MB on the host; then both ends forget them, for shapes that always change
 
 # What becomes of the stream's state when its worker dies.
 NOT_REBUILT = Effect(
@@ -77,7 +75,6 @@ NOT_REBUILT = Effect(
 )
 
 _CLEAR: Callable[[Any], None] = list.clear
-_OUT_OF_MEMORY = "CUDA out of memory"
 
 _BAD_FORK = (
     "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use the 'spawn' start"
@@ -88,7 +85,6 @@ _set_eval_frame: Any = torch._C._dynamo.eval_frame.set_eval_frame
 _ENCODER = msgspec.msgpack.Encoder()
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _OPENED = msgspec.msgpack.Decoder(Opened)
-_TEMPLATE = msgspec.msgpack.Decoder(Template)
 
 
 def cuts_after(template: int) -> bool:
@@ -120,14 +116,9 @@ class Recording:
         self.generation = 0  # of templates: a new one begins when they are forgotten
         self._epoch = 0
         self._failure = ""
-        self.marks: list[tuple[int, str]] = []  # operators of this batch whose places in the application are known
-        self._batch_began = ""  # the place in the application where the batch before was sent
-        self._marked: OrderedDict[int, tuple[list[tuple[int, str]], str]] = OrderedDict()  # by call
-        self._templates: dict[bytes, int] = {}
-        self._encoded: dict[int, bytes] = {}  # the same, by their numbers
-        self._described: list[msgspec.Raw] = []  # templates that the destination has not got yet
-        self._next_template = FIRST_TEMPLATE  # never given twice: another thread may be about to record an old number
-        self._forget = False
+        self._places = Places()
+        self._known = KnownTemplates()
+        self._forget = False  # the destination has to forget its templates with the next batch
         self._caches: list[dict[object, object]] = []
         self.forgetting: list[Callable[[], None]] = []  # called when the caches are emptied
         self._payloads: list[Array] = []
@@ -184,7 +175,7 @@ class Recording:
     def _open(self) -> None:
         if self.inherited:
             raise RuntimeError(_BAD_FORK)
-        self._traces = Traces(self._template_of) if config.load().torch_replay == "on" else None
+        self._traces = Traces(self._known.template) if config.load().torch_replay == "on" else None
         session = active_session()
         handle = session.new_handle()
         opening = _ENCODER.encode(Open(str(torch.__version__)))
@@ -212,17 +203,11 @@ class Recording:
         """The number of a template; a new one goes to the destination with the next batch."""
         encoded = _ENCODER.encode(template)
         with self.lock:
-            number = self._templates.get(encoded)
+            number = self._known.number(encoded)
             if number is None:
-                if len(self._templates) >= TEMPLATE_LIMIT and not self.capturing:
+                if self._known.full and not self.capturing:
                     self._forget_templates()
-                number, described = self._next_template, msgspec.Raw(encoded)
-                try:
-                    self._described.append(described)
-                finally:
-                    self._templates[encoded] = number
-                    self._encoded[number] = encoded
-                    self._next_template = number + 1
+                number = self._known.add(encoded)
                 if self.repeats is not None:
                     self.repeats.describe(number, template)
         return number
@@ -243,9 +228,7 @@ class Recording:
     def _forget_templates(self) -> None:
         self.flush()
         self.forget_calls()
-        self._templates.clear()
-        self._encoded.clear()
-        self._described.clear()  # those that nothing was recorded with
+        self._known.forget()
         self.arena.forget_layouts()
         if self._traces is not None:
             self._traces.forget()
@@ -257,15 +240,12 @@ class Recording:
         """Put operators that take no floats before all that is recorded."""
         with self.lock:
             self.stream.begin_with(numbers)
-            self.marks = [(place + len(numbers), site) for place, site in self.marks]
+            self._places.move(len(numbers))
 
     def templates(self) -> dict[int, Template]:
         """All templates by their numbers."""
         with self.lock:
-            return {number: self._template_of(number) for number in self._encoded}
-
-    def _template_of(self, number: int) -> Template:
-        return _TEMPLATE.decode(self._encoded[number])
+            return self._known.templates()
 
     def begin_capture(self) -> None:
         """From now on, keep what is recorded for `end_capture`. Source: torch.cuda.CUDAGraph.capture_begin."""
@@ -279,7 +259,7 @@ class Recording:
         with self.lock:
             self.arena.sweep(self.stream)
             numbers, floats = self.stream.take()
-            self.marks.clear()
+            self._places.marks.clear()
             self.capturing = False
             return numbers, floats, self.arena.let_go()
 
@@ -310,7 +290,7 @@ class Recording:
 
         Not done for every operator, because finding the place takes as long as recording it.
         """
-        self.marks.append((len(self.stream), where_called()))
+        self._places.mark(len(self.stream))
 
     def record(self, template: int, numbers: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Append one operator; send a batch if it is time."""
@@ -396,8 +376,7 @@ class Recording:
         if not self.session.snapshot_due(self._handle):
             return
         traces = self._traces.kept if self._traces is not None else {}
-        templates = [(number, msgspec.Raw(encoded)) for number, encoded in self._encoded.items()]
-        described = _ENCODER.encode((templates, [(number, *kept) for number, kept in traces.items()]))
+        described = _ENCODER.encode((self._known.encoded(), [(number, *kept) for number, kept in traces.items()]))
         body = _ENCODER.encode(Restore(self._epoch))
 
         def restoring(answer: bytes, parts: Sequence[Array]) -> tuple[bytes, Sequence[Array]]:
@@ -422,7 +401,7 @@ class Recording:
             emptied: list[object] = []
             emptying = itertools.chain(
                 self.stream.taking(len(stretch) // NUMBER_NBYTES, len(floats) // NUMBER_NBYTES),
-                map(_CLEAR, (self._described, self._payloads)),
+                map(_CLEAR, (self._known.new, self._payloads)),
             )
             traces = self._traces if stretch else None
             found = NOT_LOOKED_FOR if traces is None else traces.find(stretch)
@@ -437,15 +416,14 @@ class Recording:
             parts: list[Array] = [
                 np.frombuffer(found.names if found.known else stretch, np.uint64),
                 np.frombuffer(floats, np.float64),
-                np.frombuffer(_ENCODER.encode(self._described) if self._described else b"", np.uint8),
+                np.frombuffer(_ENCODER.encode(self._known.new) if self._known.new else b"", np.uint8),
                 *self._payloads,
             ]
             while parts and not parts[-1].size and not self._payloads:
                 parts.pop()
-            described = len(self._described)
-            first_template = self._next_template - described
+            described, first_template = len(self._known.new), self._known.first_new
             if self.repeats is not None and stretch:
-                self.repeats.see(np.frombuffer(found.kind, np.uint64).tolist(), found.known, self.marks)
+                self.repeats.see(np.frombuffer(found.kind, np.uint64).tolist(), found.known, self._places.marks)
             forget_traces = traces is not None and traces.forgotten
             read_ahead, forget = tuple(wanted), self._forget
             body = _ENCODER.encode(
@@ -476,10 +454,7 @@ class Recording:
                 self._lent, self._lends = call, False
             self._last = call
             self.stream.least = min(GROWTH * self.stream.least, LEAST_NUMBERS)
-            self._marked[call.number] = (self.marks, self._batch_began)
-            self.marks, self._batch_began = [], call.site
-            if len(self._marked) > MARKED_BATCHES:
-                self._marked.popitem(last=False)
+            self._places.send(call)
         return taken or Reading(call)
 
     def read(self, read: Read, into: Array) -> None:
@@ -552,11 +527,10 @@ class Recording:
                     self._ahead.forget()
                     self._epoch += 1
                 self._failure = str(exc)
-                if exc.call_number in self._marked:
-                    exc.add_note(self._where(str(exc), *self._marked.pop(exc.call_number)))
+                self._places.tell(exc)
             else:
                 self._loss_told = True
-            raise _as_torch(exc) from None
+            raise as_torch(exc) from None
         if reply.body and isinstance(_ANSWER.decode(reply.body), Skipped):
             raise RuntimeError(f"not computed, because an operator before it had failed: {self._failure}")
         return reply
@@ -570,14 +544,6 @@ class Recording:
         for call, into in ended:
             with contextlib.suppress(AvecError):  # the wait for the later call has raised it
                 _put(call.wait(), into)
-
-    @staticmethod
-    def _where(failure: str, marks: list[tuple[int, str]], began: str) -> str:
-        """Say where in the application the failed operator was called, as exactly as is known."""
-        found = PLACE.search(failure)
-        if found is not None and (site := dict(marks).get(int(found[1]))):
-            return f"The operator was called at {site}."
-        return f"The operator was called after {began or 'the start'}, where the batch before was sent."
 
     def _free_nbytes(self, device: int) -> int:
         memory = self.ask(MemoryStatistics(0, device))
@@ -620,19 +586,3 @@ def _put(reply: Reply, into: Array, place: int = 0) -> None:
     for received in reply.arrays[place : place + 1]:
         if received is not into:
             np.copyto(into, received.reshape(-1).view(np.uint8))
-
-
-def _as_torch(exc: AvecError) -> Exception:
-    """The exception that a program catches where it would run on a GPU of its own: a RuntimeError, if it failed."""
-    error: Exception
-    if isinstance(exc, AcceleratorOutOfMemory):
-        text = str(exc)
-        # Programs that try again with less know it by these words.
-        error = torch.OutOfMemoryError(text if _OUT_OF_MEMORY in text else f"{_OUT_OF_MEMORY}. {text}")
-    elif isinstance(exc, ExecutionError) and not isinstance(exc, RuntimeError):
-        error = RuntimeError(str(exc))
-    else:
-        error = type(exc)(*exc.args)
-    for note in getattr(exc, "__notes__", ()):
-        error.add_note(note)
-    return error
