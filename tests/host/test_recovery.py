@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,7 +162,8 @@ def test_a_call_that_kills_its_workers_is_a_lost_session_in_the_end(destination:
     def kill_all() -> None:
         while not over.wait(0.05):
             for worker in destination.workers():
-                os.kill(worker, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it was just reaped
+                    os.kill(worker, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_all)
     call = net.forward(np.ones(SLOW_SHAPE, np.float32))

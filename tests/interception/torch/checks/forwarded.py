@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from avec.interception import active
 from avec.interception import torch as front_end
-from avec.interception.torch import recording
+from avec.interception.torch import known_templates
 
 x = torch.arange(4.0).cuda()
 
@@ -173,14 +173,14 @@ def check_a_graph_outlives_the_numbers_of_its_templates() -> None:
     inputs, graph = torch.ones(3, device="cuda"), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = (inputs * 2 + 1).relu()
-    limit, recording.TEMPLATE_LIMIT = recording.TEMPLATE_LIMIT, 10
+    limit, known_templates.LIMIT = known_templates.LIMIT, 10
     try:
         shaped = [torch.ones(size, device="cuda") * size for size in range(1, 20)]
         inputs.fill_(4)
         graph.replay()
         assert outputs.tolist() == [9] * 3
     finally:
-        recording.TEMPLATE_LIMIT = limit
+        known_templates.LIMIT = limit
     graph.replay()
     assert outputs.tolist() == [9] * 3
     assert shaped[4].tolist() == [5] * 5

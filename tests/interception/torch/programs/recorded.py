@@ -28,14 +28,14 @@ def tell_what_is_sent() -> None:
     def send(self: Recording, *args: Any) -> Any:
         numbers, floats = self.stream.recorded()
         digest = hashlib.sha256()
-        for each in (numbers, floats, *map(bytes, self._described), *(site.encode() for _, site in self.marks)):
+        for each in (numbers, floats, *map(bytes, self._known.new), *(site.encode() for _, site in self._places.marks)):
             digest.update(each)
         print(
             label,
             len(numbers),
             len(floats),
-            len(self._described),
-            [place for place, _ in self.marks],
+            len(self._known.new),
+            [place for place, _ in self._places.marks],
             digest.hexdigest(),
         )
         return sent(self, *args)
