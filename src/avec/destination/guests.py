@@ -103,7 +103,12 @@ class Guest:
         try:
             data = self.worker.recv(DATAGRAM_NBYTES)
             said = msgspec.json.decode(data, type=FromWorker)
-        except (OSError, msgspec.DecodeError):
+        except (
+            OSError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+        ):  # the last two are no errors of msgspec's
             return False
         return self._note_broken(said) if isinstance(said, Broken) else self.on_turn(said)
 

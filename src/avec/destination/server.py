@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, Self
 
 import msgspec
@@ -167,6 +168,18 @@ class Server:
 
     def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+    def _watch_peer(self, descriptor: int, hear: Callable[[], None], drop: Callable[[], None], who: str) -> None:
+        """Watch what a host or a worker says: whatever that makes fail here ends this peer, and not the server."""
+
+        def act() -> None:
+            try:
+                hear()
+            except Exception:
+                log.exception("%s made the destination fail, and is dropped", who)
+                drop()
+
+        self._watch(descriptor, act)
 
     def _await_zygote(self) -> None:
         deadline_s = time.monotonic() + ZYGOTE_TIMEOUT_S
@@ -323,7 +336,8 @@ class Server:
         descriptor = transport.fileno()
         deadline_s = time.monotonic() + self._settings.hello_timeout_s
         self._strangers[descriptor] = Stranger(transport, self._access.context, deadline_s)
-        self._watch(descriptor, lambda: self._hear_stranger(descriptor))
+        hear, drop = partial(self._hear_stranger, descriptor), partial(self._drop, descriptor)
+        self._watch_peer(descriptor, hear, drop, transport.peer)
 
     def _hear_stranger(self, descriptor: int) -> None:
         stranger = self._strangers[descriptor]
@@ -383,7 +397,8 @@ class Server:
         else:
             self._tally.uploads += 1
         if guest.worker is not None:
-            self._watch(guest.worker.fileno(), lambda: self._hear_worker(session))
+            hear, drop = partial(self._hear_worker, session), partial(self._part, guest)
+            self._watch_peer(guest.worker.fileno(), hear, drop, f"the worker of session {session}")
         self._share(guest, user)
         log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
 
