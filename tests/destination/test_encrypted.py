@@ -21,7 +21,6 @@ import pytest
 from avec import communication
 from avec.communication.tls import Trust
 from avec.config import Settings
-from avec.destination.admission import FAILURE_LIMIT
 from avec.destination.certificates import fingerprint_in
 from avec.destination.stranger import ENCRYPTED_LIMIT
 from avec.destination.users import Users
@@ -50,6 +49,7 @@ from relay import Relay
 pytestmark = pytest.mark.usefixtures("tidy")
 
 HELLO_TIMEOUT_S = 0.5
+GUESSES = 8
 MODEL = b"the weights of ann" * 1000
 
 
@@ -334,14 +334,23 @@ def test_somebody_between_is_noticed_before_the_token_is_sent(encrypted: Encrypt
         probe(encrypted.destination.url, between)
 
 
-def test_guessing_is_slowed_down(tmp_path: Path, settings: Settings) -> None:
-    with running(tmp_path, "--listen", "tls://127.0.0.1:0", "--require-token") as destination:
-        encrypted = Encrypted(destination, tmp_path)
-        for number in range(FAILURE_LIMIT):
+def test_wrong_tokens_keep_no_right_one_out(encrypted: Encrypted, settings: Settings) -> None:
+    url = encrypted.destination.url
+    own = encrypted.settings(settings, encrypted.users.add("finn"))
+
+    def guess() -> None:
+        for number in range(GUESSES):
             with pytest.raises(AuthenticationFailed, match="does not know this host"):
-                probe(destination.url, encrypted.settings(settings, f"guess {number}".ljust(43)))
-        with pytest.raises(AuthenticationFailed, match="nobody is let in from there for"):
-            probe(destination.url, encrypted.settings(settings, encrypted.users.add("ann")))
+                probe(url, encrypted.settings(settings, f"guess {number}".ljust(43)))
+
+    with Relay(url) as relay, Session(relay.url.replace("tcp", "tls"), own, "test") as session:
+        net = relu(session)
+        guess()
+        relay.cut(reset=True)
+        assert net.forward(floats(1, -2, 3, 4)).wait().arrays[0].tolist() == [1, 0, 3, 4]
+        assert session.mended == 1
+    guess()
+    assert probe(url, encrypted.settings(settings, encrypted.users.add("gina"))).formats
 
 
 def test_a_certificate_of_the_named_authority_lets_its_user_in_until_revoked(

@@ -24,7 +24,7 @@ from avec.communication import is_loopback, listen
 from avec.communication.compression import available
 from avec.communication.tcp import TcpListener
 from avec.config import Settings
-from avec.destination.admission import Access, Admission
+from avec.destination.admission import Access
 from avec.destination.audit import AuditLog, Line, now
 from avec.destination.encryption import Encryption
 from avec.destination.encryption import start as start_encryption
@@ -105,7 +105,6 @@ class Server:
         self._listener = listener
         self._zygote = zygote
         self._access = access
-        self._admission = Admission(access)
         self._audit = audit
         self._metrics = metrics
         self._settings = settings
@@ -358,7 +357,7 @@ class Server:
         program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
         line = Line(now(), 0.0, "", stranger.transport.peer, hello.purpose, program, "left")
         try:
-            user = self._admission.admit(stranger.address, hello.token, stranger.names)
+            user = self._access.admit(hello.token, stranger.names)
             line = replace_line(line, user=user.name if user else "")
             if hello.purpose == "status":
                 stranger.answer(self._status(user, [user] if user else [], asking=1))
