@@ -38,11 +38,11 @@ from avec.destination.status import Tally, free_text, put_together
 from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
 from avec.destination.users import PRIORITIES, User
+from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, WaitingRoom
 from avec.destination.zygote_process import ZygoteProcess
 from avec.errors import AvecError, DestinationDraining, DestinationError, DestinationFull
 from avec.protocol.messages import AcceleratorInfo, Hello, Places, Status
 
-STRANGER_COUNT_LIMIT = 64  # connections that have not said hello yet
 UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
 PROGRAM_LIMIT = 64  # characters of an application's name
 ZYGOTE_TIMEOUT_S = 120.0  # importing torch from a cold disk
@@ -112,7 +112,7 @@ class Server:
         self._lifeline: int | None = None
         self._zygote_ready = False  # the one that runs now
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
-        self._strangers: dict[int, Stranger] = {}
+        self._strangers = WaitingRoom()
         self._guests: dict[str, Guest] = {}
         self._arbiter = Arbiter(settings.turns_at_once)
         self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
@@ -132,7 +132,7 @@ class Server:
 
     def __exit__(self, *exc_info: object) -> None:
         signal.set_wakeup_fd(-1)
-        for stranger in self._strangers.values():
+        for stranger in self._strangers:
             stranger.transport.close()
         for guest in self._guests.values():
             guest.close()
@@ -211,12 +211,9 @@ class Server:
         return not self._workers["session"] or time.monotonic() > self._ends_s
 
     def _patience_s(self) -> float | None:
-        deadlines_s = [stranger.deadline_s for stranger in self._strangers.values()]
-        if self._ends_s is not None and self._ends_s != float("inf"):
-            deadlines_s.append(self._ends_s)
-        if (lease_ends_s := self._arbiter.deadline_s()) is not None:
-            deadlines_s.append(lease_ends_s)
-        return max(0.0, min(deadlines_s) - time.monotonic()) if deadlines_s else None
+        deadlines_s = (self._ends_s, self._arbiter.deadline_s(), self._strangers.deadline_s())
+        soonest_s = min((each for each in deadlines_s if each is not None), default=float("inf"))
+        return max(0.0, soonest_s - time.monotonic()) if soonest_s != float("inf") else None
 
     def _take_signal(self) -> None:
         numbers = os.read(self._wakeup, 64)
@@ -327,19 +324,18 @@ class Server:
         except OSError as exc:  # it left while it was being accepted, or descriptors have run out
             log.warning("a connection was not accepted: %s", exc)
             return
-        if len(self._strangers) >= STRANGER_COUNT_LIMIT:
-            log.warning("%s turned away: %d connections have not said hello", transport.peer, len(self._strangers))
-            self._tally.refused["crowd"] += 1
-            transport.close()
-            return
-        descriptor = transport.fileno()
         deadline_s = time.monotonic() + self._settings.hello_timeout_s
-        self._strangers[descriptor] = Stranger(transport, self._access.context, deadline_s)
-        hear, drop = partial(self._hear_stranger, descriptor), partial(self._drop, descriptor)
-        self._watch_peer(descriptor, hear, drop, transport.peer)
+        stranger = Stranger(transport, self._access.context, deadline_s)
+        hear, drop = partial(self._hear_stranger, stranger), partial(self._drop, stranger)
+        self._watch_peer(transport.fileno(), hear, drop, transport.peer)
+        if (crowded_out := self._strangers.enter(stranger)) is not None:
+            log.warning("%s had to make room: too many connections have not said hello", crowded_out.transport.peer)
+            self._tally.refused["crowd"] += 1
+            self._drop(crowded_out)
 
-    def _hear_stranger(self, descriptor: int) -> None:
-        stranger = self._strangers[descriptor]
+    def _hear_stranger(self, stranger: Stranger) -> None:
+        if stranger not in self._strangers:  # it had to make room in the same moment
+            return
         try:
             hello = stranger.receive()
             if hello is None:
@@ -351,7 +347,7 @@ class Server:
             stranger.refuse(exc)
         except OSError as exc:
             log.debug("%s left: %s", stranger.transport.peer, exc)
-        self._drop(descriptor)
+        self._drop(stranger)
 
     def _greet(self, stranger: Stranger, hello: Hello) -> None:
         program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
@@ -587,14 +583,13 @@ class Server:
         }
 
     def _drop_silent_strangers(self) -> None:
-        now_s = time.monotonic()
-        for descriptor, stranger in list(self._strangers.items()):
-            if stranger.deadline_s < now_s:
-                self._tally.refused["silence"] += 1
-                log.warning("%s said no hello in %.1f s", stranger.transport.peer, self._settings.hello_timeout_s)
-                self._drop(descriptor)
+        for stranger in self._strangers.overdue(time.monotonic()):
+            self._tally.refused["silence"] += 1
+            log.warning("%s said no hello in %.1f s", stranger.transport.peer, self._settings.hello_timeout_s)
+            self._drop(stranger)
 
-    def _drop(self, descriptor: int) -> None:
+    def _drop(self, stranger: Stranger) -> None:
         """Let go of a connection here; a worker that took it over holds it by a descriptor of its own."""
-        self._selector.unregister(descriptor)
-        self._strangers.pop(descriptor).transport.close()
+        self._strangers.leave(stranger)
+        self._selector.unregister(stranger.transport.fileno())
+        stranger.transport.close()
