@@ -80,7 +80,7 @@ def serve(
         audit = None
         if access.users is not None:
             path = settings.audit_log or settings.cache_dir / "audit.jsonl"
-            audit = stack.enter_context(contextlib.closing(AuditLog(path)))
+            audit = stack.enter_context(contextlib.closing(AuditLog(path, settings.audit_limit_nbytes)))
         metrics = None
         if settings.metrics_port is not None:
             metrics = stack.enter_context(MetricsProcess(settings.metrics_port))
@@ -299,17 +299,10 @@ class Server:
         seconds = round(time.monotonic() - guest.began_s, 3)
         used_s = None if guest.board is None else round(guest.board["used_ns"] / 1e9, 3)
         line = replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent)
-        self._write_audit(replace_line(line, accelerator_s=used_s))
+        if self._audit is not None:
+            self._audit.note(replace_line(line, accelerator_s=used_s))
         guest.close()
         self._divide_replay()
-
-    def _write_audit(self, line: Line) -> None:
-        if self._audit is None:
-            return
-        try:
-            self._audit.note(line)
-        except OSError as exc:  # hosts are served all the same; the log says that the audit has a gap
-            log.error("the audit log lacks a line: %s; %s", exc.strerror, line)
 
     def _reap(self) -> None:
         """Take leave of the processes that encrypted connections; the zygote's end shows elsewhere."""
@@ -363,7 +356,8 @@ class Server:
                 return
             limit_nbytes = self._make_room(hello, user)
         except AvecError as exc:
-            self._write_audit(replace_line(line, outcome=f"refused: {exc.code}"))
+            if self._audit is not None:
+                self._audit.note(replace_line(line, outcome=f"refused: {exc.code}"))
             raise
         session = str(self._tally.sessions + self._tally.uploads + 1)
         guest = Guest(line, session, promised_nbytes=max(0, hello.memory_nbytes), limit_nbytes=limit_nbytes)
