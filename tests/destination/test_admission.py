@@ -13,7 +13,7 @@ from avec.config import Settings
 from avec.destination import admission
 from avec.destination.admission import Access
 from avec.destination.users import TOKEN_LIMIT, Users
-from avec.errors import AuthenticationFailed, ConfigurationError
+from avec.errors import AuthenticationFailed, ConfigurationError, DestinationError
 
 ANY = "tls://0.0.0.0:7700"
 
@@ -97,7 +97,7 @@ def test_what_is_wrong_with_the_users_file_is_not_told_to_strangers(users: Users
     token = users.add("ann")
     access = by_token(users)
     users.path.chmod(0o644)
-    with pytest.raises(AuthenticationFailed) as caught:
+    with pytest.raises(DestinationError, match="cannot look up its users") as caught:
         access.admit(token, [])
     assert str(users.path) not in str(caught.value)
 

@@ -6,7 +6,6 @@ of an authority that the administrator named. Not here: connections (`stranger`)
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 from collections.abc import Sequence
@@ -20,11 +19,9 @@ from avec.communication.tls import destination_context
 from avec.config import Settings
 from avec.destination.certificates import fingerprint_in, make_certificate
 from avec.destination.users import User, Users
-from avec.errors import AuthenticationFailed, ConfigurationError
+from avec.errors import AuthenticationFailed, ConfigurationError, DestinationError
 
 FIRST_USER = "owner"  # whose token is made at the first start
-
-log = logging.getLogger("avec.destination")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +56,14 @@ class Access:
 
         Raises:
             AuthenticationFailed: it is nobody's token or certificate.
+            DestinationError: the users' file cannot be used.
         """
         if self.users is None:
             return None
         try:
             user = self._find(self.users, token, names)
         except ConfigurationError as exc:  # its text is the administrator's and no stranger's
-            log.error("nobody can be let in: %s", exc)
-            raise AuthenticationFailed("the destination cannot look up its users now; its log says why") from exc
+            raise DestinationError("the destination cannot look up its users now; its log says why") from exc
         if user is None:
             raise AuthenticationFailed(
                 "the destination does not know this host; ask its administrator for an `avec login` line "

@@ -32,6 +32,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=False):
     received: int | None = None
     sent: int | None = None
     accelerator_s: float | None = None  # for how long a session has used the accelerator
+    count: int = 1  # how many that were refused it tells of, within `seconds`
 
 
 class AuditLog:

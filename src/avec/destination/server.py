@@ -31,6 +31,7 @@ from avec.destination.encryption import start as start_encryption
 from avec.destination.guests import Guest, gone, vacatable
 from avec.destination.metrics import MetricsProcess
 from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Ready
+from avec.destination.refusals import Refusals
 from avec.destination.sharing import room
 from avec.destination.sharing.arbiter import Arbiter
 from avec.destination.sharing.board import new_board
@@ -40,7 +41,7 @@ from avec.destination.tenants import model_cache
 from avec.destination.users import PRIORITIES, User
 from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, WaitingRoom
 from avec.destination.zygote_process import ZygoteProcess
-from avec.errors import AvecError, DestinationDraining, DestinationError, DestinationFull
+from avec.errors import AvecError, ConfigurationError, DestinationDraining, DestinationError, DestinationFull
 from avec.protocol.messages import AcceleratorInfo, Hello, Places, Status
 
 UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
@@ -118,6 +119,7 @@ class Server:
         self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
         self._workers = {"session": 0, "upload": 0}
         self._tally = Tally()
+        self._refusals = Refusals(self._tally.refused, audit)
         self._ends_s: float | None = None  # draining: when patience ends
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._alarm = os.pipe()
@@ -136,6 +138,7 @@ class Server:
             stranger.transport.close()
         for guest in self._guests.values():
             guest.close()
+        self._refusals.close()
         self._selector.close()
         for descriptor in (self._wakeup, self._alarm, self._lifeline):
             if descriptor is not None:
@@ -162,6 +165,7 @@ class Server:
             for key, _ in self._selector.select(self._patience_s()):
                 key.data()
             self._arbiter.look()
+            self._refusals.look()
             self._drop_silent_strangers()
         return 0
 
@@ -175,7 +179,7 @@ class Server:
             try:
                 hear()
             except Exception:
-                log.exception("%s made the destination fail, and is dropped", who)
+                self._refusals.note(who, "fault", "made the destination fail, and is dropped", failed=True)
                 drop()
 
         self._watch(descriptor, act)
@@ -211,7 +215,12 @@ class Server:
         return not self._workers["session"] or time.monotonic() > self._ends_s
 
     def _patience_s(self) -> float | None:
-        deadlines_s = (self._ends_s, self._arbiter.deadline_s(), self._strangers.deadline_s())
+        deadlines_s = (
+            self._ends_s,
+            self._arbiter.deadline_s(),
+            self._refusals.deadline_s(),
+            self._strangers.deadline_s(),
+        )
         soonest_s = min((each for each in deadlines_s if each is not None), default=float("inf"))
         return max(0.0, soonest_s - time.monotonic()) if soonest_s != float("inf") else None
 
@@ -315,15 +324,15 @@ class Server:
         try:
             transport = self._listener.accept()
         except OSError as exc:  # it left while it was being accepted, or descriptors have run out
-            log.warning("a connection was not accepted: %s", exc)
+            self._refusals.note("a connection", "unaccepted", f"was not accepted: {exc}")
             return
         deadline_s = time.monotonic() + self._settings.hello_timeout_s
         stranger = Stranger(transport, self._access.context, deadline_s)
         hear, drop = partial(self._hear_stranger, stranger), partial(self._drop, stranger)
         self._watch_peer(transport.fileno(), hear, drop, transport.peer)
         if (crowded_out := self._strangers.enter(stranger)) is not None:
-            log.warning("%s had to make room: too many connections have not said hello", crowded_out.transport.peer)
-            self._tally.refused["crowd"] += 1
+            text = "had to make room: too many connections have not said hello"
+            self._refusals.note(crowded_out.transport.peer, "crowd", text)
             self._drop(crowded_out)
 
     def _hear_stranger(self, stranger: Stranger) -> None:
@@ -335,19 +344,23 @@ class Server:
                 return
             self._greet(stranger, hello)
         except AvecError as exc:
-            log.warning("%s refused: %s", stranger.transport.peer, exc)
-            self._tally.refused[exc.code] += 1
-            stranger.refuse(exc)
+            self._refuse(stranger, exc)
         except OSError as exc:
             log.debug("%s left: %s", stranger.transport.peer, exc)
         self._drop(stranger)
 
+    def _refuse(self, stranger: Stranger, exc: AvecError, line: Line | None = None) -> None:
+        # What is wrong with the destination's own files is for its log, and not for the stranger.
+        why = f"{exc} ({exc.__cause__})" if isinstance(exc.__cause__, ConfigurationError) else str(exc)
+        self._refusals.note(stranger.transport.peer, exc.code, f"refused: {why}", line)
+        stranger.refuse(exc)
+
     def _greet(self, stranger: Stranger, hello: Hello) -> None:
         program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
-        line = Line(now(), 0.0, "", stranger.transport.peer, hello.purpose, program, "left")
+        line = Line(now(), 0.0, "", stranger.transport.peer, hello.purpose, "", "left")
         try:
             user = self._access.admit(hello.token, stranger.names)
-            line = replace_line(line, user=user.name if user else "")
+            line = replace_line(line, user=user.name if user else "", program=program)
             if hello.purpose == "status":
                 stranger.answer(self._status(user, [user] if user else [], asking=1))
                 return
@@ -356,9 +369,8 @@ class Server:
                 return
             limit_nbytes = self._make_room(hello, user)
         except AvecError as exc:
-            if self._audit is not None:
-                self._audit.note(replace_line(line, outcome=f"refused: {exc.code}"))
-            raise
+            self._refuse(stranger, exc, line)
+            return
         session = str(self._tally.sessions + self._tally.uploads + 1)
         guest = Guest(line, session, promised_nbytes=max(0, hello.memory_nbytes), limit_nbytes=limit_nbytes)
         if hello.purpose == "session":  # of two numbers the first is given where the other is none
@@ -578,8 +590,8 @@ class Server:
 
     def _drop_silent_strangers(self) -> None:
         for stranger in self._strangers.overdue(time.monotonic()):
-            self._tally.refused["silence"] += 1
-            log.warning("%s said no hello in %.1f s", stranger.transport.peer, self._settings.hello_timeout_s)
+            text = f"said no hello in {self._settings.hello_timeout_s:.1f} s"
+            self._refusals.note(stranger.transport.peer, "silence", text)
             self._drop(stranger)
 
     def _drop(self, stranger: Stranger) -> None:

@@ -8,8 +8,11 @@ SUBSCRIBER_BITS = 64  # of an IPv6 address; the others are his own choice
 
 
 def subscriber_at(peer: str) -> str:
-    """The address of a peer without its port, or of IPv6 the network that one subscriber has."""
-    found = ipaddress.ip_address(peer.rpartition(":")[0].partition("%")[0])
+    """The address of a peer without its port, or of IPv6 the network that one subscriber has; else the peer's name."""
+    try:
+        found = ipaddress.ip_address(peer.rpartition(":")[0].partition("%")[0])
+    except ValueError:
+        return peer
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
     if found.ipv4_mapped is not None:
