@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 from msgspec.structs import replace as replace_line
@@ -35,10 +35,11 @@ from avec.destination.refusals import Refusals
 from avec.destination.sharing import room
 from avec.destination.sharing.arbiter import Arbiter
 from avec.destination.sharing.board import new_board
-from avec.destination.status import Tally, free_text, put_together
+from avec.destination.status import Tally, put_together
 from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
 from avec.destination.users import PRIORITIES, User
+from avec.destination.vacancies import Vacancies
 from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, WaitingRoom
 from avec.destination.zygote_process import ZygoteProcess
 from avec.errors import AvecError, ConfigurationError, DestinationDraining, DestinationError, DestinationFull
@@ -106,6 +107,7 @@ class Server:
         self._listener = listener
         self._zygote = zygote
         self._access = access
+        self._vacancies = Vacancies(listener.url, settings)
         self._audit = audit
         self._metrics = metrics
         self._settings = settings
@@ -467,7 +469,7 @@ class Server:
         self._check_open()
         while True:
             try:
-                return self._check_room(hello, user)
+                return self._vacancies.check(hello, user, self._places(), self._staying(), self._ready.accelerator)
             except DestinationFull:
                 name = user.name if user else ""
                 own = [guest for guest in self._staying() if guest.line.user == name]
@@ -481,55 +483,6 @@ class Server:
     def _staying(self) -> list[Guest]:
         """All that take a place: not the sessions that were told to leave it."""
         return [guest for guest in self._guests.values() if not guest.vacated]
-
-    def _check_room(self, hello: Hello, user: User | None) -> int | None:
-        purpose: Literal["session", "upload"] = "upload" if hello.purpose == "upload" else "session"
-        places = self._places()
-        count, limit = (places.sessions, places.sessions_limit)
-        if purpose == "upload":
-            count, limit = (places.uploads, places.uploads_limit)
-        if count >= limit:
-            now_s = time.monotonic()
-            waiting_s = [guest.waits_s(now_s) for guest in self._staying() if guest.waiting]
-            raise DestinationFull(
-                f"{self._listener.url} is full: it serves {count} {purpose}s, which is its limit "
-                f"(--max-sessions {self._settings.max_sessions}); try again later or elsewhere; "
-                f"{free_text(places, waiting_s)}"
-            )
-        if user is not None:
-            self._check_quota(purpose, user)
-        return self._admit_memory(hello.memory_nbytes, user) if purpose == "session" else None
-
-    def _check_quota(self, purpose: Literal["session", "upload"], user: User) -> None:
-        purposes = [guest.line.purpose for guest in self._staying() if guest.line.user == user.name]
-        sessions = user.max_sessions or self._settings.user_max_sessions
-        connections = user.max_connections or self._settings.user_max_connections
-        for what, count, limit in (
-            ("sessions", purposes.count("session") if purpose == "session" else -1, sessions),
-            ("connections", len(purposes), connections),
-        ):
-            if count >= limit:
-                raise DestinationFull(
-                    f"{user.name} has {count} {what} at {self._listener.url}, and {limit} are allowed; end one, or ask "
-                    f"the administrator for more (avec user add --max-{what})"
-                )
-
-    def _admit_memory(self, needed_nbytes: int, user: User | None) -> int | None:
-        settings, accelerator = self._settings, self._ready.accelerator
-        tenants = [
-            room.Tenant(guest.line.user, guest.promised_nbytes, guest.board["memory_nbytes"])
-            for guest in self._staying()
-            if guest.board is not None
-        ]
-        of_user = (user.memory_nbytes or settings.user_memory) if user else None
-        return room.admit(
-            max(0, needed_nbytes),
-            user.name if user else "",
-            tenants,
-            accelerator.memory_nbytes,
-            room.CONTEXT_NBYTES if accelerator.kind == "cuda" else 0,
-            room.Limits(settings.session_memory, of_user),
-        )
 
     def _divide_replay(self) -> None:
         """Say to each session what it may keep for graphs, which depends on how many there are."""
