@@ -444,6 +444,10 @@ class Settings:
         None, PATH, "where a destination with users writes a JSON line for each connection", ("serve",), "--audit-log",
         "audit.jsonl in cache_dir",
     )  # fmt: skip
+    audit_limit_nbytes: int = _setting(
+        100_000_000, SIZE, "how large that log may become: older parts are beside it, with .1 to .3 behind the name, "
+        "and the oldest is removed", ("serve",), "", "100MB",
+    )  # fmt: skip
     drain_timeout_s: float = _setting(
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"
     )

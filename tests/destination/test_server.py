@@ -18,7 +18,7 @@ import pytest
 
 from avec.communication import connect
 from avec.config import Settings
-from avec.destination.server import STRANGER_COUNT_LIMIT
+from avec.destination.waiting_room import SUBSCRIBER_COUNT_LIMIT
 from avec.errors import (
     CacheUnavailable,
     DestinationDraining,
@@ -192,15 +192,12 @@ def test_a_hello_in_single_bytes_is_understood(small: Destination) -> None:
         assert what_comes(sock)[3] == NUMBERS[messages.Status]
 
 
-def test_strangers_beyond_the_limit_are_turned_away_and_hosts_served_when_they_are_gone(
-    small: Destination, tmp_path: Path
-) -> None:
+def test_of_strangers_beyond_the_limit_the_oldest_make_room(small: Destination, settings: Settings) -> None:
+    before = probe(small.url, settings).totals.refused.get("crowd", 0)
     with ExitStack() as stack:
-        socks = [stack.enter_context(stranger(small)) for _ in range(STRANGER_COUNT_LIMIT + 8)]
-        for sock in socks:
+        for sock in [stack.enter_context(stranger(small)) for _ in range(SUBSCRIBER_COUNT_LIMIT + 8)]:
             assert what_comes(sock) == b""
-    assert f"{STRANGER_COUNT_LIMIT} connections have not said hello" in small.log_text()
-    assert probe(small.url, host_settings(tmp_path)).formats
+    assert probe(small.url, settings).totals.refused["crowd"] == before + 8
 
 
 def test_a_host_that_leaves_while_it_is_accepted_is_no_trouble(small: Destination, tmp_path: Path) -> None:

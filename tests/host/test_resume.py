@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 
 from accumulator import Accumulator
+from avec import private_files
 from avec.communication.channel import Channel
 from avec.config import Settings
 from avec.destination.certificates import fingerprint_in
 from avec.destination.guests import VACATE_S
+from avec.destination.users import Users
 from avec.errors import DestinationError, InvalidArgument, SessionLost
 from avec.host import models, unanswered
 from avec.host.greeting import Resumption, greet
@@ -564,6 +566,38 @@ def test_a_session_that_waits_for_its_host_ends_at_once_when_the_destination_dra
         assert destination.stop() == 0
         assert time.monotonic() - began_s < NOTICED_S
         assert "it is shutting down" in destination.log_text()
+
+
+def test_a_host_that_is_not_known_for_a_moment_comes_back_when_it_is(tmp_path: Path, settings: Settings) -> None:
+    users = Users(tmp_path / "secrets" / "users.json")
+    with running(tmp_path, "--require-token") as destination, Relay(destination.url) as relay:
+        own = replace(settings, token=users.add("ann"))
+        with Session(relay.url, own) as session:
+            net = relu(session)
+            content = users.path.read_bytes()
+            users.revoke("ann")
+            relay.cut(reset=True)
+            await_true(lambda: "does not know this host" in destination.log_text(), "it was refused")
+            private_files.write(users.path, content)
+            assert net.forward(floats(1, -2, 3, 4)).wait().arrays[0].tolist() == [1, 0, 3, 4]
+            assert session.mended == 1
+
+
+def test_a_host_that_finds_no_place_to_rebuild_its_session_waits_for_one(tmp_path: Path, settings: Settings) -> None:
+    with running(tmp_path, AVEC_MAX_SESSIONS="1") as destination, Relay(destination.url) as relay:
+        with Session(relay.url, settings) as session:
+            net = relu(session)
+            worker = destination.only_worker()
+            relay.silence()
+            os.kill(worker, signal.SIGKILL)
+            await_true(lambda: not alive(worker), "its worker is dead")
+            await_true(lambda: probe(destination.url, settings).sessions == 0, "the place is free")
+            with Session(destination.url, settings):
+                relay.cut(reset=True)
+                relay.resume()
+                await_true(lambda: "is full" in destination.log_text(), "it was refused")
+            assert net.forward(floats(1, -2, 3, 4)).wait().arrays[0].tolist() == [1, 0, 3, 4]
+            assert session.mended == 1
 
 
 def test_with_resume_off_at_the_host_the_worker_waits_for_nobody(destination: Destination, settings: Settings) -> None:

@@ -177,7 +177,7 @@ def _meet(data: bytes, context: ssl.SSLContext | None) -> None:
 
 def _welcome(hello: messages.Hello, stranger: Stranger) -> None:
     program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]
-    guest = Guest(Line("", 0.0, "", stranger.address, hello.purpose, program, "left"))
+    guest = Guest(Line("", 0.0, "", stranger.transport.peer, hello.purpose, program, "left"))
     guest.resume_s = max(0.0, min(30.0, hello.resume_s))
     assert 0.0 <= guest.resume_s <= 30.0
     if hello.purpose == "resume":

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from avec.destination.server import STRANGER_COUNT_LIMIT
+from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, SUBSCRIBER_COUNT_LIMIT
 from avec.host.session import probe
 from avec.protocol import messages
-from avec.protocol.codec import STRANGER_LIMIT
-from destinations import Destination, await_true, host_settings, running
+from avec.protocol.codec import MAGIC, STRANGER_LIMIT
+from destinations import Destination, host_settings, running
 from hostile.test_boundaries import ALL
 from protocol.frames import header
 from protocol.golden import frame_bytes
 
 HELD_NBYTES = 64 * 1024
-COUNT = STRANGER_COUNT_LIMIT - 4
+COUNT = SUBSCRIBER_COUNT_LIMIT - 4
 HELLO_TIMEOUT_S = {"tcp": 3.0, "tls": 10.0}  # in which a busy machine shakes hands with COUNT of them
 
 
@@ -39,10 +39,17 @@ def impatient(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         yield it
 
 
-def connected(destination: Destination) -> socket.socket:
-    """A connection, with hands shaken where that is asked for."""
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Destination]:
+    """A destination that gives strangers longer than a test takes."""
+    with running(tmp_path / "patient", AVEC_HELLO_TIMEOUT_S="60") as it:
+        yield it
+
+
+def connected(destination: Destination, address: str = "127.0.0.1") -> socket.socket:
+    """A connection from an address, with hands shaken where that is asked for."""
     host, port = destination.url.partition("://")[2].split(":")
-    sock = socket.create_connection((host, int(port)), 10.0)
+    sock = socket.create_connection((host, int(port)), 10.0, (address, 0))
     if destination.url.startswith("tls"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -50,7 +57,7 @@ def connected(destination: Destination) -> socket.socket:
     return sock
 
 
-def test_strangers_hold_little_memory_and_their_places_for_seconds(impatient: Destination) -> None:
+def test_strangers_hold_little_memory_and_their_places_for_seconds(impatient: Destination, tmp_path: Path) -> None:
     server = impatient.process.pid
     with connected(impatient) as first:  # what is made once is there
         first.sendall(bytes(24))
@@ -74,7 +81,11 @@ def test_strangers_hold_little_memory_and_their_places_for_seconds(impatient: De
             except OSError:
                 continue
         assert time.monotonic() - began_s < 30.0
-    await_true(lambda: impatient.log_text().count("said no hello") >= COUNT, "all were sent away")
+
+    def silent() -> bool:
+        return probe(impatient.url, host_settings(tmp_path)).totals.refused.get("silence", 0) >= COUNT
+
+    await_true(silent, "all were sent away")
 
 
 @pytest.mark.parametrize("impatient", ["tcp"], indirect=True)
@@ -90,3 +101,23 @@ def test_who_does_not_read_an_answer_holds_nobody_up(impatient: Destination, tmp
         began_s = time.monotonic()
         assert probe(impatient.url, host_settings(tmp_path / "host")).formats
         assert time.monotonic() - began_s < 10.0  # one after the other they would take a minute
+
+
+def test_silent_connections_of_one_address_keep_nobody_out_there(patient: Destination, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        for _ in range(SUBSCRIBER_COUNT_LIMIT + 16):
+            stack.enter_context(connected(patient))
+        for _ in range(8):
+            assert probe(patient.url, host_settings(tmp_path)).places.strangers < SUBSCRIBER_COUNT_LIMIT
+
+
+def test_silent_connections_of_many_addresses_keep_nobody_out_and_who_has_few_keeps_them(
+    patient: Destination, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        few = stack.enter_context(connected(patient, "127.0.0.2"))
+        for number in range(STRANGER_COUNT_LIMIT):
+            stack.enter_context(connected(patient, f"127.0.1.{number // SUBSCRIBER_COUNT_LIMIT}"))
+        assert probe(patient.url, host_settings(tmp_path)).places.strangers == STRANGER_COUNT_LIMIT - 1
+        few.sendall(frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "status", "x"), 0, ()))
+        assert few.recv(4096)[:2] == MAGIC

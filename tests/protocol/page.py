@@ -13,7 +13,7 @@ import msgspec
 
 from avec import errors
 from avec.communication import channel
-from avec.destination import server, session
+from avec.destination import server, session, waiting_room
 from avec.protocol import codec, messages
 from avec.tensor import RANK_LIMIT
 
@@ -33,7 +33,8 @@ BOUNDS = (
     (session.CREDIT_NBYTES, "bytes", "tensors in them"),
     (errors.MESSAGE_LIMIT, "bytes", "the text of an error"),
     (errors.TRACEBACK_LIMIT, "bytes", "the traceback of an error, its end"),
-    (server.STRANGER_COUNT_LIMIT, "", "connections that have not said hello"),
+    (waiting_room.STRANGER_COUNT_LIMIT, "", "connections that have not said hello"),
+    (waiting_room.SUBSCRIBER_COUNT_LIMIT, "", "of these from one address, of IPv6 from one network of 64 bits"),
     (server.UPLOAD_COUNT_LIMIT, "", "upload connections"),
     (channel.LIFE_NS // 1_000_000, "ms", "while bytes come in, an end is silent no longer"),
 )

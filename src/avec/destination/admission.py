@@ -6,13 +6,9 @@ of an authority that the administrator named. Not here: connections (`stranger`)
 
 from __future__ import annotations
 
-import ipaddress
-import logging
 import socket
 import ssl
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,48 +19,14 @@ from avec.communication.tls import destination_context
 from avec.config import Settings
 from avec.destination.certificates import fingerprint_in, make_certificate
 from avec.destination.users import User, Users
-from avec.errors import AuthenticationFailed, ConfigurationError
+from avec.errors import AuthenticationFailed, ConfigurationError, DestinationError
 
 FIRST_USER = "owner"  # whose token is made at the first start
-FAILURE_LIMIT = 5  # wrong tokens from one address within the time below; then it waits
-FAILURE_WINDOW_S = 60.0
-ADDRESS_LIMIT = 4096  # addresses that failures are remembered of
-NEIGHBOURHOOD = 64  # bits of an IPv6 address that one subscriber has for himself
-
-
-log = logging.getLogger("avec.destination")
-
-
-class Failures:
-    """Counts wrong tokens by address. Pure: the caller reads the clock."""
-
-    def __init__(self) -> None:
-        self._times_s: OrderedDict[str, deque[float]] = OrderedDict()
-
-    def note(self, address: str, now_s: float) -> None:
-        """Take note of a failed attempt."""
-        place = _place(address)
-        times_s = self._times_s.pop(place, None) or deque(maxlen=FAILURE_LIMIT)
-        times_s.append(now_s)
-        self._times_s[place] = times_s
-        if len(self._times_s) > ADDRESS_LIMIT:
-            self._times_s.popitem(last=False)
-
-    def forget(self, address: str) -> None:
-        """Take note that somebody came in from an address, which others who mistyped may share."""
-        self._times_s.pop(_place(address), None)
-
-    def wait_s(self, address: str, now_s: float) -> float:
-        """How many seconds an address must wait until it may try again; 0 when it may now."""
-        times_s = self._times_s.get(_place(address))
-        if times_s is None or len(times_s) < FAILURE_LIMIT:
-            return 0.0
-        return max(0.0, times_s[0] + FAILURE_WINDOW_S - now_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a destination asks of hosts, and what its administrator has to tell them."""
+    """What a destination asks of hosts, the check of each, and what its administrator has to tell them."""
 
     context: ssl.SSLContext | None  # None: connections are not encrypted
     fingerprint: str
@@ -82,6 +44,37 @@ class Access:
         if self.users is not None and not self.by_certificate:
             words += ["--token", self.token or "TOKEN"]
         return " ".join(words)
+
+    def admit(self, token: str, names: Sequence[str]) -> User | None:
+        """Say who a host is; None where nobody is asked.
+
+        Who has shown something wrong before does not matter: nobody guesses 256 random bits, however often he may try,
+        and behind one address there may be many who need not.
+
+        Args:
+            names: in the host's certificate, if there is one.
+
+        Raises:
+            AuthenticationFailed: it is nobody's token or certificate.
+            DestinationError: the users' file cannot be used.
+        """
+        if self.users is None:
+            return None
+        try:
+            user = self._find(self.users, token, names)
+        except ConfigurationError as exc:  # its text is the administrator's and no stranger's
+            raise DestinationError("the destination cannot look up its users now; its log says why") from exc
+        if user is None:
+            raise AuthenticationFailed(
+                "the destination does not know this host; ask its administrator for an `avec login` line "
+                "(`avec user add NAME` prints one there) and paste it here"
+            )
+        return user
+
+    def _find(self, users: Users, token: str, names: Sequence[str]) -> User | None:
+        if not self.by_certificate:
+            return users.with_token(token)
+        return next((found for name in names if (found := users.with_name(name)) is not None), None)
 
 
 def prepare(url: str, settings: Settings) -> Access:
@@ -125,52 +118,6 @@ def _certificate_path(settings: Settings) -> Path:
     return settings.certificate or settings.secrets_dir / "certificate.pem"
 
 
-class Admission:
-    """Checks each host that says hello."""
-
-    def __init__(self, access: Access, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._access = access
-        self._clock_s = clock_s
-        self._failures = Failures()
-
-    def admit(self, address: str, token: str, names: Sequence[str]) -> User | None:
-        """Say who a host is; None where nobody is asked.
-
-        Args:
-            address: without a port.
-            names: in the host's certificate, if there is one.
-
-        Raises:
-            AuthenticationFailed: it is nobody's token or certificate, or too many came from that address.
-        """
-        users = self._access.users
-        if users is None:
-            return None
-        now_s = self._clock_s()
-        if (wait_s := self._failures.wait_s(address, now_s)) > 0:
-            raise AuthenticationFailed(
-                f"too many hosts at {address} were refused; nobody is let in from there for {wait_s:.0f} s"
-            )
-        try:
-            user = self._find(users, token, names)
-        except ConfigurationError as exc:  # its text is the administrator's and no stranger's
-            log.error("nobody can be let in: %s", exc)
-            raise AuthenticationFailed("the destination cannot look up its users now; its log says why") from exc
-        if user is None:
-            self._failures.note(address, now_s)
-            raise AuthenticationFailed(
-                "the destination does not know this host; ask its administrator for an `avec login` line "
-                "(`avec user add NAME` prints one there) and paste it here"
-            )
-        self._failures.forget(address)
-        return user
-
-    def _find(self, users: Users, token: str, names: Sequence[str]) -> User | None:
-        if not self._access.by_certificate:
-            return users.with_token(token)
-        return next((found for name in names if (found := users.with_name(name)) is not None), None)
-
-
 def _refuse_plain(url: str, settings: Settings) -> None:
     if not settings.insecure:
         raise ConfigurationError(
@@ -200,12 +147,3 @@ def _reachable(url: str) -> str:
     if parts.hostname not in ("0.0.0.0", "::"):
         return url
     return f"{parts.scheme}://{socket.gethostname()}:{parts.port}"
-
-
-def _place(address: str) -> str:
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, NEIGHBOURHOOD), strict=False))

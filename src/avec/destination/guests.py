@@ -116,7 +116,12 @@ class Guest:
         try:
             data = self.worker.recv(DATAGRAM_NBYTES)
             said = msgspec.json.decode(data, type=FromWorker)
-        except (OSError, msgspec.DecodeError):
+        except (
+            OSError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+        ):  # the last two are no errors of msgspec's
             return False
         match said:
             case Broken():
@@ -136,10 +141,11 @@ class Guest:
                 self.worker.send(msgspec.json.encode(order), socket.MSG_DONTWAIT)
 
     def _note_broken(self, broken: Broken) -> bool:
-        if not self._broken < broken.epoch <= self.epoch:  # each breaks once
+        if broken.epoch > self.epoch:  # there was none
             return False
-        self._broken = broken.epoch
-        self.waiting_since_s = time.monotonic() if broken.epoch == self.epoch else None
+        if broken.epoch > self._broken:  # of an older one two threads of the worker may tell in any order
+            self._broken = broken.epoch
+            self.waiting_since_s = time.monotonic() if broken.epoch == self.epoch else None
         return True
 
     def note_ended(self, encryption: Encryption) -> None:

@@ -14,7 +14,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Self
+from functools import partial
+from typing import Self
 
 import msgspec
 from msgspec.structs import replace as replace_line
@@ -23,25 +24,27 @@ from avec.communication import is_loopback, listen
 from avec.communication.compression import available
 from avec.communication.tcp import TcpListener
 from avec.config import Settings
-from avec.destination.admission import Access, Admission
+from avec.destination.admission import Access
 from avec.destination.audit import AuditLog, Line, now
 from avec.destination.encryption import Encryption
 from avec.destination.encryption import start as start_encryption
 from avec.destination.guests import Guest, gone, vacatable
 from avec.destination.metrics import MetricsProcess
 from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Ready
+from avec.destination.refusals import Refusals
 from avec.destination.sharing import room
 from avec.destination.sharing.arbiter import Arbiter
 from avec.destination.sharing.board import new_board
-from avec.destination.status import Tally, free_text, put_together
+from avec.destination.status import Tally, put_together
 from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
 from avec.destination.users import PRIORITIES, User
+from avec.destination.vacancies import Vacancies
+from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, WaitingRoom
 from avec.destination.zygote_process import ZygoteProcess
-from avec.errors import AvecError, DestinationDraining, DestinationError, DestinationFull
+from avec.errors import AvecError, ConfigurationError, DestinationDraining, DestinationError, DestinationFull
 from avec.protocol.messages import AcceleratorInfo, Hello, Places, Status
 
-STRANGER_COUNT_LIMIT = 64  # connections that have not said hello yet
 UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
 PROGRAM_LIMIT = 64  # characters of an application's name
 ZYGOTE_TIMEOUT_S = 120.0  # importing torch from a cold disk
@@ -79,7 +82,7 @@ def serve(
         audit = None
         if access.users is not None:
             path = settings.audit_log or settings.cache_dir / "audit.jsonl"
-            audit = stack.enter_context(contextlib.closing(AuditLog(path)))
+            audit = stack.enter_context(contextlib.closing(AuditLog(path, settings.audit_limit_nbytes)))
         metrics = None
         if settings.metrics_port is not None:
             metrics = stack.enter_context(MetricsProcess(settings.metrics_port))
@@ -104,7 +107,7 @@ class Server:
         self._listener = listener
         self._zygote = zygote
         self._access = access
-        self._admission = Admission(access)
+        self._vacancies = Vacancies(listener.url, settings)
         self._audit = audit
         self._metrics = metrics
         self._settings = settings
@@ -112,12 +115,13 @@ class Server:
         self._lifeline: int | None = None
         self._zygote_ready = False  # the one that runs now
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
-        self._strangers: dict[int, Stranger] = {}
+        self._strangers = WaitingRoom()
         self._guests: dict[str, Guest] = {}
         self._arbiter = Arbiter(settings.turns_at_once)
         self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
         self._workers = {"session": 0, "upload": 0}
         self._tally = Tally()
+        self._refusals = Refusals(self._tally.refused, audit)
         self._ends_s: float | None = None  # draining: when patience ends
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._alarm = os.pipe()
@@ -132,10 +136,11 @@ class Server:
 
     def __exit__(self, *exc_info: object) -> None:
         signal.set_wakeup_fd(-1)
-        for stranger in self._strangers.values():
+        for stranger in self._strangers:
             stranger.transport.close()
         for guest in self._guests.values():
             guest.close()
+        self._refusals.close()
         self._selector.close()
         for descriptor in (self._wakeup, self._alarm, self._lifeline):
             if descriptor is not None:
@@ -162,11 +167,24 @@ class Server:
             for key, _ in self._selector.select(self._patience_s()):
                 key.data()
             self._arbiter.look()
+            self._refusals.look()
             self._drop_silent_strangers()
         return 0
 
     def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+    def _watch_peer(self, descriptor: int, hear: Callable[[], None], drop: Callable[[], None], who: str) -> None:
+        """Watch what a host or a worker says: whatever that makes fail here ends this peer, and not the server."""
+
+        def act() -> None:
+            try:
+                hear()
+            except Exception:
+                self._refusals.note(who, "fault", "made the destination fail, and is dropped", failed=True)
+                drop()
+
+        self._watch(descriptor, act)
 
     def _await_zygote(self) -> None:
         deadline_s = time.monotonic() + ZYGOTE_TIMEOUT_S
@@ -199,12 +217,14 @@ class Server:
         return not self._workers["session"] or time.monotonic() > self._ends_s
 
     def _patience_s(self) -> float | None:
-        deadlines_s = [stranger.deadline_s for stranger in self._strangers.values()]
-        if self._ends_s is not None and self._ends_s != float("inf"):
-            deadlines_s.append(self._ends_s)
-        if (lease_ends_s := self._arbiter.deadline_s()) is not None:
-            deadlines_s.append(lease_ends_s)
-        return max(0.0, min(deadlines_s) - time.monotonic()) if deadlines_s else None
+        deadlines_s = (
+            self._ends_s,
+            self._arbiter.deadline_s(),
+            self._refusals.deadline_s(),
+            self._strangers.deadline_s(),
+        )
+        soonest_s = min((each for each in deadlines_s if each is not None), default=float("inf"))
+        return max(0.0, soonest_s - time.monotonic()) if soonest_s != float("inf") else None
 
     def _take_signal(self) -> None:
         numbers = os.read(self._wakeup, 64)
@@ -290,17 +310,10 @@ class Server:
         seconds = round(time.monotonic() - guest.began_s, 3)
         used_s = None if guest.board is None else round(guest.board["used_ns"] / 1e9, 3)
         line = replace_line(guest.line, seconds=seconds, outcome=outcome, received=received, sent=sent)
-        self._write_audit(replace_line(line, accelerator_s=used_s))
+        if self._audit is not None:
+            self._audit.note(replace_line(line, accelerator_s=used_s))
         guest.close()
         self._divide_replay()
-
-    def _write_audit(self, line: Line) -> None:
-        if self._audit is None:
-            return
-        try:
-            self._audit.note(line)
-        except OSError as exc:  # hosts are served all the same; the log says that the audit has a gap
-            log.error("the audit log lacks a line: %s; %s", exc.strerror, line)
 
     def _reap(self) -> None:
         """Take leave of the processes that encrypted connections; the zygote's end shows elsewhere."""
@@ -313,39 +326,43 @@ class Server:
         try:
             transport = self._listener.accept()
         except OSError as exc:  # it left while it was being accepted, or descriptors have run out
-            log.warning("a connection was not accepted: %s", exc)
+            self._refusals.note("a connection", "unaccepted", f"was not accepted: {exc}")
             return
-        if len(self._strangers) >= STRANGER_COUNT_LIMIT:
-            log.warning("%s turned away: %d connections have not said hello", transport.peer, len(self._strangers))
-            self._tally.refused["crowd"] += 1
-            transport.close()
-            return
-        descriptor = transport.fileno()
         deadline_s = time.monotonic() + self._settings.hello_timeout_s
-        self._strangers[descriptor] = Stranger(transport, self._access.context, deadline_s)
-        self._watch(descriptor, lambda: self._hear_stranger(descriptor))
+        stranger = Stranger(transport, self._access.context, deadline_s)
+        hear, drop = partial(self._hear_stranger, stranger), partial(self._drop, stranger)
+        self._watch_peer(transport.fileno(), hear, drop, transport.peer)
+        if (crowded_out := self._strangers.enter(stranger)) is not None:
+            text = "had to make room: too many connections have not said hello"
+            self._refusals.note(crowded_out.transport.peer, "crowd", text)
+            self._drop(crowded_out)
 
-    def _hear_stranger(self, descriptor: int) -> None:
-        stranger = self._strangers[descriptor]
+    def _hear_stranger(self, stranger: Stranger) -> None:
+        if stranger not in self._strangers:  # it had to make room in the same moment
+            return
         try:
             hello = stranger.receive()
             if hello is None:
                 return
             self._greet(stranger, hello)
         except AvecError as exc:
-            log.warning("%s refused: %s", stranger.transport.peer, exc)
-            self._tally.refused[exc.code] += 1
-            stranger.refuse(exc)
+            self._refuse(stranger, exc)
         except OSError as exc:
             log.debug("%s left: %s", stranger.transport.peer, exc)
-        self._drop(descriptor)
+        self._drop(stranger)
+
+    def _refuse(self, stranger: Stranger, exc: AvecError, line: Line | None = None) -> None:
+        # What is wrong with the destination's own files is for its log, and not for the stranger.
+        why = f"{exc} ({exc.__cause__})" if isinstance(exc.__cause__, ConfigurationError) else str(exc)
+        self._refusals.note(stranger.transport.peer, exc.code, f"refused: {why}", line)
+        stranger.refuse(exc)
 
     def _greet(self, stranger: Stranger, hello: Hello) -> None:
         program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
-        line = Line(now(), 0.0, "", stranger.transport.peer, hello.purpose, program, "left")
+        line = Line(now(), 0.0, "", stranger.transport.peer, hello.purpose, "", "left")
         try:
-            user = self._admission.admit(stranger.address, hello.token, stranger.names)
-            line = replace_line(line, user=user.name if user else "")
+            user = self._access.admit(hello.token, stranger.names)
+            line = replace_line(line, user=user.name if user else "", program=program)
             if hello.purpose == "status":
                 stranger.answer(self._status(user, [user] if user else [], asking=1))
                 return
@@ -354,8 +371,8 @@ class Server:
                 return
             limit_nbytes = self._make_room(hello, user)
         except AvecError as exc:
-            self._write_audit(replace_line(line, outcome=f"refused: {exc.code}"))
-            raise
+            self._refuse(stranger, exc, line)
+            return
         session = str(self._tally.sessions + self._tally.uploads + 1)
         guest = Guest(line, session, promised_nbytes=max(0, hello.memory_nbytes), limit_nbytes=limit_nbytes)
         if hello.purpose == "session":  # of two numbers the first is given where the other is none
@@ -383,7 +400,8 @@ class Server:
         else:
             self._tally.uploads += 1
         if guest.worker is not None:
-            self._watch(guest.worker.fileno(), lambda: self._hear_worker(session))
+            hear, drop = partial(self._hear_worker, session), partial(self._part, guest)
+            self._watch_peer(guest.worker.fileno(), hear, drop, f"the worker of session {session}")
         self._share(guest, user)
         log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
 
@@ -451,7 +469,7 @@ class Server:
         self._check_open()
         while True:
             try:
-                return self._check_room(hello, user)
+                return self._vacancies.check(hello, user, self._places(), self._staying(), self._ready.accelerator)
             except DestinationFull:
                 name = user.name if user else ""
                 own = [guest for guest in self._staying() if guest.line.user == name]
@@ -465,55 +483,6 @@ class Server:
     def _staying(self) -> list[Guest]:
         """All that take a place: not the sessions that were told to leave it."""
         return [guest for guest in self._guests.values() if not guest.vacated]
-
-    def _check_room(self, hello: Hello, user: User | None) -> int | None:
-        purpose: Literal["session", "upload"] = "upload" if hello.purpose == "upload" else "session"
-        places = self._places()
-        count, limit = (places.sessions, places.sessions_limit)
-        if purpose == "upload":
-            count, limit = (places.uploads, places.uploads_limit)
-        if count >= limit:
-            now_s = time.monotonic()
-            waiting_s = [guest.waits_s(now_s) for guest in self._staying() if guest.waiting]
-            raise DestinationFull(
-                f"{self._listener.url} is full: it serves {count} {purpose}s, which is its limit "
-                f"(--max-sessions {self._settings.max_sessions}); try again later or elsewhere; "
-                f"{free_text(places, waiting_s)}"
-            )
-        if user is not None:
-            self._check_quota(purpose, user)
-        return self._admit_memory(hello.memory_nbytes, user) if purpose == "session" else None
-
-    def _check_quota(self, purpose: Literal["session", "upload"], user: User) -> None:
-        purposes = [guest.line.purpose for guest in self._staying() if guest.line.user == user.name]
-        sessions = user.max_sessions or self._settings.user_max_sessions
-        connections = user.max_connections or self._settings.user_max_connections
-        for what, count, limit in (
-            ("sessions", purposes.count("session") if purpose == "session" else -1, sessions),
-            ("connections", len(purposes), connections),
-        ):
-            if count >= limit:
-                raise DestinationFull(
-                    f"{user.name} has {count} {what} at {self._listener.url}, and {limit} are allowed; end one, or ask "
-                    f"the administrator for more (avec user add --max-{what})"
-                )
-
-    def _admit_memory(self, needed_nbytes: int, user: User | None) -> int | None:
-        settings, accelerator = self._settings, self._ready.accelerator
-        tenants = [
-            room.Tenant(guest.line.user, guest.promised_nbytes, guest.board["memory_nbytes"])
-            for guest in self._staying()
-            if guest.board is not None
-        ]
-        of_user = (user.memory_nbytes or settings.user_memory) if user else None
-        return room.admit(
-            max(0, needed_nbytes),
-            user.name if user else "",
-            tenants,
-            accelerator.memory_nbytes,
-            room.CONTEXT_NBYTES if accelerator.kind == "cuda" else 0,
-            room.Limits(settings.session_memory, of_user),
-        )
 
     def _divide_replay(self) -> None:
         """Say to each session what it may keep for graphs, which depends on how many there are."""
@@ -573,14 +542,13 @@ class Server:
         }
 
     def _drop_silent_strangers(self) -> None:
-        now_s = time.monotonic()
-        for descriptor, stranger in list(self._strangers.items()):
-            if stranger.deadline_s < now_s:
-                self._tally.refused["silence"] += 1
-                log.warning("%s said no hello in %.1f s", stranger.transport.peer, self._settings.hello_timeout_s)
-                self._drop(descriptor)
+        for stranger in self._strangers.overdue(time.monotonic()):
+            text = f"said no hello in {self._settings.hello_timeout_s:.1f} s"
+            self._refusals.note(stranger.transport.peer, "silence", text)
+            self._drop(stranger)
 
-    def _drop(self, descriptor: int) -> None:
+    def _drop(self, stranger: Stranger) -> None:
         """Let go of a connection here; a worker that took it over holds it by a descriptor of its own."""
-        self._selector.unregister(descriptor)
-        self._strangers.pop(descriptor).transport.close()
+        self._strangers.leave(stranger)
+        self._selector.unregister(stranger.transport.fileno())
+        stranger.transport.close()

@@ -1,6 +1,6 @@
 """A connection whose hello has not arrived: encrypted or plain, it costs little and is believed nothing.
 
-Not here: who waits for it (`server`), and whether it may come in (`admission`).
+Not here: how many may wait (`waiting_room`), and whether it may come in (`admission`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ssl
 from avec.communication.tcp import TcpTransport
 from avec.communication.tls import TlsState, TlsTransport
 from avec.communication.transport import Transport
+from avec.destination.subscribers import subscriber_at
 from avec.errors import AuthenticationFailed, AvecError, ErrorRecord, ProtocolError
 from avec.protocol.codec import MAGIC, allocate_array, encode
 from avec.protocol.connection import Connection
@@ -27,15 +28,11 @@ class Stranger:
 
     def __init__(self, transport: TcpTransport, context: ssl.SSLContext | None, deadline_s: float) -> None:
         self.transport = transport
+        self.subscriber = subscriber_at(transport.peer)
         self.deadline_s = deadline_s
         self._connection = Connection("destination", allocate_array)
         self._state = None if context is None else TlsState(context, server_side=True)
         self._received = 0
-
-    @property
-    def address(self) -> str:
-        """Where it comes from, without the port."""
-        return self.transport.peer.rpartition(":")[0]
 
     @property
     def encrypted(self) -> bool:

@@ -140,7 +140,7 @@ def _serve_session(
     )
     session = Session(channel, pool, cache, executors, end, assignment.resume_s, tell_broken, turns)
     session.max_models = assignment.max_models
-    threading.Thread(target=_heed, args=(server, session, turns, open_channel, tell_broken), daemon=True).start()
+    threading.Thread(target=_heed, args=(server, session, turns, open_channel, tell_broken, end), daemon=True).start()
     turns.ask()  # who is alone computes from the first call on without the server
     signal.signal(signal.SIGTERM, lambda number, frame: session.drain("it is shutting down"))
     session.serve(
@@ -199,12 +199,15 @@ def _heed(
     turns: Turns,
     open_channel: Callable[[int, str], Channel],
     tell_broken: Callable[[int], None],
+    end: Callable[[AvecError], None],
 ) -> None:
-    """Do what the server says until it has ended: take turns, connections over which the host comes back, or end."""
+    """Do what the server says: take turns, connections over which the host comes back, or end."""
     while True:
-        data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)
-        if not data:
-            return
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)
+        if not data:  # nobody would give it a turn any more; its host gets another worker
+            end(SessionLost("the server hears this worker no longer"))
         match msgspec.json.decode(data, type=ToWorker):
             case Vacate(reason):
                 session.vacate(reason)

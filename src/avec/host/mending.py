@@ -13,7 +13,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from avec.communication.channel import Channel
-from avec.errors import AvecError, DestinationError, DestinationUnreachable, ProtocolError, SessionLost
+from avec.errors import (
+    AuthenticationFailed,
+    AvecError,
+    DestinationError,
+    DestinationFull,
+    DestinationUnreachable,
+    ProtocolError,
+    SessionLost,
+)
 from avec.host.greeting import Resumption, greet
 from avec.protocol.codec import Allocate
 from avec.protocol.messages import Welcome
@@ -26,7 +34,9 @@ LAST_PAUSE_S = 1.0  # before all further ones
 LEAST_CONNECT_S = 0.1
 # Where nobody listens, the server is gone and its workers with it; for less than this, somebody may be moving a port.
 REFUSED_S = 1.0
-PASSING = (DestinationUnreachable, DestinationError)  # these classes themselves; one below the second says what it is
+# What may be otherwise a moment later: these classes themselves, since one below the second says what it is. This host
+# was known when the session began, so that it is not now may be a users' file that is being changed.
+PASSING = (DestinationUnreachable, DestinationError, DestinationFull, AuthenticationFailed)
 
 
 class WorkerGone(SessionLost):
