@@ -111,7 +111,7 @@ def _serve_session(
     accelerator.replay_nbytes = lambda: board["replay_nbytes"]
     if accelerator.device.type == "cpu":
         accelerator.models = cache
-    pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
+    pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES, accelerator.messages_nbytes)
 
     def open_channel(descriptor: int, peer: str) -> Channel:
         return _open(descriptor, peer, settings, lambda number, message, index, spec: pool.take(spec))
