@@ -328,16 +328,19 @@ class Session:
         """Carry out one message and answer it; a call's failure is an answer, and the session goes on."""
         self._answers.secure()
         message, nbytes, kernels = frame.message, _nbytes(frame), 0
-        taken_ns = clock_ns()
-        frame = self._encodings.decode(frame)
-        decoded_ns = clock_ns()
-        has_turn = isinstance(message, Run)
-        began_ns = self._turns.begin() if has_turn else decoded_ns
+        taken_ns = decoded_ns = began_ns = clock_ns()
+        end_turn = self._turns.rest
         result: Message
         arrays: Sequence[Array] = ()
         parts: Sequence[Part] = ()
         late = False
         try:
+            if frame.refused is not None:
+                raise frame.refused
+            frame = self._encodings.decode(frame)
+            decoded_ns = began_ns = clock_ns()
+            if isinstance(message, Run):
+                began_ns, end_turn = self._turns.begin(), self._turns.end
             match message:
                 case Release(handles=handles):
                     self._releases.add(-frame.nbytes)
@@ -361,7 +364,7 @@ class Session:
         finally:
             self._pool.give_back(frame.arrays)
             # Before the answer goes, which may take long: others have the accelerator meanwhile.
-            (self._turns.end if has_turn else self._turns.rest)(self._inbox.qsize())
+            end_turn(self._inbox.qsize())
         if isinstance(result, Result | Failed):
             ended_ns = clock_ns()
             parts = self._encodings.encode(message, arrays)
