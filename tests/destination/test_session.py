@@ -417,3 +417,38 @@ def test_a_tensor_that_finds_no_memory_to_be_decoded_into_fails_its_call(serving
     serving.call(3, Run(handle=1, body=b"on"))
     assert serving.answer().message.body == b"on"
     assert not serving.pool._taken
+
+
+def test_whatever_else_fails_in_receiving_ends_the_session(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    serving.load()
+    serving.call(2, Run(handle=1), np.zeros(BROKEN_NBYTES, np.uint8))
+    for told in (serving.lost, serving.ended):
+        lost = told.get(timeout=20)
+        assert isinstance(lost, DestinationError)
+        assert str(lost) == "receiving failed: LookupError('no allocator')"
+    with pytest.raises(SessionLost):
+        serving.answer()
+    assert "in _allocate" in caplog.text
+
+
+@pytest.mark.parametrize("message", [Run(handle=1), messages.Chunk(digest="d")])
+def test_the_memory_of_what_is_not_taken_is_given_back(resumable: Serving, message: Message) -> None:
+    """Of an older connection's complete frame, of what a session does not take."""
+    resumable.load()
+    await_true(lambda: not resumable.pool._taken, "the load's is given back")
+    resumable.session._epoch += isinstance(message, Run)  # as between a newer connection and the end of the older
+    resumable.call(2, message, np.zeros(1 << 20, np.uint8))
+    with pytest.raises(SessionLost):
+        resumable.answer()
+    await_true(lambda: not resumable.pool._taken, "nothing is taken")
+    resumable.session.vacate("nobody comes")
+
+
+def test_the_memory_of_a_broken_frame_is_given_back_before_its_host_comes_back(resumable: Serving) -> None:
+    resumable.load()
+    frame = b"".join(bytes(each) for each in encode(Run(handle=1), 2, [np.zeros(1 << 20, np.uint8)]))
+    resumable.host.send_encoded([frame[:-1]])
+    await_true(lambda: bool(resumable.pool._taken), "it is being received")
+    resumable.host.abort()
+    await_true(lambda: not resumable.pool._taken, "it is given back")
+    resumable.session.drain("nobody comes")
