@@ -173,11 +173,14 @@ def _subclasses(cls: type[AvecError]) -> dict[str, type[AvecError]]:
 
 
 def pack(exc: BaseException) -> ErrorRecord:
-    """Turn any exception into a record; one that is not AVEC's becomes a RemoteError that names its type."""
+    """Turn any exception into a record; one that is not AVEC's becomes one that names its type, a RemoteError or, where
+    memory ran out, AcceleratorOutOfMemory."""
     trace = _encoded("".join(traceback.format_exception(exc)))[-TRACEBACK_LIMIT:].decode("utf-8", "ignore")
-    code, text = (
-        (exc.code, str(exc)) if isinstance(exc, AvecError) else (RemoteError.code, f"{type(exc).__name__}: {exc}")
-    )
+    if isinstance(exc, AvecError):
+        code, text = exc.code, str(exc)
+    else:
+        code = (AcceleratorOutOfMemory if isinstance(exc, MemoryError) else RemoteError).code
+        text = f"{type(exc).__name__}: {exc}"
     return ErrorRecord(code, _encoded(text)[:MESSAGE_LIMIT].decode("utf-8", "ignore"), trace)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -14,8 +14,9 @@ from avec.communication.channel import Channel, Heartbeat
 from avec.destination import answers
 from avec.destination.answers import Answers, AnswersGone, Overtaken
 from avec.destination.buffers import BufferPool
-from avec.errors import SessionLost
+from avec.errors import AcceleratorOutOfMemory, SessionLost
 from avec.protocol.messages import VERSION, Result, Welcome
+from avec.tensor import Array, TensorSpec
 from communication.pairs import open_pair
 
 pytestmark = pytest.mark.usefixtures("tidy")
@@ -139,3 +140,33 @@ def test_after_a_goodbye_an_answer_that_nobody_takes_ends_the_session(delivering
     delivering.answers.keep_none()
     with pytest.raises(SessionLost, match="the host has left before its last answer"):
         delivering.deliver(1)
+
+
+class Scarce:
+    """A pool that has memory for so many tensors only."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def take(self, spec: TensorSpec) -> Array:
+        if not self.left:
+            raise AcceleratorOutOfMemory("none is left")
+        self.left -= 1
+        return np.empty(spec.shape, spec.dtype)
+
+    def give_back(self, arrays: Sequence[Array]) -> None:
+        self.left += len(arrays)
+
+
+def test_answers_that_find_no_memory_for_a_copy_are_given_up_oldest_first(
+    delivering: Delivering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "SMALL_NBYTES", 0)
+    monkeypatch.setattr(delivering.answers, "_pool", Scarce(2))
+    for number in range(1, 7):
+        delivering.deliver(number)
+    with pytest.raises(AnswersGone, match="those up to 3 are no longer kept"):
+        delivering.answers.take_over(delivering.connect(), 2, 2, WELCOME)
+    delivering.answers.take_over(delivering.connect(), 3, 3, WELCOME)
+    delivering.hosts[2].receive()
+    assert delivering.received(3) == [(4, 4), (5, 5), (6, 6)]

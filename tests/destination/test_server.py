@@ -31,6 +31,7 @@ from avec.errors import (
 )
 from avec.host import models
 from avec.host.session import Session, probe
+from avec.modelcache import manifest_of_bytes
 from avec.protocol import messages
 from avec.protocol.codec import allocate_array
 from avec.protocol.connection import Connection
@@ -240,6 +241,30 @@ def test_a_session_ends_when_the_host_says_nothing_for_long(small: Destination) 
         worker = small.new_worker(before)
         what_comes(sock)
     await_true(lambda: not alive(worker), "the worker has ended")
+
+
+def test_an_upload_ends_when_its_host_offers_models_and_reads_nothing_for_long(
+    small: Destination, tmp_path: Path
+) -> None:
+    settings = host_settings(tmp_path)
+    manifest = manifest_of_bytes(b"a model that is there")
+    with Session(small.url, settings) as session:
+        models.provide(session, b"a model that is there", settings)
+    await_true(lambda: not small.workers(), "the workers of that have ended")
+    offer = messages.Offer(digest=manifest.digest, nbytes=manifest.nbytes)
+    offers = b"".join(
+        frame_bytes(offer, number, (np.frombuffer(manifest.chunks, np.uint8),)) for number in range(1, 20_000)
+    )
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # else the kernel holds megabytes of answers
+        sock.connect(("127.0.0.1", int(small.url.rpartition(":")[2])))
+        sock.settimeout(20.0)
+        sock.sendall(frame_bytes(messages.Hello(messages.VERSION, messages.VERSION, "upload", "x"), 0, ()))
+        with suppress(ConnectionError):  # it may have ended before it has read them all
+            sock.sendall(offers)
+        await_true(lambda: not small.workers(), "its worker has ended")
+    assert "reads nothing" in small.log_text()
 
 
 def test_sigterm_lets_a_call_under_way_be_answered_and_no_new_one_in(tmp_path: Path) -> None:

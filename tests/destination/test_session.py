@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 from avec.communication.channel import Channel, Heartbeat
+from avec.communication.compression import Learned, mask
 from avec.destination import session as destination_session
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Answer, Model
 from avec.destination.session import Session
-from avec.errors import ErrorRecord, ProtocolError, SessionLost
+from avec.errors import DestinationError, ErrorRecord, ProtocolError, SessionLost
 from avec.modelcache import ModelCache, manifest_of_bytes
 from avec.protocol import messages
 from avec.protocol.codec import Frame, encode
 from avec.protocol.messages import Failed, Goodbye, Load, Message, Offer, Release, Result, Run
-from avec.tensor import Array
+from avec.tensor import Array, Encoded, PartSpec, TensorSpec
 from communication.pairs import open_pair
 from destinations import await_true
 
@@ -31,6 +32,9 @@ pytestmark = pytest.mark.usefixtures("tidy")
 WELCOME = messages.Welcome(messages.VERSION, "1", "test")
 PATIENT = Heartbeat(30.0, 3)
 ONE_BYTE = np.zeros(1, np.uint8)
+POOL_NBYTES = 4 << 20
+BROKEN_NBYTES = 3 << 20  # what the pool's allocator cannot give, for no reason that anybody expects
+TOO_LARGE = np.zeros(POOL_NBYTES + 1, np.uint8)
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Serving:
     session: Session
     host: Channel
     executor: HeldExecutor
+    pool: BufferPool
     lost: queue.SimpleQueue[Exception]  # what the receiving thread ended with
     ended: queue.SimpleQueue[Exception]  # what serving ended with
 
@@ -89,14 +94,25 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
     yield from _serving(tmp_path)
 
 
+def _allocate(nbytes: int) -> Array:
+    if nbytes == BROKEN_NBYTES:
+        raise LookupError("no allocator")
+    return np.empty(nbytes, np.uint8)
+
+
 def _serving(tmp_path: Path, resume_s: float = 0.0) -> Iterator[Serving]:
+    pool = BufferPool(_allocate, 1 << 20, POOL_NBYTES)
+
+    def receive_into(number: int, message: Message, index: int, spec: TensorSpec) -> Array:
+        return pool.take(spec)
+
     with open_pair() as (ours, theirs):
         lost: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         ended: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         executor = HeldExecutor()
         session = Session(
-            Channel(theirs, "destination", PATIENT),
-            BufferPool(lambda nbytes: np.empty(nbytes, np.uint8), 1 << 20),
+            Channel(theirs, "destination", PATIENT, receive_into),
+            pool,
             ModelCache(tmp_path / "models", 1 << 30),
             {"held": executor},
             lost.put,
@@ -106,14 +122,14 @@ def _serving(tmp_path: Path, resume_s: float = 0.0) -> Iterator[Serving]:
         def serve() -> None:
             try:
                 session.serve(WELCOME)
-            except (SessionLost, ProtocolError) as exc:
+            except DestinationError as exc:
                 ended.put(exc)
 
         thread = threading.Thread(target=serve)
         thread.start()
         host = Channel(ours, "host", PATIENT)
         assert host.receive().message == WELCOME
-        yield Serving(session, host, executor, lost, ended)
+        yield Serving(session, host, executor, pool, lost, ended)
         executor.let_go.release(1000)
         host.abort()
         thread.join()
@@ -344,3 +360,95 @@ def test_a_failure_after_answers_that_nobody_waits_for_comes_after_them(serving:
     serving.call(3, Run(handle=1, body=b"fail"))
     assert serving.answer().number == 2
     assert isinstance(serving.answer().message, Failed)
+
+
+def test_a_call_that_finds_no_memory_fails_in_its_turn_and_the_session_goes_on(serving: Serving) -> None:
+    serving.load()
+    serving.call(2, Run(handle=1, body=b"before"), ONE_BYTE)
+    serving.call(3, Run(handle=1), ONE_BYTE, TOO_LARGE)
+    serving.call(4, Run(handle=1, body=b"after"), np.ones(100_000, np.uint8))
+    serving.executor.let_go.release(2)
+    assert serving.answer().message.body == b"before"
+    failed = serving.answer()
+    assert (failed.number, failed.message.error.code) == (3, "out-of-memory")
+    assert f"{POOL_NBYTES} bytes are allowed" in failed.message.error.message
+    after = serving.answer()
+    assert (after.message.body, after.arrays[0].sum()) == (b"after", 100_000)
+    assert not serving.pool._taken
+
+
+def test_a_load_that_finds_no_memory_makes_nothing(serving: Serving) -> None:
+    serving.call(1, Load(handle=1, format="held"), TOO_LARGE)
+    assert serving.answer().message.error.code == "out-of-memory"
+    serving.load(2)  # of the same handle
+
+
+def test_a_call_that_finds_no_memory_has_arrived_and_its_failure_is_kept_for_a_host_that_comes_back(
+    resumable: Serving,
+) -> None:
+    resumable.load()
+    resumable.call(2, Run(handle=1, body=b"under way"))
+    resumable.call(3, Run(handle=1), TOO_LARGE)
+    frame = b"".join(bytes(each) for each in encode(Run(handle=1), 4, [TOO_LARGE]))
+    resumable.host.send_encoded([frame[: -len(TOO_LARGE) // 2]])  # and breaks
+    await_true(lambda: resumable.session._received == 3, "it has arrived")
+    with open_pair() as (ours, theirs):
+        resumable.session.resume(Channel(theirs, "destination", PATIENT), 2, 1)
+        host = Channel(ours, "host", PATIENT)
+        assert host.receive().message.received == 3
+        resumable.executor.let_go.release(2)
+        assert host.receive().message.body == b"under way"
+        failed = host.receive()
+        assert (failed.number, failed.message.error.code) == (3, "out-of-memory")
+        host.send(Run(handle=1, body=b"on"), 4)
+        assert host.receive().message.body == b"on"
+        host.send(Goodbye())
+        host.discard(5.0)
+
+
+def test_a_tensor_that_finds_no_memory_to_be_decoded_into_fails_its_call(serving: Serving) -> None:
+    serving.load()
+    zeros = mask.encode(np.zeros(POOL_NBYTES, np.float32), Learned())
+    assert zeros is not None
+    part = Encoded(PartSpec("float32", (POOL_NBYTES,), "mask", zeros.nbytes), zeros)
+    serving.call(2, Run(handle=1), part)
+    assert serving.answer().message.error.code == "out-of-memory"
+    serving.executor.let_go.release()
+    serving.call(3, Run(handle=1, body=b"on"))
+    assert serving.answer().message.body == b"on"
+    assert not serving.pool._taken
+
+
+def test_whatever_else_fails_in_receiving_ends_the_session(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    serving.load()
+    serving.call(2, Run(handle=1), np.zeros(BROKEN_NBYTES, np.uint8))
+    for told in (serving.lost, serving.ended):
+        lost = told.get(timeout=20)
+        assert isinstance(lost, DestinationError)
+        assert str(lost) == "receiving failed: LookupError('no allocator')"
+    with pytest.raises(SessionLost):
+        serving.answer()
+    assert "in _allocate" in caplog.text
+
+
+@pytest.mark.parametrize("message", [Run(handle=1), messages.Chunk(digest="d")])
+def test_the_memory_of_what_is_not_taken_is_given_back(resumable: Serving, message: Message) -> None:
+    """Of an older connection's complete frame, of what a session does not take."""
+    resumable.load()
+    await_true(lambda: not resumable.pool._taken, "the load's is given back")
+    resumable.session._epoch += isinstance(message, Run)  # as between a newer connection and the end of the older
+    resumable.call(2, message, np.zeros(1 << 20, np.uint8))
+    with pytest.raises(SessionLost):
+        resumable.answer()
+    await_true(lambda: not resumable.pool._taken, "nothing is taken")
+    resumable.session.vacate("nobody comes")
+
+
+def test_the_memory_of_a_broken_frame_is_given_back_before_its_host_comes_back(resumable: Serving) -> None:
+    resumable.load()
+    frame = b"".join(bytes(each) for each in encode(Run(handle=1), 2, [np.zeros(1 << 20, np.uint8)]))
+    resumable.host.send_encoded([frame[:-1]])
+    await_true(lambda: bool(resumable.pool._taken), "it is being received")
+    resumable.host.abort()
+    await_true(lambda: not resumable.pool._taken, "it is given back")
+    resumable.session.drain("nobody comes")

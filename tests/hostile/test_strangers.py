@@ -15,7 +15,7 @@ from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, SUBSCRIBER_COUNT
 from avec.host.session import probe
 from avec.protocol import messages
 from avec.protocol.codec import MAGIC, STRANGER_LIMIT
-from destinations import Destination, host_settings, running
+from destinations import Destination, await_true, host_settings, running
 from hostile.test_boundaries import ALL
 from protocol.frames import header
 from protocol.golden import frame_bytes

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from avec.errors import ErrorRecord, ProtocolError
+from avec.errors import AcceleratorOutOfMemory, ErrorRecord, ProtocolError
 from avec.protocol import codec, messages
 from avec.protocol.codec import FrameReader, allocate_array, encode
 from avec.protocol.messages import Message, Parts
@@ -154,6 +154,32 @@ def test_memory_is_asked_for_with_the_number_and_the_place_of_the_tensor() -> No
     reader.trust()
     feed(reader, b"".join(encode(messages.Result(), 7, [np.zeros(2, np.uint8), np.zeros((1, 3), np.int16)])))
     assert asked == [(7, 0, PartSpec("uint8", (2,))), (7, 1, PartSpec("int16", (1, 3)))]
+
+
+@pytest.mark.parametrize("step", [1, 0])
+def test_a_payload_that_finds_no_memory_is_thrown_away_and_the_next_frame_is_whole(step: int) -> None:
+    small, large = np.arange(9, dtype=np.uint8), np.full(codec.META_LIMIT + 5000, 7, np.uint8)
+    no_room = AcceleratorOutOfMemory("no room")
+    given: list[Array] = []
+
+    def allocate(number: int, message: Message, index: int, spec: TensorSpec) -> Array:
+        if spec.nbytes > small.nbytes:
+            raise no_room
+        given.append(allocate_array(number, message, index, spec))
+        return given[-1]
+
+    reader = FrameReader(allocate)
+    reader.trust()
+    frames = [
+        encode(messages.Run(handle=1, body=b"first"), 5, [small, large, small]),
+        encode(messages.Run(handle=1, body=b"second"), 6, [small]),
+    ]
+    refused, taken = feed(reader, b"".join(bytes(each) for frame in frames for each in frame), step)
+    assert (refused.number, refused.message.body, refused.refused) == (5, b"first", no_room)
+    assert [id(array) for array in refused.arrays] == [id(given[0])]  # for who gave it to take back
+    assert refused.nbytes == sum(memoryview(each).nbytes for each in frames[0])
+    assert (taken.number, taken.message.body, taken.refused) == (6, b"second", None)
+    np.testing.assert_array_equal(taken.arrays[0], small)
 
 
 def test_an_array_that_is_not_contiguous_is_refused_with_its_strides() -> None:

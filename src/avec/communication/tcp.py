@@ -58,7 +58,10 @@ class TcpTransport:
     def send(self, buffers: Sequence[Buffer]) -> None:
         waiting = [memoryview(buffer) for buffer in buffers]
         while waiting:
-            sent = self._socket.sendmsg(waiting[:IOV_LIMIT])
+            try:
+                sent = self._socket.sendmsg(waiting[:IOV_LIMIT])
+            except BlockingIOError as exc:  # SO_SNDTIMEO ran out
+                raise TimeoutError(f"{self._peer} reads nothing") from exc
             waiting = _rest(waiting, sent)
 
     def writable(self) -> bool:
@@ -104,10 +107,14 @@ class TcpTransport:
         retransmissions, silent_ms = _INFO_FIELDS.unpack(info)
         return bool(retransmissions >= CUT_RETRANSMISSIONS and silent_ms >= CUT_MS)
 
+    def limit_sending(self, timeout_s: float) -> None:
+        """Make `send` raise TimeoutError when the peer has read nothing for so long."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
+
     def part(self, nbytes: int, timeout_s: float) -> None:
         """Have the kernel hold so many bytes for a peer that reads slowly, and no `send` take longer than that."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, nbytes)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
+        self.limit_sending(timeout_s)
 
     def finish(self) -> None:
         with contextlib.suppress(OSError):  # the peer may have ended it first

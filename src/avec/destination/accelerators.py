@@ -111,11 +111,25 @@ class Accelerator:
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
     def host_buffer(self, nbytes: int) -> Array:
-        """Allocate uint8 host memory; page-locked beside a GPU, where it copies five times as fast."""
-        if self.device.type == "cuda":
+        """Allocate uint8 host memory; page-locked beside a GPU, where it copies five times as fast.
+
+        Raises:
+            MemoryError: there is none.
+        """
+        if self.device.type != "cuda":
+            return np.empty(nbytes, np.uint8)
+        try:
             pinned: Array = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy()
-            return pinned
-        return np.empty(nbytes, np.uint8)
+        except RuntimeError as exc:
+            if "out of memory" not in str(exc):
+                raise
+            raise MemoryError(f"{nbytes} bytes of page-locked memory: {str(exc).partition(chr(10))[0]}") from exc
+        return pinned
+
+    @property
+    def messages_nbytes(self) -> int:
+        """How much memory of this machine a session's messages may hold: a call as large as all that it may have."""
+        return self.info.memory_nbytes + MESSAGES_NBYTES
 
     def _describe(self) -> AcceleratorInfo:
         if self.device.type == "cuda":

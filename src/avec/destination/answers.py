@@ -95,7 +95,8 @@ class Answers:
     def secure(self) -> None:
         """Copy the last answer if the host may lack it: the executor's arrays are valid until the next call only.
 
-        While no connection is and there is no room for more copies, this waits for the host to come back.
+        Where there is no room for more copies, or no memory, the oldest answers are given up; while no connection is,
+        this waits for the host to come back instead.
         """
         kept = self._borrowed
         if kept is None or kept.number <= self._acknowledged:
@@ -103,18 +104,12 @@ class Answers:
         nbytes = sum(array.nbytes for array in kept.arrays)
         with self._lock:
             self._forget()  # another connection's host may have acknowledged it meanwhile
-            while self._borrowed is not None and self._kept_nbytes + nbytes > KEPT_NBYTES:
+            while self._borrowed is not None and not self._copy(kept, nbytes):
                 if self._channel is None and self._keep:
                     self._changed.wait()
                     self._forget()
                 else:
                     self._drop()
-            if self._borrowed is not None:
-                copied = self._copied if nbytes >= SMALL_NBYTES else np.copy
-                kept.arrays = [each if isinstance(each, Encoded) else copied(each) for each in kept.arrays]
-                kept.nbytes = nbytes
-                self._kept_nbytes += nbytes
-                self._borrowed = None
 
     def take_over(self, channel: Channel, epoch: int, answered: int, welcome: Welcome) -> None:
         """Go on over another connection: say welcome, and send what the host lacks.
@@ -175,9 +170,28 @@ class Answers:
         elif kept.nbytes:
             self._kept_nbytes -= kept.nbytes
             if kept.nbytes >= SMALL_NBYTES:
-                self._pool.give_back([each for each in kept.arrays if not isinstance(each, Encoded)])
+                self._give_back(kept.arrays)
+
+    def _copy(self, kept: _Kept, nbytes: int) -> bool:
+        """Make the borrowed answer independent of the executor's arrays, if there is room for that."""
+        if self._kept_nbytes + nbytes > KEPT_NBYTES:
+            return False
+        copied = self._copied if nbytes >= SMALL_NBYTES else np.copy
+        copies: list[Part] = []
+        try:
+            copies.extend(each if isinstance(each, Encoded) else copied(each) for each in kept.arrays)
+        except MemoryError:
+            self._give_back(copies)
+            return False
+        kept.arrays, kept.nbytes = copies, nbytes
+        self._kept_nbytes += nbytes
+        self._borrowed = None
+        return True
 
     def _copied(self, array: Array) -> Array:
         copy = self._pool.take(spec_of(array))
         copy[...] = array
         return copy
+
+    def _give_back(self, copies: Sequence[Part]) -> None:
+        self._pool.give_back([each for each in copies if not isinstance(each, Encoded)])

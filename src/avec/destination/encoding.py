@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -59,7 +60,8 @@ class Encodings:
         parts: list[Part] = list(arrays)
         for place, (codec, array) in enumerate(zip(message.codecs, arrays, strict=False)):
             if codec in self._available and array.nbytes >= LEAST_NBYTES:
-                parts[place] = encode(codec, array, self._memory(message.handle, place)) or array
+                with suppress(MemoryError):  # nor does it where there is no memory for it
+                    parts[place] = encode(codec, array, self._memory(message.handle, place)) or array
         return parts
 
     def _memory(self, handle: int, place: int) -> Learned:

@@ -25,6 +25,7 @@ from avec.destination.encoding import Encodings
 from avec.destination.executors import Answer, Executor, Model
 from avec.destination.sharing.turns import Alone, Turns
 from avec.errors import (
+    DestinationError,
     InvalidArgument,
     ProtocolError,
     QuotaExceeded,
@@ -118,7 +119,7 @@ class Session:
         pool: BufferPool,
         cache: ModelCache,
         executors: Mapping[str, Executor],
-        on_lost: Callable[[SessionLost | ProtocolError], None],
+        on_lost: Callable[[DestinationError], None],
         resume_s: float = 0.0,
         on_broken: Callable[[int], None] = lambda epoch: None,
         turns: Turns | Alone | None = None,
@@ -128,8 +129,8 @@ class Session:
         Args:
             pool: where the channel receives tensors into.
             executors: by model format.
-            on_lost: called by a receiving thread when the host is gone or broke the protocol, perhaps in the middle of
-                a long call.
+            on_lost: called by a receiving thread when the host is gone or broke the protocol, or when that thread
+                itself failed, perhaps in the middle of a long call.
             resume_s: how long to wait for a host whose connection broke; 0: it is gone at once.
             on_broken: called by a receiving thread when that wait begins, with the epoch of the connection that broke.
             turns: on the accelerator that the executors use.
@@ -167,6 +168,7 @@ class Session:
         Raises:
             SessionLost: the host is gone.
             ProtocolError: the host broke the protocol.
+            DestinationError: receiving failed.
         """
         self._welcome = welcome
         self._channel.send(welcome)
@@ -247,17 +249,17 @@ class Session:
         self._receiver.start()
 
     def _receive_all(self, channel: Channel, epoch: int, answered: int | None, received: int) -> None:
-        """Serve one connection to its end: give the host what it lacks, if it has come back, and receive."""
         try:
-            if answered is not None:
-                welcome = msgspec.structs.replace(self._welcome, secret="", received=received)
-                self._answers.take_over(channel, epoch, answered, welcome)
-            while True:
-                frame = channel.receive()
-                self._note(frame, epoch)
-                if isinstance(frame.message, Release):
-                    while not self._releases.wait_for_room(LIFE_S):
-                        channel.measure()
+            self._attend_to(channel, epoch, answered, received)
+        except BaseException as exc:  # nobody shall wait for what nobody receives
+            log.exception("session %s: receiving from %s failed", self._welcome.session, channel.peer)
+            channel.abort()
+            self._lose(DestinationError(f"receiving failed: {exc!r}"))
+
+    def _attend_to(self, channel: Channel, epoch: int, answered: int | None, received: int) -> None:
+        """Serve one connection to its end, and wait until another takes its place, or its host is lost."""
+        try:
+            self._receive(channel, epoch, answered, received)
         except Overtaken:
             self._answers.part(channel)
         except AnswersGone as exc:
@@ -271,11 +273,34 @@ class Session:
         except ProtocolError as exc:
             self._answers.part(channel)
             self._lose(exc)
+
+    def _receive(self, channel: Channel, epoch: int, answered: int | None, received: int) -> None:
+        """Give the host what it lacks, if it has come back, and receive until the connection ends."""
+        try:
+            if answered is not None:
+                welcome = msgspec.structs.replace(self._welcome, secret="", received=received)
+                self._answers.take_over(channel, epoch, answered, welcome)
+            while True:
+                frame = channel.receive()
+                noted = False
+                try:
+                    noted = self._note(frame, epoch)
+                finally:
+                    if not noted:
+                        self._pool.give_back(frame.arrays)
+                if isinstance(frame.message, Release):
+                    while not self._releases.wait_for_room(LIFE_S):
+                        channel.measure()
         finally:
             self._pool.give_back(channel.unfinished())
 
-    def _note(self, frame: Frame, epoch: int) -> None:
-        """Have a frame carried out, unless a newer connection has taken over: then the host will send it again."""
+    def _note(self, frame: Frame, epoch: int) -> bool:
+        """Have a frame carried out; False for what comes after a goodbye.
+
+        Raises:
+            Overtaken: a newer connection has taken over, and the host will send it again.
+            ProtocolError: the host may not send that.
+        """
         received_ns = clock_ns()
         message = frame.message
         with self._taking:
@@ -284,7 +309,7 @@ class Session:
             if not isinstance(message, (*CALLS, Release, Goodbye)):  # else it would wait its turn, with its tensors
                 raise ProtocolError(f"{type(message).__name__} is not expected in a session")
             if self._leaving:  # nothing but releases comes after a goodbye
-                return
+                return False
             if isinstance(message, CALLS):
                 if frame.number <= self._received:
                     raise ProtocolError(f"call {frame.number} a second time; the last was {self._received}")
@@ -296,6 +321,7 @@ class Session:
             self._inbox.put((frame, received_ns))
         if isinstance(message, CALLS):
             self._answers.acknowledge(message.answered)
+        return True
 
     def _await_host(self, epoch: int, broke: SessionLost) -> None:
         """A connection broke: wait for another, on its receiving thread."""
@@ -320,7 +346,7 @@ class Session:
         reason = "it is shutting down" if self._draining else f"its host did not come back in {self._resume_s:g} s"
         self._lose(SessionLost(f"{broke}; {reason}"))
 
-    def _lose(self, exc: SessionLost | ProtocolError) -> None:
+    def _lose(self, exc: DestinationError) -> None:
         self._inbox.put(exc)
         self._on_lost(exc)
 
@@ -328,16 +354,19 @@ class Session:
         """Carry out one message and answer it; a call's failure is an answer, and the session goes on."""
         self._answers.secure()
         message, nbytes, kernels = frame.message, _nbytes(frame), 0
-        taken_ns = clock_ns()
-        frame = self._encodings.decode(frame)
-        decoded_ns = clock_ns()
-        has_turn = isinstance(message, Run)
-        began_ns = self._turns.begin() if has_turn else decoded_ns
+        taken_ns = decoded_ns = began_ns = clock_ns()
+        end_turn = self._turns.rest
         result: Message
         arrays: Sequence[Array] = ()
         parts: Sequence[Part] = ()
         late = False
         try:
+            if frame.refused is not None:
+                raise frame.refused
+            frame = self._encodings.decode(frame)
+            decoded_ns = began_ns = clock_ns()
+            if isinstance(message, Run):
+                began_ns, end_turn = self._turns.begin(), self._turns.end
             match message:
                 case Release(handles=handles):
                     self._releases.add(-frame.nbytes)
@@ -361,7 +390,7 @@ class Session:
         finally:
             self._pool.give_back(frame.arrays)
             # Before the answer goes, which may take long: others have the accelerator meanwhile.
-            (self._turns.end if has_turn else self._turns.rest)(self._inbox.qsize())
+            end_turn(self._inbox.qsize())
         if isinstance(result, Result | Failed):
             ended_ns = clock_ns()
             parts = self._encodings.encode(message, arrays)

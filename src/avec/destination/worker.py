@@ -20,6 +20,7 @@ import msgspec
 from avec import __version__
 from avec.communication.channel import Channel, Heartbeat
 from avec.communication.tcp import adopt
+from avec.communication.transport import Transport
 from avec.destination.accelerators import Accelerator
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
@@ -91,7 +92,10 @@ def _conclude(assignment: Assignment, exc: AvecError) -> int:
 
 def _serve_uploads(descriptor: int, assignment: Assignment, cache: ModelCache, settings: Settings) -> None:
     uploads = Uploads(cache)
-    channel = _open(descriptor, assignment.peer, settings, uploads.allocate)
+    transport = adopt(descriptor, assignment.peer)
+    # One thread receives and sends, so a host that does not read would be waited for, whatever else it does.
+    transport.limit_sending(settings.idle_host_timeout_s)
+    channel = _open(transport, settings, uploads.allocate)
     channel.send(Welcome(version=VERSION, session=assignment.session, software=f"avec {__version__}"))
     uploads.serve(channel)
 
@@ -111,10 +115,10 @@ def _serve_session(
     accelerator.replay_nbytes = lambda: board["replay_nbytes"]
     if accelerator.device.type == "cpu":
         accelerator.models = cache
-    pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
+    pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES, accelerator.messages_nbytes)
 
     def open_channel(descriptor: int, peer: str) -> Channel:
-        return _open(descriptor, peer, settings, lambda number, message, index, spec: pool.take(spec))
+        return _open(adopt(descriptor, peer), settings, lambda number, message, index, spec: pool.take(spec))
 
     channel = open_channel(descriptor, assignment.peer)
     try:
@@ -234,7 +238,7 @@ def _heed(
             session.resume(channel, resumed.epoch, resumed.answered)
 
 
-def _open(descriptor: int, peer: str, settings: Settings, allocate: Allocate) -> Channel:
+def _open(transport: Transport, settings: Settings, allocate: Allocate) -> Channel:
     # A host may hold its interpreter lock for long, so it gets far more patience than it has with us.
     misses = max(1, round(settings.idle_host_timeout_s / settings.heartbeat_s))
-    return Channel(adopt(descriptor, peer), "destination", Heartbeat(settings.heartbeat_s, misses), allocate)
+    return Channel(transport, "destination", Heartbeat(settings.heartbeat_s, misses), allocate)

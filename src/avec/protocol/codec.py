@@ -6,7 +6,8 @@ nothing between them:
     "AV" | version u8 | type u8 | meta length u32 | payload length u64 | number u64        (little-endian)
 
 `encode` gives buffers for a gathering write; `FrameReader` says where the next bytes belong, so that tensors are
-received in place. Every length is checked against a bound before it is believed.
+received in place. Every length is checked against a bound before it is believed. A payload that finds no memory is
+received all the same, and thrown away, so that the connection goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from avec.errors import ProtocolError
+from avec.errors import AcceleratorOutOfMemory, ProtocolError
 from avec.protocol import messages
 from avec.protocol.messages import Message, Parts
 from avec.tensor import Array, Encoded, PartSpec, TensorSpec, bytes_view, spec_of
@@ -54,12 +55,14 @@ class Frame(msgspec.Struct, frozen=True):
     """One message with its number (the call that it belongs to, else 0), its tensors and its size on the wire.
 
     Of a part that a codec has written, the array holds the bytes; `message.parts` says which codec.
+    With `refused` the payload was thrown away: it says why, and the arrays are memory with nothing in it.
     """
 
     number: int
     message: Message
     arrays: tuple[Array, ...] = ()
     nbytes: int = 0
+    refused: AcceleratorOutOfMemory | None = None
 
 
 def encode(message: Message, number: int = 0, arrays: Sequence[Part] = ()) -> list[Buffer]:
@@ -88,7 +91,7 @@ class FrameReader:
     """Puts frames together from bytes as they come.
 
     The caller fills `buffer()` from the network and says so with `advance(n)`. `allocate` gives the memory that a
-    tensor is received into; it is asked once its message is known and checked.
+    tensor is received into; it is asked once its message is known and checked, and may raise AcceleratorOutOfMemory.
     """
 
     def __init__(self, allocate: Allocate, limit: int = STRANGER_LIMIT) -> None:
@@ -135,6 +138,8 @@ class FrameReader:
         self._message: Message | None = None
         self._arrays: list[Array] = []
         self._waiting: list[memoryview] = []
+        self._refused: AcceleratorOutOfMemory | None = None
+        self._waste_nbytes = 0  # of the payload, still to be thrown away
 
     def _step(self) -> Frame | None:
         if self._message_type is None:
@@ -146,11 +151,16 @@ class FrameReader:
         if self._waiting:
             self._target = self._waiting.pop(0)
             return None
+        if self._waste_nbytes:
+            self._target = self._meta[: self._waste_nbytes]  # the message has been decoded from it
+            self._waste_nbytes -= self._target.nbytes
+            return None
         frame = Frame(
             self._number,
             self._message,
             tuple(self._arrays),
             HEADER.size + self._meta_nbytes + self._payload_nbytes,
+            self._refused,
         )
         self._reset()
         return frame
@@ -171,7 +181,7 @@ class FrameReader:
         self._message_type = message_type
         self._number, self._meta_nbytes, self._payload_nbytes = number, meta_nbytes, payload_nbytes
         if meta_nbytes > len(self._meta):
-            self._meta = memoryview(bytearray(META_LIMIT))
+            self._grow_meta()
         self._target = self._meta[:meta_nbytes]
 
     def _read_meta(self, message_type: type[Message]) -> None:
@@ -183,6 +193,15 @@ class FrameReader:
         parts = message.parts if isinstance(message, Parts) else ()
         self._check_parts(message_type, parts)
         self._message = message
+        try:
+            self._make_room(message, parts)
+        except AcceleratorOutOfMemory as exc:
+            self._refused = exc
+            self._waiting.clear()
+            self._waste_nbytes = self._payload_nbytes
+            self._grow_meta()  # fewer pieces
+
+    def _make_room(self, message: Message, parts: tuple[PartSpec, ...]) -> None:
         for index, spec in enumerate(parts):
             if spec.codec != "raw":
                 spec = PartSpec("uint8", (spec.encoded_nbytes,))
@@ -190,6 +209,10 @@ class FrameReader:
             self._arrays.append(array)
             if array.nbytes:
                 self._waiting.append(bytes_view(array))
+
+    def _grow_meta(self) -> None:
+        if len(self._meta) < META_LIMIT:
+            self._meta = memoryview(bytearray(META_LIMIT))
 
     def _check_parts(self, message_type: type[Message], parts: tuple[PartSpec, ...]) -> None:
         _check_count(message_type, len(parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -13,17 +14,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 import pytest
 
 from avec.config import Settings
+from avec.destination.accelerators import MESSAGES_NBYTES
 from avec.destination.users import Users
 from avec.errors import AcceleratorOutOfMemory, DestinationFull, QuotaExceeded
 from avec.host.calls import Call
 from avec.host.session import Session, probe
-from destinations import Destination, Net, await_true, floats, host_settings, relu, running
+from avec.protocol.codec import CALL_PAYLOAD_LIMIT
+from avec.protocol.messages import VERSION, Hello, Run
+from avec.tensor import PartSpec
+from destinations import Destination, Net, alive, await_true, floats, host_settings, relu, running
 from launching import AVEC, environ, execute
+from protocol.frames import header
+from protocol.golden import frame_bytes
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -46,6 +55,12 @@ class Shared:
         """Those of a host of a new user."""
         token = self.users.add(name, **quotas)
         return replace(host_settings(self.folder / name), token=token, resume_timeout_s=0.0)
+
+    @property
+    def port(self) -> int:
+        port = urlsplit(self.destination.url).port
+        assert port is not None
+        return port
 
     def audit(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.destination.cache_dir / "audit.jsonl").read_text().splitlines()]
@@ -201,6 +216,37 @@ def test_out_of_memory_in_one_session_ends_neither_it_nor_another(shared: Shared
                 Net(session, large, (1, 16384))
             assert relu(session).forward(floats(-1, 2, -3, 4)).wait().arrays[0].tolist() == [0, 2, 0, 4]
         assert net.forward(floats(1, -2, 3, 4)).wait().arrays[0].tolist() == [1, 0, 3, 4]
+
+
+def test_a_call_larger_than_all_that_a_session_may_have_fails_in_its_turn_and_the_session_goes_on(
+    shared: Shared,
+) -> None:
+    settings = replace(shared.settings("ida"), memory=QUOTA_NBYTES)
+    with Session(shared.destination.url, settings, "test") as session:
+        net = relu(session)
+        before = net.forward(floats(1, -2, 3, 4))
+        large = net.forward(np.zeros((QUOTA_NBYTES + MESSAGES_NBYTES) // 4 + 1, np.float32))
+        after = net.forward(floats(-1, 2, -3, 4))
+        assert before.wait().arrays[0].tolist() == [1, 0, 3, 4]
+        with pytest.raises(AcceleratorOutOfMemory, match=r"are allowed them; .* declare more memory"):
+            large.wait()
+        assert after.wait().arrays[0].tolist() == [0, 2, 0, 4]
+
+
+def test_a_host_that_promises_more_than_it_may_send_and_leaves_holds_no_place(shared: Shared) -> None:
+    """A worker whose receiving thread ended was there for ever."""
+    settings = shared.settings("ugo")
+    hello = frame_bytes(
+        Hello(VERSION, VERSION, "session", "x", token=settings.token or "", memory_nbytes=QUOTA_NBYTES), 0, ()
+    )
+    meta = msgspec.msgpack.encode(Run(parts=(PartSpec("uint8", (CALL_PAYLOAD_LIMIT,)),), handle=1))
+    before = shared.destination.workers()
+    with socket.create_connection((urlsplit(shared.destination.url).hostname, shared.port), 10.0) as sock:
+        sock.sendall(hello)
+        assert sock.recv(3) == b"AV" + bytes([VERSION])
+        worker = shared.destination.new_worker(before)
+        sock.sendall(header(Run, len(meta), CALL_PAYLOAD_LIMIT, 1) + meta + b"x")
+    await_true(lambda: not alive(worker), "its worker has ended")
 
 
 OUT_OF_MEMORY = f"""
