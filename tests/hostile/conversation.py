@@ -73,6 +73,8 @@ class Frames:
     kinds: tuple[type[Message], ...]
     places: tuple[Place, ...]
     opened: int  # bytes up to the end of the session's opening: what comes before is no session's yet
+    described: tuple[int, ...]  # where headers and bodies lie: all bytes but those of tensors and chunks
+    nbytes: int
 
 
 def frames_of(record: bytes) -> Frames:
@@ -80,12 +82,12 @@ def frames_of(record: bytes) -> Frames:
     reader = FrameReader(allocate_array)
     reader.trust()
     frames = feed(reader, record)
-    assert reader.idle
-    places, begin, ends = [], 0, []
+    places, begin, ends, described = [], 0, [], []
     for frame in frames:
         kind = type(frame.message).__name__
         end = begin + frame.nbytes
         payload = sum(array.nbytes for array in frame.arrays)
+        described += range(begin, end - payload)
         inner = (begin, begin + HEADER.size, end - payload, end)
         if begin:  # at the very beginning nothing shows which connection is meant
             places.append(Place(begin, f"before a {kind}"))
@@ -95,7 +97,7 @@ def frames_of(record: bytes) -> Frames:
         ends.append(begin := end)
     unique = {place.offset: place for place in places}
     kinds = tuple(type(frame.message) for frame in frames)
-    return Frames(kinds, tuple(unique[offset] for offset in sorted(unique)), ends[0])
+    return Frames(kinds, tuple(unique[offset] for offset in sorted(unique)), ends[0], tuple(described), begin)
 
 
 def recorded(relay: Relay, settings: Settings, model: bytes) -> tuple[Frames, Frames]:

@@ -204,6 +204,10 @@ class Recovery:
         if deaths > DEATHS_LIMIT:
             raise SessionLost(f"{gone}; {DEATHS_LIMIT} more workers have died of the call after {answered}") from gone
 
+    def close(self) -> None:
+        """Let go of what was kept, memory and snapshots, whoever still refers to the session; nothing comes later."""
+        self._journal = None
+
     def _let_go(self, entry: Entry) -> None:
         if entry.copied:
             self._copies.take_back(entry.frames)

@@ -265,6 +265,7 @@ class Session:
         sender.join()
         if not receiver.is_alive():  # else it closes what it has, once it sees that nobody wants that
             self._channel.close()
+            self._recovery.close()
         self._note_origin()
 
     def forget(self) -> None:
