@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from avec.protocol.messages import AcceleratorInfo
 from destinations import PYTHON, Destination, await_true, floats, relu, running
 from launching import AVEC, environ
 
+CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())  # its number as a system call
 ATTEMPT = """
 import os, socket, subprocess, sys, tempfile, threading, ctypes
 from dataclasses import replace
@@ -50,7 +52,7 @@ def attempt(tmp_path: Path, expression: str, off: Sequence[str] = ()) -> str:
     (cache / "users" / "bob" / "models").mkdir(parents=True, exist_ok=True)
     (cache / "users" / "bob" / "models" / "secret").write_text("bob's")
     code = ATTEMPT.format(
-        cache=str(cache), secrets=str(secrets), attempt=expression.format(tmp=tmp_path), off=list(off)
+        cache=str(cache), secrets=str(secrets), attempt=expression.format(tmp=tmp_path, clone=CLONE), off=list(off)
     )
     done = subprocess.run(
         [PYTHON, "-P", "-c", code], env=environ(), cwd="/", capture_output=True, text=True, check=False, timeout=60
@@ -87,6 +89,12 @@ REFUSED = {
     "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'mount'))",
     "a namespace": "0 if ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0 "
     "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'unshare'))",
+    "a namespace by clone": "0 if ctypes.CDLL(None, use_errno=True).syscall({clone}, 0x10000011, 0, 0, 0, 0) >= 0 "
+    "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'clone'))",
+    "a packet to a local service": "[each.sendto(b'', '/run/any.sock') for each in [socket.socket(socket.AF_UNIX, "
+    "socket.SOCK_DGRAM)]]",
+    "a packet by one of a pair": "[each.sendto(b'', '/run/any.sock') for each in socket.socketpair(socket.AF_UNIX, "
+    "socket.SOCK_DGRAM)]",
     "root's powers": "os.chown(tempfile.gettempdir(), 12345, 12345)",
 }
 
@@ -101,7 +109,10 @@ GRANTED = {
     "its own temporary files": "tempfile.TemporaryFile().close()",
     "threads": "threading.Thread(target=int).start()",
     "compilers, which graphs are compiled with": "subprocess.run([sys.executable, '-c', ''], check=True) and None",
+    "children": "[os.waitpid(pid, 0)[1] for pid in [os.fork() or os._exit(0)]] and None",
     "pairs of sockets": "[each.close() for each in socket.socketpair()] and None",
+    "pairs of sockets that keep messages apart": "[each.close() for each in socket.socketpair(socket.AF_UNIX, "
+    "socket.SOCK_SEQPACKET)] and None",
     "what its children may": "subprocess.run(['cat', '/proc/self/status'], capture_output=True).returncode or None",
 }
 

@@ -24,6 +24,7 @@ ON = "on"
 # Source: linux/prctl.h, linux/landlock.h, linux/seccomp.h, linux/filter.h, linux/capability.h.
 _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 24, 22, 38
 _SECCOMP_MODE_FILTER, _SECCOMP_ALLOW, _SECCOMP_ERRNO = 2, 0x7FFF0000, 0x00050000
+_NAMESPACES = 0x7E020000  # flags of clone; that of time alone is not among them, and needs unshare or clone3
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every processor
 _LANDLOCK_VERSION_FLAG, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE, _IOCTL = 1, 2, 4, 8, 1 << 14, 1 << 15
@@ -52,7 +53,10 @@ REFUSED_CALLS = {
     "acct": (163, 89), "quotactl": (179, 60), "open_by_handle_at": (304, 265), "personality": (135, 92),
     "connect": (42, 203),
 }  # fmt: skip
-_SOCKET = (41, 198)
+# Judged by their arguments, too.
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+_SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
+_SOCKET_TYPE = 0xF  # the rest are flags. Source: linux/net.h
 _PROCESSORS = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # place in the tables, AUDIT_ARCH
 
 
@@ -169,23 +173,35 @@ def _filter_calls(libc: ctypes.CDLL, may_connect: bool) -> None:
     if platform.machine() not in _PROCESSORS:
         raise OSError(errno.ENOSYS, f"no table of system calls for {platform.machine()}")
     place, architecture = _PROCESSORS[platform.machine()]
-    refused = [numbers[place] for name, numbers in REFUSED_CALLS.items() if name != "connect" or not may_connect]
-    program = _program(refused, _SOCKET[place], architecture)
+    program = _program(place, architecture, may_connect)
     memory = ctypes.create_string_buffer(program)
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
     _checked(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))
 
 
-def _program(refused: Iterable[int], socket_call: int, architecture: int) -> bytes:
-    """A filter in classic BPF over struct seccomp_data: number at 0, architecture at 4, first argument at 16."""
-    refuse = _instruction(0x06, _SECCOMP_ERRNO | errno.EPERM)
+def _program(place: int, architecture: int, may_connect: bool) -> bytes:
+    """A filter in classic BPF over struct seccomp_data: number at 0, architecture at 4, arguments from 16 on."""
+    allow, refuse = _instruction(0x06, _SECCOMP_ALLOW), _instruction(0x06, _SECCOMP_ERRNO | errno.EPERM)
     steps = [_load(4), _equal(architecture, 1, 0), refuse, _load(0)]
     steps += [_instruction(0x35, 0x40000000, 0, 1), refuse]  # x86_64's second set of numbers (x32)
-    for number in refused:
-        steps += [_equal(number, 0, 1), refuse]
-    # A socket of its own may only be a local one: pairs of them are how processes talk to their children.
-    steps += [_equal(socket_call, 0, 3), _load(16), _equal(socket.AF_UNIX, 1, 0), refuse]
-    return b"".join([*steps, _instruction(0x06, _SECCOMP_ALLOW)])
+    for name, numbers in REFUSED_CALLS.items():
+        if name != "connect" or not may_connect:
+            steps += _where(numbers[place], refuse)
+    # The flags of clone3 lie in memory, where a filter cannot look: libc takes clone where there is no clone3.
+    steps += _where(_CLONE3[place], _instruction(0x06, _SECCOMP_ERRNO | errno.ENOSYS))
+    steps += _where(_CLONE[place], _load(16), _instruction(0x45, _NAMESPACES, 0, 1), refuse, allow)
+    # Local sockets alone, and of them none whose packets need no connection: an address says where each goes, to
+    # whatever service listens, and it lies in memory, too. Pairs are how processes talk to their children.
+    for call in (_SOCKET, _SOCKETPAIR):
+        kind = (_load(24), _instruction(0x54, _SOCKET_TYPE))
+        connected = (_equal(socket.SOCK_STREAM, 1, 0), _equal(socket.SOCK_SEQPACKET, 0, 1), allow, refuse)
+        steps += _where(call[place], _load(16), _equal(socket.AF_UNIX, 1, 0), refuse, *kind, *connected)
+    return b"".join([*steps, allow])
+
+
+def _where(call: int, *steps: bytes) -> list[bytes]:
+    """The steps for one system call, whose last one decides; the others jump over them."""
+    return [_equal(call, 0, len(steps)), *steps]
 
 
 def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
