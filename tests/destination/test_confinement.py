@@ -95,6 +95,8 @@ REFUSED = {
     "socket.SOCK_DGRAM)]]",
     "a packet by one of a pair": "[each.sendto(b'', '/run/any.sock') for each in socket.socketpair(socket.AF_UNIX, "
     "socket.SOCK_DGRAM)]",
+    "a device that is no accelerator": "open('/dev/ptmx', 'rb')",
+    "what the machine keeps to itself": "open('/etc/shadow', 'rb')",
     "root's powers": "os.chown(tempfile.gettempdir(), 12345, 12345)",
 }
 
@@ -107,6 +109,8 @@ def test_a_worker_is_refused(tmp_path: Path, what: str) -> None:
 GRANTED = {
     "its own models": "open('{tmp}/cache/users/ann/models/x', 'w').close()",
     "its own temporary files": "tempfile.TemporaryFile().close()",
+    "devices that all programs use": "[open('/dev/' + name, 'r+b').close() for name in ('null', 'zero', 'urandom')] "
+    "and None",
     "threads": "threading.Thread(target=int).start()",
     "compilers, which graphs are compiled with": "subprocess.run([sys.executable, '-c', ''], check=True) and None",
     "children": "[os.waitpid(pid, 0)[1] for pid in [os.fork() or os._exit(0)]] and None",

@@ -36,7 +36,17 @@ _SCOPES = 3  # abstract Unix sockets and signals of processes outside
 _CAPABILITY_VERSION = 0x20080522
 _LAST_CAPABILITY = 63
 
-SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/proc", "/sys", "/nix", "/run/nvidia")
+SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/proc", "/sys", "/nix", "/run/nvidia")
+# What libraries look up of the machine. Not all of /etc: keys and passwords lie there, which root's workers could read.
+SYSTEM_FILES = tuple(
+    f"/etc/{name}" for name in
+    "ld.so.cache ld.so.conf ld.so.conf.d ld.so.preload alternatives static localtime timezone os-release passwd group "
+    "nsswitch.conf hosts gai.conf machine-id mime.types locale.alias locale.conf fonts OpenCL vulkan glvnd nvidia "
+    "nvidia-container-runtime nvidia-imex cuda ssl/openssl.cnf pki/tls/openssl.cnf crypto-policies".split()
+)  # fmt: skip
+# NVIDIA's on PCs and on Tegra, WSL's, AMD's and Intel's.
+ACCELERATORS = ("nvidia*", "nvhost*", "nvmap", "nvgpu", "dxg", "dri", "kfd")
+DEVICES = (*ACCELERATORS, "null", "zero", "full", "random", "urandom")
 
 # Refused system calls and their numbers on (x86_64, aarch64): other processes' memory, other namespaces, the kernel's
 # inside, and connections. Not execve: compiling graphs starts compilers. Not bind, listen and accept: CUDA opens a
@@ -132,9 +142,11 @@ def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path], mps: Path | Non
     ruleset = _checked(libc.syscall(_LANDLOCK_CREATE, attributes, len(attributes), 0))
     try:
         reading = _EXECUTE | _READ_FILE | _READ_DIR
-        for path in (*SYSTEM_FOLDERS, *_python_paths()):
+        for path in (*SYSTEM_FOLDERS, *SYSTEM_FILES, *_python_paths()):
             _allow(libc, ruleset, path, reading & rights)
-        _allow(libc, ruleset, "/dev", (_READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL) & rights)  # accelerators
+        _allow(libc, ruleset, "/dev", _READ_DIR)  # CUDA looks there for what there is
+        for device in (found for name in DEVICES for found in Path("/dev").glob(name)):
+            _allow(libc, ruleset, str(device), (_READ_FILE | _WRITE_FILE | _READ_DIR | _IOCTL) & rights)
         # CUDA gives its threads names there, and does not start where it may not.
         _allow(libc, ruleset, "/proc/self", (_READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE) & rights)
         shared = _READ_FILE | _WRITE_FILE | _READ_DIR | _CREATE_FILE | _REMOVE_FILE | _TRUNCATE
