@@ -19,7 +19,10 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from avec.destination.worker_user import ROOT, WorkerUser, become, hand_over, out_of_reach, own_proc
+
 ON = "on"
+NOT_ROOT = "workers not under root"
 
 # Source: linux/prctl.h, linux/landlock.h, linux/seccomp.h, linux/filter.h, linux/capability.h.
 _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 24, 22, 38
@@ -33,7 +36,9 @@ _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL  # the o
 _FS_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15}  # bits; from 5 on 16
 _NET_RIGHTS = 3  # bind and connect of TCP
 _SCOPES = 3  # abstract Unix sockets and signals of processes outside
-_CAPABILITY_VERSION = 0x20080522
+_CAPABILITY_HEADER = struct.pack("=Ii", 0x20080522, 0)  # version 3; this process
+_READ_SEARCH = 1 << 2  # CAP_DAC_READ_SEARCH: read files and look into folders, whosever they are
+_PR_CAP_AMBIENT, _AMBIENT_RAISE = 47, 2
 _LAST_CAPABILITY = 63
 
 SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/proc", "/sys", "/nix", "/run/nvidia")
@@ -76,13 +81,17 @@ def mps_folder() -> Path | None:
     return folder if (folder / "control").exists() else None
 
 
-def confine(writable: Iterable[Path], temporary: Path, mps: Path | None = None) -> dict[str, str]:
+def confine(
+    writable: Iterable[Path], temporary: Path, cache: Path, mps: Path | None = None, user: WorkerUser | None = None
+) -> dict[str, str]:
     """Give up what a worker does not need.
 
     Args:
         writable: the folders that it may write; made if needed.
         temporary: where its temporary files go, made anew; who started the worker removes it.
+        cache: the folder that all folders of workers are in, unless the administrator named others.
         mps: where MPS listens, which the worker shall reach; then it may connect to other local services too.
+        user: whose the worker shall be, where it is root's.
 
     Returns:
         Measure → "on", or "off: " and why.
@@ -95,10 +104,12 @@ def confine(writable: Iterable[Path], temporary: Path, mps: Path | None = None) 
     if sys.platform != "linux":
         return {"workers' own temporary folders": ON, "confinement of workers": f"off: {sys.platform} has none of it"}
     libc = ctypes.CDLL(None, use_errno=True)
+    not_root, barred = (ON, None) if user is None else _leave_root(libc, user, folders, cache)
     return {
         "workers' own temporary folders": ON,
         "no memory dumps of workers": _attempt(_refuse_dumps),
-        "workers without capabilities": _attempt(lambda: _drop_capabilities(libc)),
+        NOT_ROOT: not_root,
+        "workers without capabilities": _attempt(lambda: _drop_capabilities(libc, barred)),
         "no new privileges for workers": _attempt(lambda: _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))),
         "workers' files by Landlock": _attempt(lambda: _restrict_files(libc, folders, mps)),
         "workers' system calls by seccomp": _attempt(lambda: _filter_calls(libc, mps is not None)),
@@ -126,12 +137,47 @@ def _refuse_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a host's data would lie in them
 
 
-def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Take root's powers from root; its files stay readable, which is why Landlock follows."""
+def _leave_root(libc: ctypes.CDLL, user: WorkerUser, folders: Iterable[Path], cache: Path) -> tuple[str, Path | None]:
+    """Become the worker's user; tell whether that was done, and what he can use with a capability alone."""
+    try:
+        if user.uid == ROOT:
+            raise PermissionError(errno.EPERM, "AVEC_WORKER_USER says so")
+        barred = out_of_reach(user, map(Path, _python_paths()), cache.parent)
+        if barred is not None and not _permitted(libc) & _READ_SEARCH:
+            raise PermissionError(errno.EACCES, f"{user.name} cannot use {barred}")
+    except OSError as exc:
+        hand_over(folders, cache, ROOT, ROOT)  # without capabilities not even root could write them
+        return f"off: {exc.strerror}", None
+    # What fails from here on ends the worker: none stays root's where others of the destination do not.
+    hand_over(folders, cache, user.uid, user.gid)
+    _bound_capabilities(libc, 0 if barred is None else _READ_SEARCH)
+    become(user, keeps_capabilities=barred is not None)
+    own_proc()
+    return ON, barred
+
+
+def _bound_capabilities(libc: ctypes.CDLL, kept: int) -> None:
     for number in range(_LAST_CAPABILITY + 1):
-        libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # refused to all but root, who alone needs it
-    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
-    _checked(libc.capset(header, bytes(24)))
+        if not kept >> number & 1:
+            libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # refused to all but root, who alone needs it
+
+
+def _drop_capabilities(libc: ctypes.CDLL, barred: Path | None) -> None:
+    """Drop them all; where the worker's user cannot get at what it needs, all but the one to read it."""
+    kept = 0 if barred is None else _READ_SEARCH
+    _bound_capabilities(libc, kept)
+    _checked(libc.capset(_CAPABILITY_HEADER, struct.pack("=6I", kept, kept, kept, 0, 0, 0)))
+    if kept:  # what the worker starts has it too
+        _checked(libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, _READ_SEARCH.bit_length() - 1, 0, 0))
+        raise PermissionError(errno.EACCES, f"CAP_DAC_READ_SEARCH stays, for the workers' user cannot use {barred}")
+
+
+def _permitted(libc: ctypes.CDLL) -> int:
+    """The first 32 capabilities that this process may have."""
+    data = ctypes.create_string_buffer(24)
+    _checked(libc.capget(_CAPABILITY_HEADER, data))
+    permitted: int = struct.unpack_from("=I", data, 4)[0]
+    return permitted
 
 
 def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path], mps: Path | None) -> None:
@@ -171,7 +217,7 @@ def _python_paths() -> set[str]:
 def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:  # not every system has every folder
+    except (FileNotFoundError, PermissionError):  # not every system has every folder, nor shows it to every user
         return
     try:
         rights &= -1 if os.path.isdir(path) else _FILE_RIGHTS
