@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -77,6 +78,15 @@ class Destination:
         return self.process.wait(STOP_TIMEOUT_S)
 
 
+def open_to_workers(folder: Path) -> None:
+    """Let a destination that root starts have workers of another user: they must be able to look into its folder."""
+    if os.geteuid() == 0:
+        for each in (folder, *folder.parents):
+            if each == Path(tempfile.gettempdir()):
+                return
+            each.chmod(each.stat().st_mode & 0o7777 | 0o111)
+
+
 def start(folder: Path, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> Destination:
     """Start `avec serve` on a free port; block until it serves.
 
@@ -86,6 +96,7 @@ def start(folder: Path, *options: str, prefix: tuple[str, ...] = (), **variables
         variables: settings as `AVEC_*` variables.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    open_to_workers(folder)
     log, cache_dir = folder / "serve.log", folder / "cache"
     command = [*prefix, *AVEC, "serve", "--listen", "tcp://127.0.0.1:0", "--cache-dir", str(cache_dir), *options]
     variables = {"AVEC_SECRETS_DIR": str(folder / "secrets"), **variables}

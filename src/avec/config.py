@@ -196,6 +196,7 @@ CODEC = Kind(
     "several with commas between",
     lambda text, _: _parse_codec(text),
 )
+USER = Kind("USER", "the name of a user of this machine", lambda text, _: text)
 SWITCH = Kind("", "1 or 0", lambda text, _: _parse_switch(text))
 PATH = Kind("PATH", "a path", lambda text, folder: Path(os.path.abspath(folder / Path(text).expanduser())))
 
@@ -244,6 +245,13 @@ def _user_folder(variable: str, below_home: str) -> Path:
     """Source: XDG Base Directory Specification 0.8, which also says to ignore a relative value."""
     folder = os.environ.get(variable, "")
     return (Path(folder) if os.path.isabs(folder) else Path.home() / below_home) / "avec"
+
+
+def _cache_folder() -> Path:
+    """The machine's for root, because workers are no longer root's and cannot look into its home. Source: FHS 3.0."""
+    if os.name == "posix" and os.geteuid() == 0 and not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "")):
+        return Path("/var/cache/avec")
+    return _user_folder("XDG_CACHE_HOME", ".cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +430,10 @@ class Settings:
         True, SWITCH, "take from workers what they do not need: Landlock, seccomp, capabilities; see security.md",
         ("serve",),
     )  # fmt: skip
+    worker_user: str | None = _setting(
+        None, USER, "whom workers and the processes that encrypt run as where root starts the destination; see "
+        "security.md", ("serve",), "", "nobody; root beside a GPU",
+    )  # fmt: skip
     user_max_sessions: int = _setting(
         8, COUNT, "sessions of one user at the same time, unless `avec user add` said another number", ("serve",),
     )  # fmt: skip
@@ -452,10 +464,10 @@ class Settings:
         10.0, SECONDS, "how long calls under way may take to end after SIGTERM", ("serve",), "--drain-timeout"
     )
     cache_dir: Path = field(
-        default_factory=lambda: _user_folder("XDG_CACHE_HOME", ".cache"),
+        default_factory=_cache_folder,
         metadata=_columns(
             PATH, "the folder of the model cache and of logs", ("run", "serve"), "--cache-dir",
-            "$XDG_CACHE_HOME/avec, else ~/.cache/avec",
+            "$XDG_CACHE_HOME/avec, else ~/.cache/avec, for root /var/cache/avec",
         ),
     )  # fmt: skip
     cache_limit_nbytes: int = _setting(

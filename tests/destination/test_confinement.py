@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import pwd
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +23,34 @@ from avec.destination.users import Users
 from avec.errors import DestinationError
 from avec.host.session import Session, probe
 from avec.protocol.messages import AcceleratorInfo
-from destinations import PYTHON, Destination, await_true, floats, relu, running
+from destinations import PYTHON, Destination, await_true, children, floats, open_to_workers, relu, running, start
 from launching import AVEC, environ
 
+NOBODY = pwd.getpwnam("nobody")
+
+
+def _kept_of_root() -> list[str]:
+    """What workers keep of root here: one capability where Python is in its home, or all without that."""
+    try:
+        in_reach = os.geteuid() or subprocess.run([PYTHON, "-c", ""], user="nobody", group=NOBODY.pw_gid, check=True)
+    except (PermissionError, subprocess.CalledProcessError):
+        in_reach = False
+    if in_reach:
+        return []
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return [CAPABILITIES if int(status["CapPrm"], 16) & READ_SEARCH else ROOT]
+
+
+CAPABILITIES, ROOT, READ_SEARCH = "workers without capabilities", "workers not under root", 1 << 2
+KEPT = _kept_of_root()
+CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())  # its number as a system call
 ATTEMPT = """
 import os, socket, subprocess, sys, tempfile, threading, ctypes
 from dataclasses import replace
 from pathlib import Path
 from avec import config
 from avec.destination.tenants import confine_to
-settings = replace(config.Settings(), cache_dir=Path({cache!r}), secrets_dir=Path({secrets!r}))
+settings = replace(config.Settings(), cache_dir=Path({cache!r}), secrets_dir=Path({secrets!r}), worker_user={user!r})
 measures = confine_to(settings, "ann")
 off = [name for name, state in measures.items() if state != "on"]
 assert off == {off!r}, measures
@@ -42,15 +63,25 @@ else:
 """
 
 
-def attempt(tmp_path: Path, expression: str, off: Sequence[str] = ()) -> str:
+def attempt(tmp_path: Path, expression: str, off: Sequence[str] = (), worker_user: str = "nobody") -> str:
     """What becomes of an expression in a process with all measures but `off`: "refused ERRNO" or "done RESULT"."""
+    open_to_workers(tmp_path)
+    return attempting(tmp_path, expression, off, worker_user)
+
+
+def attempting(tmp_path: Path, expression: str, off: Sequence[str], worker_user: str = "nobody") -> str:
+    """The same in a folder that may be one which other users cannot look into."""
     secrets, cache = tmp_path / "secrets", tmp_path / "cache"
     secrets.mkdir(exist_ok=True)
     (secrets / "certificate.pem").write_text("a private key")
     (cache / "users" / "bob" / "models").mkdir(parents=True, exist_ok=True)
     (cache / "users" / "bob" / "models" / "secret").write_text("bob's")
     code = ATTEMPT.format(
-        cache=str(cache), secrets=str(secrets), attempt=expression.format(tmp=tmp_path), off=list(off)
+        cache=str(cache),
+        secrets=str(secrets),
+        attempt=expression.format(tmp=tmp_path, clone=CLONE),
+        off=[*KEPT, *off],
+        user=worker_user,
     )
     done = subprocess.run(
         [PYTHON, "-P", "-c", code], env=environ(), cwd="/", capture_output=True, text=True, check=False, timeout=60
@@ -87,6 +118,14 @@ REFUSED = {
     "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'mount'))",
     "a namespace": "0 if ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0 "
     "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'unshare'))",
+    "a namespace by clone": "0 if ctypes.CDLL(None, use_errno=True).syscall({clone}, 0x10000011, 0, 0, 0, 0) >= 0 "
+    "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'clone'))",
+    "a packet to a local service": "[each.sendto(b'', '/run/any.sock') for each in [socket.socket(socket.AF_UNIX, "
+    "socket.SOCK_DGRAM)]]",
+    "a packet by one of a pair": "[each.sendto(b'', '/run/any.sock') for each in socket.socketpair(socket.AF_UNIX, "
+    "socket.SOCK_DGRAM)]",
+    "a device that is no accelerator": "open('/dev/ptmx', 'rb')",
+    "what the machine keeps to itself": "open('/etc/shadow', 'rb')",
     "root's powers": "os.chown(tempfile.gettempdir(), 12345, 12345)",
 }
 
@@ -99,9 +138,14 @@ def test_a_worker_is_refused(tmp_path: Path, what: str) -> None:
 GRANTED = {
     "its own models": "open('{tmp}/cache/users/ann/models/x', 'w').close()",
     "its own temporary files": "tempfile.TemporaryFile().close()",
+    "devices that all programs use": "[open('/dev/' + name, 'r+b').close() for name in ('null', 'zero', 'urandom')] "
+    "and None",
     "threads": "threading.Thread(target=int).start()",
     "compilers, which graphs are compiled with": "subprocess.run([sys.executable, '-c', ''], check=True) and None",
+    "children": "[os.waitpid(pid, 0)[1] for pid in [os.fork() or os._exit(0)]] and None",
     "pairs of sockets": "[each.close() for each in socket.socketpair()] and None",
+    "pairs of sockets that keep messages apart": "[each.close() for each in socket.socketpair(socket.AF_UNIX, "
+    "socket.SOCK_SEQPACKET)] and None",
     "what its children may": "subprocess.run(['cat', '/proc/self/status'], capture_output=True).returncode or None",
 }
 
@@ -119,6 +163,7 @@ def test_a_worker_reaches_mps_where_it_runs(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "mps"))
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(str(tmp_path / "mps" / "control"))
+        (tmp_path / "mps" / "control").chmod(0o666)  # as MPS does, which serves any user's processes
         control.listen()
         assert attempt(tmp_path, MPS_CLIENT, off=["local services out of workers' reach"]) == "done None"
         packet = "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
@@ -132,6 +177,80 @@ def test_what_a_worker_starts_is_confined_too(tmp_path: Path) -> None:
     assert attempt(tmp_path, code) == "done 1"
 
 
+ROOTS = pytest.mark.skipif(os.geteuid() != 0 or ROOT in KEPT, reason="only root's workers become another user's")
+
+
+@ROOTS
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "open('{tmp}/roots', 'rb')",
+        "os.chmod('/etc/passwd', 0o644)",  # which it is
+        "os.setuid(0)",
+    ],
+)
+def test_a_worker_that_root_started_is_not_root(tmp_path: Path, expression: str) -> None:
+    (tmp_path / "roots").touch(mode=0o600)
+    assert attempt(tmp_path, expression) in ("refused 1", "refused 13")
+    assert attempt(tmp_path, "os.getresuid() + os.getresgid()") == f"done {(NOBODY.pw_uid,) * 3 + (NOBODY.pw_gid,) * 3}"
+
+
+@ROOTS
+def test_what_root_left_in_a_users_folders_is_the_workers(tmp_path: Path) -> None:
+    models = tmp_path / "cache" / "users" / "ann" / "models"
+    for folder in (models / "models", models / "used"):
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / "old").touch(mode=0o600)
+    (tmp_path / "outside").touch(mode=0o600)
+    (models / "used" / "link").symlink_to(tmp_path / "outside")
+    read = "open('{tmp}/cache/users/ann/models/models/old').read()"
+    assert attempt(tmp_path, read) == "done"
+    (models / "derived").mkdir(mode=0o700)  # a server that was started again, and has root's rights
+    assert attempt(tmp_path, "os.listdir('{tmp}/cache/users/ann/models/derived')") == "done []"
+    assert (tmp_path / "outside").stat().st_uid == 0
+
+
+@ROOTS
+def test_workers_of_root_have_a_folder_that_others_cannot_look_into_by_one_capability(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "cache"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    write = "open('{tmp}/cache/users/ann/models/x', 'w').close()"
+    done = attempting(tmp_path, write, [] if KEPT else [CAPABILITIES])
+    assert done == "done None"
+
+
+@ROOTS
+def test_a_user_that_there_is_not_keeps_a_destination_from_starting(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="the user 'no-such', whom this machine does not know"):
+        start(tmp_path, AVEC_WORKER_USER="no-such")
+
+
+@ROOTS
+def test_workers_that_the_administrator_wants_as_root_are_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempt(tmp_path, "os.getuid()") == f"done {NOBODY.pw_uid}"
+    monkeypatch.setattr(sys.modules[__name__], "KEPT", [])
+    user = "[os.getuid(), open('{tmp}/cache/users/ann/models/x', 'w').close()]"
+    assert attempt(tmp_path, user, [ROOT], worker_user="root") == "done [0, None]"
+
+
+@ROOTS
+def test_the_processes_of_a_destination_that_root_started_are_not_roots(tmp_path: Path, settings: Settings) -> None:
+    with running(tmp_path, "--listen", "tls://127.0.0.1:0", "--require-token") as destination:
+        token = Users(tmp_path / "secrets" / "users.json").add("ann")
+        fingerprint = fingerprint_in(tmp_path / "secrets" / "certificate.pem")
+        known = replace(settings, token=token, fingerprint=Trust(fingerprint).fingerprint)
+        with Session(destination.url, known, "test") as session:
+            relu(session).forward(floats(1, 2, 3, 4)).wait()
+            encrypting = set(children(destination.process.pid)) - {destination.zygote_pid}
+            found = {Path(f"/proc/{pid}/status").read_text() for pid in (*destination.workers(), *encrypting)}
+    assert len(found) == 2
+    for status in found:
+        (uids,) = [line.split()[1:] for line in status.splitlines() if line.startswith("Uid:")]
+        assert set(uids) == {str(NOBODY.pw_uid)}
+
+
 def test_real_workers_are_confined_and_leave_no_temporary_files(destination: Destination, settings: Settings) -> None:
     folder = destination.cache_dir / "tmp"
     with Session(destination.url, settings, "test") as session:
@@ -139,8 +258,9 @@ def test_real_workers_are_confined_and_leave_no_temporary_files(destination: Des
         (worker,) = [pid for pid in destination.workers() if (folder / f"worker-{pid}").exists()]
         status = dict(line.split(":", 1) for line in Path(f"/proc/{worker}/status").read_text().splitlines())
         assert (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) == ("1", "2")
-        assert int(status["CapEff"], 16) == 0
-        assert int(status["CapBnd"], 16) == 0 or os.geteuid() != 0
+        kept = READ_SEARCH if KEPT == [CAPABILITIES] else 0
+        assert int(status["CapEff"], 16) == kept
+        assert int(status["CapBnd"], 16) == kept or os.geteuid() != 0
     await_true(lambda: not os.listdir(folder), "its temporary folder is removed")
 
 

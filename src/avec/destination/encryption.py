@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 
 from avec.communication.transport import Transport
+from avec.destination.worker_user import WorkerUser, become
 
 PIECE_NBYTES = 256 * 1024
 FAREWELL_S = 30.0  # for a host on a slow link to receive its worker's last results
@@ -43,8 +44,11 @@ class Encryption:
         self._counts.close()
 
 
-def start(outer: Transport) -> tuple[Encryption, socket.socket]:
+def start(outer: Transport, user: WorkerUser | None) -> tuple[Encryption, socket.socket]:
     """Fork the process for a connection; to be called from a process with one thread.
+
+    Args:
+        user: whose it shall be, where it is root's.
 
     Returns:
         What is known of it, and the plain end of the connection, for a worker. The caller closes that end and
@@ -68,6 +72,9 @@ def start(outer: Transport) -> tuple[Encryption, socket.socket]:
     status = 1
     try:
         _leave_server(outer.fileno(), inner.fileno())
+        if user is not None:
+            with contextlib.suppress(OSError):  # as with workers, of whom `avec doctor --security` tells
+                become(user)
         _Between(outer, inner, counts).run()
         status = 0
     except BaseException:

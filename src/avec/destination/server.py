@@ -41,6 +41,7 @@ from avec.destination.tenants import model_cache
 from avec.destination.users import PRIORITIES, User
 from avec.destination.vacancies import Vacancies
 from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, WaitingRoom
+from avec.destination.worker_user import worker_user
 from avec.destination.zygote_process import ZygoteProcess
 from avec.errors import AvecError, ConfigurationError, DestinationDraining, DestinationError, DestinationFull
 from avec.protocol.messages import AcceleratorInfo, Hello, Places, Status
@@ -450,7 +451,7 @@ class Server:
         if not stranger.encrypted:
             yield transport.fileno()
             return
-        encryption, plain = start_encryption(transport)
+        encryption, plain = start_encryption(transport, worker_user(self._settings.worker_user))
         guest.encrypted = True
         guest.encryptions.append(encryption)
         self._encryptions[encryption.pid] = encryption, guest

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from avec.config import Settings
 from avec.destination.confinement import confine, mps_folder
+from avec.destination.worker_user import ROOT, hand_over, worker_user
 from avec.modelcache import ModelCache
 
 
@@ -24,12 +25,15 @@ def confine_to(settings: Settings, user: str) -> dict[str, str]:
     folder = folder_of(settings, user)
     compiled = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
     for variable, name in compiled.items():
-        if user or variable not in os.environ:
+        if user or os.geteuid() == ROOT or variable not in os.environ:  # root's own compilers shall not use it
             os.environ[variable] = str(folder / name)
-    if not settings.confine:
-        return {"confinement of workers": "off: AVEC_CONFINE=0"}
     writable = [folder / "models", *(Path(os.environ[variable]) for variable in compiled)]
-    measures = confine(writable, temporary_folder(settings, os.getpid()), mps_folder())
+    if not settings.confine:
+        if os.geteuid() == ROOT:
+            hand_over(filter(Path.is_dir, writable), settings.cache_dir, ROOT, ROOT)  # what it adds is root's
+        return {"confinement of workers": "off: AVEC_CONFINE=0"}
+    workers = worker_user(settings.worker_user)
+    measures = confine(writable, temporary_folder(settings, os.getpid()), settings.cache_dir, mps_folder(), workers)
     return {**measures, "secrets out of workers' reach": _hidden(settings.secrets_dir)}
 
 
@@ -60,4 +64,6 @@ def model_cache(settings: Settings, user: str, limit_nbytes: int | None = None) 
     Raises:
         ConfigurationError, CacheUnavailable: the folder cannot be used.
     """
-    return ModelCache(folder_of(settings, user) / "models", limit_nbytes or settings.cache_limit_nbytes)
+    workers = worker_user(settings.worker_user)  # whose the folder is, where this process is still root's
+    owner = None if workers is None else workers.uid
+    return ModelCache(folder_of(settings, user) / "models", limit_nbytes or settings.cache_limit_nbytes, owner)

@@ -28,6 +28,7 @@ from avec import config
 from avec.config import Settings
 from avec.destination import LOG_FORMAT
 from avec.destination.accelerators import Accelerator
+from avec.destination.confinement import NOT_ROOT, ON
 from avec.destination.executors import EXECUTORS
 from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Ready
 from avec.destination.tenants import confine_to, remove_temporary_folders, temporary_folder
@@ -48,6 +49,8 @@ def run(control: socket.socket, settings: Settings) -> None:
     factories = _factories()
     remove_temporary_folders(settings)
     accelerator, confinement = _probe(settings)
+    if (state := confinement.get(NOT_ROOT, ON)) != ON:
+        log.warning("workers run as root (%s); see docs/security.md", state.removeprefix("off: "))
     control.send(msgspec.json.encode(Ready(accelerator, tuple(factories), confinement)))
     gc.freeze()  # what is here now is shared with all workers; their collectors need not touch it
     _Zygote(control, factories, settings).run()

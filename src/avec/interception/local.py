@@ -89,7 +89,7 @@ def _first_line(pipe: BinaryIO, deadline: float) -> str:
 
 def _new_log(folder: Path, pid: int) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in sorted(folder.glob("local-*.log"), key=_modified)[: -LOGS_KEPT + 1]:
             old.unlink(missing_ok=True)
         path = folder / f"local-{pid}.log"

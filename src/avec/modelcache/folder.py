@@ -21,7 +21,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +69,10 @@ class _Held:
 class CacheFolder:
     """One model cache on disk, shared by any number of processes. It keeps nothing open."""
 
-    def __init__(self, path: Path, limit_nbytes: int) -> None:
+    def __init__(self, path: Path, limit_nbytes: int, owner: int | None = None) -> None:
         require_locks()
         self.path = path
+        self._owners = {os.geteuid(), owner}
         self.limit_nbytes = limit_nbytes
         self._lock = path / "lock"
         self._models, self._used = path / "models", path / "used"
@@ -220,7 +221,7 @@ class CacheFolder:
     def _prepare(self) -> None:
         # At each upload, for somebody may have deleted the whole folder while the destination runs.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _require_private(self.path)
+        _require_private(self.path, self._owners)
         for folder in (self._models, self._used, self._derived, self._partials, self._chunks):
             folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -314,9 +315,9 @@ def _preallocate(data: int, nbytes: int) -> None:
             raise
 
 
-def _require_private(path: Path) -> None:
+def _require_private(path: Path, owners: Collection[int | None]) -> None:
     found = path.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_uid not in owners or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigurationError(
             f"others could replace models in the cache folder {path} (owner {found.st_uid}, mode "
             f"{stat.S_IMODE(found.st_mode):04o}); own it and `chmod 700` it, or choose another --cache-dir"

@@ -61,14 +61,17 @@ class PinnedModel:
 class ModelCache:
     """Models by digest in one folder, bounded, shared by any number of threads and processes. Keeps nothing open."""
 
-    def __init__(self, directory: Path, limit_nbytes: int) -> None:
+    def __init__(self, directory: Path, limit_nbytes: int, owner: int | None = None) -> None:
         """Use a folder as model cache, made if needed.
+
+        Args:
+            owner: the user ID whose the folder may be, beside this process's own.
 
         Raises:
             ConfigurationError: others may write the folder, or the platform has no file locks.
             CacheUnavailable: the folder cannot be used.
         """
-        self._folder = CacheFolder(directory, limit_nbytes)
+        self._folder = CacheFolder(directory, limit_nbytes, owner)
         self._verified: dict[str, Identity] = {}
 
     def missing(self, manifest: Manifest) -> Ranges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from avec.errors import InvalidArgument
 from avec.protocol.torch import TensorMeta
 from destination.torch.stream import Ref, Stream, meta_of
 
@@ -87,6 +88,39 @@ def test_embedding_bag_forward_and_backward(stream: Stream, mode: int, maxima: t
         outputs=[meta_of(weight)],
     )  # fmt: skip
     assert stream.read(back).equal(dense)
+
+
+INDICES = torch.int64
+FAR = 1 << 40
+
+
+@pytest.mark.parametrize(
+    "begins", [[0, FAR, 4], [0, 2, 3], [1, 2, 4], [0, 5, 4], [0, FAR << 22, -(FAR << 22), 4], [FAR]]
+)
+def test_compressed_indices_are_checked_before_a_cpu_writes_as_far_as_they_say(
+    stream: Stream, begins: list[int]
+) -> None:
+    crow, col = torch.tensor(begins), torch.zeros(4, dtype=INDICES)
+    name = "aten::_convert_indices_from_csr_to_coo"
+    stream.one(name, *put(stream, crow, col), output=torch.zeros(2, 4, dtype=INDICES))
+    with pytest.raises(InvalidArgument, match="that do not rise from 0 to 4"):
+        stream.send()
+
+
+@pytest.mark.parametrize("rows", [[0, FAR], [-FAR, 0], [0, 2]])
+def test_rows_are_checked_before_a_cpu_writes_where_they_say(stream: Stream, rows: list[int]) -> None:
+    name = "aten::_convert_indices_from_coo_to_csr"
+    stream.one(name, *put(stream, torch.tensor(rows)), 2, output=torch.zeros(3, dtype=INDICES))
+    with pytest.raises(InvalidArgument, match="for 2 rows"):
+        stream.send()
+
+
+def test_indices_that_are_right_are_converted(stream: Stream) -> None:
+    crow, col, rows = torch.tensor([0, 1, 4]), torch.tensor([2, 0, 1, 2]), torch.tensor([0, 1, 1, 1])
+    coordinates = torch.stack((rows, col))
+    names = [f"aten::_convert_indices_from_{each}" for each in ("csr_to_coo", "coo_to_csr")]
+    assert stream.read(stream.one(names[0], *put(stream, crow, col), output=coordinates)).equal(coordinates)
+    assert stream.read(stream.one(names[1], *put(stream, rows), 2, output=crow)).equal(crow)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

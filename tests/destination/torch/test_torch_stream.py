@@ -538,7 +538,9 @@ class TestFailures:
     @pytest.mark.parametrize(
         "operator",
         ["aten::from_file", "aten::set_.source_Tensor", "aten::resize_", "aten::_pin_memory", "aten::t_", "aten::save",
-         "aten::_print", "aten::_nested_view_from_buffer", "prim::device", "c10d::send",
+         "aten::_print", "aten::_nested_view_from_buffer", "aten::_use_count", "aten::_validate_sparse_csr_tensor_args",
+         "aten::_coalesced_", "aten::_test_serialization_subcmul", "aten::_lazy_clone", "aten::_spsolve",
+         "aten::sparse_csr_tensor.crow_col_value_size", "aten::to_sparse", "prim::device", "c10d::send",
          "profiler::_record_function_exit",
          "avec::invented", "os::system", "aten::", "", "relu", "aten::__class__", "aten::relu.__call__"],
     )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Which operators a host may call: those of torch's dispatcher that compute, by name; never a file's or a pointer's."""
+"""Which operators a host may call: of torch's public ones those that compute, and those others that are listed.
+
+Not here: which private ones (`private_operators`), and what a CPU's are checked for (`quirks`).
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,28 @@ from typing import Any
 
 import torch
 
+from avec.destination.executors.torch.private_operators import PRIVATE_OPERATORS
 from avec.errors import UnsupportedOperation
 
 NAMESPACES = frozenset({"aten", "torchvision"})
 
-# Operators without overloads' names. They read or write files or standard output, lock host memory, reach into
-# another storage or into autograd's state, or take sizes and places on trust and read there.
+# Public operators, without overloads' names, that no host may call. They read or write files, lock host memory, reach
+# into another storage or into autograd's state, or change what a storage is.
 DENIED = frozenset(
-    "from_file _print pin_memory _pin_memory is_pinned record_stream get_gradients set set_ set_data data "
-    "_backward requires_grad_ retain_grad _use_count resize resize_ resize_as resize_as_ resize_as_sparse "
-    "resize_as_sparse_ sparse_resize sparse_resize_ sparse_resize_and_clear sparse_resize_and_clear_ _resize_output "
-    "_resize_output_ _sparse_coo_tensor_unsafe _sparse_compressed_tensor_unsafe _sparse_csr_tensor_unsafe "
-    "_sparse_csc_tensor_unsafe _sparse_bsr_tensor_unsafe _sparse_bsc_tensor_unsafe _make_dual _unpack_dual "
-    "_reshape_alias _reshape_alias_copy _copy_from _copy_from_and_resize to_mkldnn _test_warn_in_autograd "
-    "_has_compatible_shallow_copy_type".split()
+    "data from_file get_gradients is_pinned pin_memory record_stream requires_grad_ resize resize_ resize_as "
+    "resize_as_ retain_grad set set_ set_data".split()
 )
-DENIED_PREFIXES = ("_nested_", "_make_per_", "mkldnn_", "_mkldnn_", "miopen_", "fbgemm_", "quantized_", "_vulkan")
+# Of other devices, quantised, and sparse: a destination has no such tensors, and their makers take indices on trust.
+DENIED_PREFIXES = (
+    "fbgemm_",
+    "miopen_",
+    "mkldnn_",
+    "quantized_",
+    "resize_as_sparse",
+    "sparse_",
+    "to_mkldnn",
+    "to_sparse",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ def resolve(name: str, host_version: str) -> Operator:
     """
     namespace, _, rest = name.partition("::")
     base = rest.partition(".")[0]
-    if namespace in NAMESPACES and _is_denied(base):
+    if namespace in NAMESPACES and not _is_allowed(base):
         raise UnsupportedOperation(f"{name} is not carried out for a host; compute it on the CPU (`.cpu()`)")
     if namespace not in NAMESPACES or not _is_known(name.removesuffix(".default"), namespace):
         raise UnsupportedOperation(
@@ -84,8 +93,10 @@ def _described(name: str) -> Operator | None:
     )
 
 
-def _is_denied(base: str) -> bool:
-    return base in DENIED or base.startswith(DENIED_PREFIXES)
+def _is_allowed(base: str) -> bool:
+    if base.startswith("_"):
+        return base in PRIVATE_OPERATORS
+    return base not in DENIED and not base.startswith(DENIED_PREFIXES)
 
 
 def _is_known(name: str, namespace: str) -> bool:

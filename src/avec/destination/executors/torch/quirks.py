@@ -7,7 +7,7 @@ to results that fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from avec.destination.executors.torch.emulations import EMULATIONS
 from avec.destination.executors.torch.storages import Layout
+from avec.errors import InvalidArgument
 
 Results = Sequence[Tensor | None]
 NARROW = torch.float16, torch.bfloat16
@@ -92,10 +93,40 @@ def _log_sigmoid_backward(grad_output: Tensor, self: Tensor, buffer: Tensor, **n
     return result
 
 
+def _rows_of_csr(crow_indices: Tensor, col_indices: Tensor, **named: Any) -> Tensor:
+    """A CPU's kernel writes as far as the indices say, whatever there is room for."""
+    begins, ends, count = crow_indices[..., :-1], crow_indices[..., 1:], col_indices.shape[-1]
+    fit = crow_indices.shape[:-1] == col_indices.shape[:-1] and not (begins > ends).any()
+    if not fit or (crow_indices[..., 0] != 0).any() or (crow_indices[..., -1] != count).any():
+        raise InvalidArgument(
+            f"compressed indices of shape {tuple(crow_indices.shape)} that do not rise from 0 to {count}, the number"
+            " of the others"
+        )
+    result: Tensor = _overload("_convert_indices_from_csr_to_coo", named)(crow_indices, col_indices, **named)
+    return result
+
+
+def _csr_of_rows(self: Tensor, size: int, **named: Any) -> Tensor:
+    """A CPU's kernel writes where the indices say."""
+    if self.numel() and not 0 <= self.min() <= self.max() < size:
+        raise InvalidArgument(f"indices from {self.min()} to {self.max()} for {size} rows")
+    result: Tensor = _overload("_convert_indices_from_coo_to_csr", named)(self, size, **named)
+    return result
+
+
+def _overload(name: str, named: Mapping[str, object]) -> Callable[..., Any]:
+    found: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), "out" if "out" in named else "default")
+    return found
+
+
 _MAX = 2  # torch.nn.functional.embedding_bag(mode="max")
 
 STAND_INS: dict[str, Callable[..., Any]] = {
     **EMULATIONS,
+    "aten::_convert_indices_from_csr_to_coo": _rows_of_csr,
+    "aten::_convert_indices_from_csr_to_coo.out": _rows_of_csr,
+    "aten::_convert_indices_from_coo_to_csr": _csr_of_rows,
+    "aten::_convert_indices_from_coo_to_csr.out": _csr_of_rows,
     "aten::_embedding_bag": _embedding_bag,
     "aten::_embedding_bag_forward_only": _embedding_bag,
     "aten::log_sigmoid_forward": _log_sigmoid,
