@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import threading
@@ -20,6 +21,7 @@ import msgspec
 from avec import __version__
 from avec.communication.channel import Channel, Heartbeat
 from avec.communication.tcp import adopt
+from avec.communication.transport import Transport
 from avec.destination.accelerators import Accelerator
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
@@ -91,7 +93,7 @@ def _conclude(assignment: Assignment, exc: AvecError) -> int:
 
 def _serve_uploads(descriptor: int, assignment: Assignment, cache: ModelCache, settings: Settings) -> None:
     uploads = Uploads(cache)
-    channel = _open(descriptor, assignment.peer, settings, uploads.allocate)
+    channel = _open(adopt(descriptor, assignment.peer), settings, uploads.allocate)
     channel.send(Welcome(version=VERSION, session=assignment.session, software=f"avec {__version__}"))
     uploads.serve(channel)
 
@@ -114,7 +116,8 @@ def _serve_session(
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES)
 
     def open_channel(descriptor: int, peer: str) -> Channel:
-        return _open(descriptor, peer, settings, lambda number, message, index, spec: pool.take(spec))
+        transport = adopt(descriptor, peer, before_waiting=lambda: accelerator.turns.pause())
+        return _open(transport, settings, lambda number, message, index, spec: pool.take(spec))
 
     channel = open_channel(descriptor, assignment.peer)
     try:
@@ -201,7 +204,13 @@ def _heed(
     tell_broken: Callable[[int], None],
 ) -> None:
     """Do what the server says until it has ended: take turns, connections over which the host comes back, or end."""
+    poll = select.poll()
+    poll.register(server, select.POLLIN)
     while True:
+        patience_s = turns.pause_in_s()
+        if not poll.poll(None if patience_s is None else 1e3 * patience_s):
+            turns.pause()
+            continue
         data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)
         if not data:
             return
@@ -231,7 +240,7 @@ def _heed(
             session.resume(channel, resumed.epoch, resumed.answered)
 
 
-def _open(descriptor: int, peer: str, settings: Settings, allocate: Allocate) -> Channel:
+def _open(transport: Transport, settings: Settings, allocate: Allocate) -> Channel:
     # A host may hold its interpreter lock for long, so it gets far more patience than it has with us.
     misses = max(1, round(settings.idle_host_timeout_s / settings.heartbeat_s))
-    return Channel(adopt(descriptor, peer), "destination", Heartbeat(settings.heartbeat_s, misses), allocate)
+    return Channel(transport, "destination", Heartbeat(settings.heartbeat_s, misses), allocate)

@@ -61,8 +61,15 @@ class Worker:
         self.heeding.start()
 
     def _heed(self) -> None:
-        while (order := self.orders.get()) is not None:
+        while True:
+            try:
+                order = self.orders.get(timeout=self.turns.pause_in_s())
+            except queue.Empty:
+                self.turns.pause()
+                continue
             match order:
+                case None:
+                    return
                 case Turn():
                     self.turns.grant()
                 case Recall():
@@ -227,6 +234,37 @@ def test_within_its_length_a_turn_stays_while_there_is_more_to_do(shared: Shared
     one.call(queue=0)
     thread.join()
     assert one.said == ["ask", "give back"]
+
+
+def test_who_waits_for_its_host_to_read_keeps_no_turn_whatever_is_queued(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+    one.call(queue=3)
+    one.turns.pause()  # nobody wants it
+    assert one.said == ["ask"]
+    other.call(queue=3)
+    assert one.said == ["ask", "give back"]
+    one_waits = waiting(one)
+    other.turns.pause()
+    one_waits.join()
+    assert other.said == ["ask", "give back"]
+
+
+def test_a_turn_that_comes_while_its_host_reads_goes_on_to_who_waits(shared: Shared) -> None:
+    worker = shared.worker("a")
+    shared.stop()
+    worker.board["queue"], worker.board["waiting"] = 3, 1
+    worker.turns.pause()
+    worker.turns.grant()
+    assert worker.said == ["give back"]
+
+
+def test_a_turn_in_which_nothing_is_done_goes_back_whatever_is_queued(shared: Shared) -> None:
+    one, other = shared.worker("a", length_s=0.01), shared.worker("b", length_s=0.01)
+    one.call(queue=3)
+    other.call(queue=3)
+    assert one.said == ["ask", "give back"]
+    one.call()
+    assert other.said == ["ask", "give back"]
 
 
 def test_a_long_call_lets_others_have_their_turns_between_its_parts(shared: Shared) -> None:

@@ -1,9 +1,10 @@
 """A worker's turns on the accelerator: it has one before it carries out a call, and gives it back where others wait.
 
 While nobody else wants the accelerator the turn stays, and a call costs two uncontended locks of this process and no
-system call. Where others wait, it goes back when there is nothing to do, or when it has lasted long enough, after the
-accelerator has done what was issued: only then can it be said how long that took. A server that answers nothing is
-waited for no longer than any peer: calls go on without turns until it answers. Not here: who is next (`fairness`).
+system call. Where others wait, it goes back when there is nothing to do, as when an answer waits for its host to read,
+or when it has lasted long enough, after the accelerator has done what was issued: only then can it be said how long
+that took. A server that answers nothing is waited for no longer than any peer: calls go on without turns until it
+answers. Not here: who is next (`fairness`).
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class Turns:
         self._silent = False  # it has not, for so long that calls do not wait for turns
         self._asked = False
         self._working = False
+        self._away = False  # before the next call something else takes long
         self._recalled = False  # somebody waits: give back what lies idle
         self._since_ns = 0  # when the turn, or what of it was after others began to wait, began
         self._looked_ns = 0
@@ -103,7 +105,7 @@ class Turns:
         There is none afterwards if the server is silent: its part is who goes first, and without it all go.
         """
         with self._lock:
-            self._working = True
+            self._working, self._away = True, False
             self._ask_once()
             while not (self._held or self._silent):
                 self._await_turn()
@@ -191,6 +193,7 @@ class Turns:
             self._since_ns = clock_ns()
             self._board["turns"] += 1
             self._note_life()
+            self._let_idle_go()
 
     def answer(self) -> None:
         """The server is there. Called by another thread."""
@@ -208,9 +211,35 @@ class Turns:
         """The server says that somebody waits. Called by another thread."""
         with self._lock:
             self._recalled = True
-            # Where there is more to do, `rest` is called soon.
-            if self._held and not self._working and not self._board["queue"]:
-                self._return(clock_ns(), again=False)
+            if not self._working:
+                self._since_ns = clock_ns()
+            self._let_idle_go()
+
+    def pause(self) -> None:
+        """Between two calls something takes long that computes nothing: others have turns. Called by any thread."""
+        with self._lock:
+            self._away = not self._working
+            self._let_idle_go()
+
+    def pause_in_s(self) -> float | None:
+        """For how long to wait before `pause` is called although nothing is known to take long; None: not now.
+
+        A turn that has lasted long enough ends with the next call. If it lasts as long again without a call under way,
+        there was none all that time.
+        """
+        with self._lock:
+            left_ns = self._since_ns + 2 * self._length_ns - clock_ns()
+            return left_ns / 1e9 if self._held and self._wanted() and left_ns > 0 else None
+
+    def _wanted(self) -> bool:
+        """Whether others wait."""
+        return self._recalled or self._board["waiting"] > 0
+
+    def _let_idle_go(self) -> None:
+        # Where there is more to do, `end` or `rest` is called soon.
+        idle = not self._working and (self._away or not self._board["queue"])
+        if idle and self._wanted():
+            self._return(clock_ns(), again=False)
 
     def show(self, name: Count, value: int) -> None:
         """Let the server see a number of the session's that seldom changes."""
@@ -242,6 +271,9 @@ class Alone:
         """There is nobody who waits."""
 
     def between(self) -> None:
+        """There is nobody who waits."""
+
+    def pause(self) -> None:
         """There is nobody who waits."""
 
     def show(self, name: Count, value: int) -> None:
