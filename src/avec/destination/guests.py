@@ -104,6 +104,11 @@ class Guest:
         """For how many seconds more its worker waits."""
         return max(0.0, self.resume_s - (now_s - (self.waiting_since_s or now_s)))
 
+    def holds_nbytes(self, total_nbytes: int) -> int:
+        """How much of an accelerator's memory its worker shows to hold, which is no more than it can."""
+        limit_nbytes = total_nbytes if self.limit_nbytes is None else self.limit_nbytes
+        return 0 if self.board is None else min(self.board["memory_nbytes"], limit_nbytes)
+
     def vacate(self, reason: str) -> None:
         """End a session that waits for its host; nobody can resume it from now on."""
         self.vacated, self.resume_s = True, 0.0

@@ -501,7 +501,7 @@ class Server:
     def _admit_memory(self, needed_nbytes: int, user: User | None) -> int | None:
         settings, accelerator = self._settings, self._ready.accelerator
         tenants = [
-            room.Tenant(guest.line.user, guest.promised_nbytes, guest.board["memory_nbytes"])
+            room.Tenant(guest.line.user, guest.promised_nbytes, guest.holds_nbytes(accelerator.memory_nbytes))
             for guest in self._staying()
             if guest.board is not None
         ]
