@@ -415,6 +415,22 @@ def two() -> Iterator[Two]:
         board.close()
 
 
+@pytest.mark.parametrize(("kept_s", "parts"), [(0.9, 1.1), (0.005, 2.1)])
+def test_who_says_that_it_used_nothing_is_charged_for_the_time_that_it_kept_others_waiting(
+    two: Two, kept_s: float, parts: float
+) -> None:
+    had_s = {"a": 0.0, "b": 0.0}
+    while two.clock.now_s < 60.0:
+        name = two.given[-1]
+        held_s = kept_s if name == "a" else 0.005
+        two.clock.now_s += held_s
+        had_s[name] += held_s
+        if name == "b":
+            two.boards["b"]["used_ns"] += 5 * 10**6
+        assert two.arbiter.give_back(name, two.boards[name]["used_ns"], again=True)
+    assert had_s["a"] / had_s["b"] < parts
+
+
 def test_what_was_used_without_turns_while_the_server_was_stopped_is_held_against_nobody(two: Two) -> None:
     two.clock.now_s = 60.0  # the server was stopped; "a" has given back at once, and gone on without a turn
     two.boards["a"]["used_ns"] = 60 * 10**9
