@@ -32,9 +32,7 @@ CUT_MS = 1000
 class TcpTransport:
     """One TCP connection, or one end of a pair of local sockets, which `peer` is the name of."""
 
-    def __init__(
-        self, sock: socket.socket, peer: str = "", before_waiting: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, sock: socket.socket, peer: str = "", before_waiting: Callable[[], None] | None = None) -> None:
         """Take over a connected socket.
 
         Args:

@@ -48,6 +48,7 @@ class Guest:
     session: str = ""
     worker: socket.socket | None = None  # leads to a session's worker
     board: Board | None = None  # which that worker shows its numbers on
+    life: socket.socket | None = None  # where the worker answers for its life
     promised_nbytes: int = 0  # of the accelerator's memory
     limit_nbytes: int | None = None
     on_turn: Callable[[Ask | GiveBack], bool] = lambda _: False  # whether it may ask that, or give back
@@ -163,8 +164,9 @@ class Guest:
 
     def close(self) -> None:
         """Release what leads to the worker."""
-        if self.worker is not None:
-            self.worker.close()
+        for each in (self.worker, self.life):
+            if each is not None:
+                each.close()
         if self.board is not None:
             self.board.close()
 

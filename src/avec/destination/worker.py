@@ -25,6 +25,7 @@ from avec.communication.transport import Transport
 from avec.destination.accelerators import Accelerator
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
+from avec.destination.life import answer_always
 from avec.destination.orders import (
     DATAGRAM_NBYTES,
     Ask,
@@ -64,13 +65,15 @@ def work(
     """Serve one connection, and those that take its place, to the end.
 
     Args:
-        descriptors: of the connection, and for a session of the socket that leads to the server, and of its board.
+        descriptors: of the connection, for a session of the socket that leads to the server and of its board, and of
+            the socket where it answers for its life.
 
     Returns:
         The process's exit status: 0 when the host left or was lost, 1 when it was refused or broke the protocol.
     """
     try:
         confine_to(settings, assignment.user)
+        answer_always(descriptors[-1])
         cache = model_cache(settings, assignment.user, assignment.cache_limit_nbytes)
         if assignment.purpose == "upload":
             _serve_uploads(descriptors[0], assignment, cache, settings)
