@@ -351,6 +351,10 @@ class Settings:
         4_000_000_000, SIZE, "how large the state of PyTorch at a destination may be that a host keeps a copy of in "
         "cache_dir", ("run",), "", "4GB",
     )  # fmt: skip
+    process_timeout_s: float = _setting(
+        45.0, SECONDS, "a process of a destination that gives no sign of life for so long, and a quarter more at most, "
+        "is stopped or hangs, and is killed", ("serve",),
+    )  # fmt: skip
     hello_timeout_s: float = _setting(5.0, SECONDS, "how long a new connection may take to say who it is", ("serve",))
     max_sessions: int = _setting(
         16, COUNT, "hosts served at the same time; more are refused", ("serve",), "--max-sessions"

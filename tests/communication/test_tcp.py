@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 
 import pytest
 
@@ -12,6 +13,8 @@ from avec.communication import tcp
 from avec.errors import ConfigurationError, DestinationUnreachable
 from communication.pairs import open_pair, tcp_pair
 from conformance.transport import CHECKS, MakePair, check_transport, receive_exactly
+
+LARGE_NBYTES = 32 << 20  # more than kernels hold for a peer that does not read
 
 
 def _adopted_pair() -> tuple[tcp.TcpTransport, tcp.TcpTransport]:
@@ -51,6 +54,26 @@ def test_the_tick_can_be_below_a_second_and_taken_back() -> None:
         ours.set_tick(0)
         theirs.send([b"x"])
         assert receive_exactly(ours, 1) == b"x"
+
+
+def test_who_has_to_wait_for_the_peer_to_read_is_told_once_for_each_time() -> None:
+    ours, theirs = tcp_pair()
+    waits: list[threading.Thread] = []
+
+    def read() -> None:
+        receive_exactly(theirs, LARGE_NBYTES + 1)
+
+    def begin_reading() -> None:
+        waits.append(threading.Thread(target=read))
+        waits[-1].start()
+
+    with contextlib.closing(ours), contextlib.closing(theirs):
+        with contextlib.closing(tcp.adopt(socket.dup(ours.fileno()), before_waiting=begin_reading)) as adopted:
+            adopted.send([b"x"])
+            assert not waits
+            adopted.send([bytes(LARGE_NBYTES)])
+        (reading,) = waits
+        reading.join()
 
 
 def test_a_listener_says_the_port_that_it_was_given() -> None:

@@ -11,7 +11,7 @@ import ipaddress
 import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from avec.errors import ConfigurationError, DestinationUnreachable
 from avec.protocol.codec import Buffer
@@ -32,8 +32,15 @@ CUT_MS = 1000
 class TcpTransport:
     """One TCP connection, or one end of a pair of local sockets, which `peer` is the name of."""
 
-    def __init__(self, sock: socket.socket, peer: str = "") -> None:
+    def __init__(self, sock: socket.socket, peer: str = "", before_waiting: Callable[[], None] | None = None) -> None:
+        """Take over a connected socket.
+
+        Args:
+            peer: the other end's name, where it has no address.
+            before_waiting: called by a thread whose `send` has to wait for the peer.
+        """
         self._socket = sock
+        self._before_waiting = before_waiting
         self._quickack = _QUICKACK if sock.family in _INTERNET else None
         self._peer = peer or "{}:{}".format(*sock.getpeername()[:2])
         sock.setblocking(True)
@@ -57,12 +64,17 @@ class TcpTransport:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         waiting = [memoryview(buffer) for buffer in buffers]
+        flags = socket.MSG_DONTWAIT if self._before_waiting is not None else 0
         while waiting:
             try:
-                sent = self._socket.sendmsg(waiting[:IOV_LIMIT])
-            except BlockingIOError as exc:  # SO_SNDTIMEO ran out
-                raise TimeoutError(f"{self._peer} reads nothing") from exc
-            waiting = _rest(waiting, sent)
+                sent = self._socket.sendmsg(waiting[:IOV_LIMIT], (), flags)
+            except BlockingIOError as exc:
+                if self._before_waiting is None or not flags:  # SO_SNDTIMEO ran out
+                    raise TimeoutError(f"{self._peer} reads nothing") from exc
+                self._before_waiting()
+                flags = 0
+            else:
+                waiting = _rest(waiting, sent)
 
     def writable(self) -> bool:
         return self._ready(select.POLLOUT)
@@ -174,9 +186,9 @@ def listen(host: str, port: int, scheme: str = "tcp") -> TcpListener:
         raise ConfigurationError(f"cannot listen at {scheme}://{host}:{port}: {exc}") from exc
 
 
-def adopt(descriptor: int, peer: str = "") -> TcpTransport:
-    """Take over a connected socket that another process passed on; `peer` names the other end of a local one."""
-    return TcpTransport(socket.socket(fileno=descriptor), peer)
+def adopt(descriptor: int, peer: str = "", before_waiting: Callable[[], None] | None = None) -> TcpTransport:
+    """Take over a connected socket that another process passed on; see `TcpTransport`."""
+    return TcpTransport(socket.socket(fileno=descriptor), peer, before_waiting)
 
 
 def _rest(buffers: list[memoryview], sent: int) -> list[memoryview]:

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable
 
 from avec.communication.transport import Transport
+from avec.destination import life
 from avec.destination.worker_user import WorkerUser, become
 
 PIECE_NBYTES = 256 * 1024
@@ -30,8 +31,9 @@ _COUNT = struct.Struct("=Q")
 class Encryption:
     """One such process, as the server knows it."""
 
-    def __init__(self, pid: int, counts: mmap.mmap) -> None:
+    def __init__(self, pid: int, counts: mmap.mmap, life: socket.socket) -> None:
         self.pid = pid
+        self.life = life  # where it answers
         self._counts = counts
 
     def counts(self) -> tuple[int, int]:
@@ -40,8 +42,13 @@ class Encryption:
         return received, sent
 
     def close(self) -> None:
-        """Release the counters."""
+        """Release the counters and the socket."""
         self._counts.close()
+        self.life.close()
+
+    def kill(self) -> None:
+        """End the process, before it is waited for."""
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def start(outer: Transport, user: WorkerUser | None) -> tuple[Encryption, socket.socket]:
@@ -59,23 +66,25 @@ def start(outer: Transport, user: WorkerUser | None) -> tuple[Encryption, socket
     """
     counts = mmap.mmap(-1, 2 * _COUNT.size)
     inner, plain = socket.socketpair()
+    ours, its_life = life.pair()
     try:
         pid = os.fork()
     except OSError:
         counts.close()
-        inner.close()
-        plain.close()
+        for each in (inner, plain, ours, its_life):
+            each.close()
         raise
     if pid:
         inner.close()
-        return Encryption(pid, counts), plain
+        its_life.close()
+        return Encryption(pid, counts, ours), plain
     status = 1
     try:
-        _leave_server(outer.fileno(), inner.fileno())
+        _leave_server(outer.fileno(), inner.fileno(), its_life.fileno())
         if user is not None:
             with contextlib.suppress(OSError):  # as with workers, of whom `avec doctor --security` tells
                 become(user)
-        _Between(outer, inner, counts).run()
+        _Between(outer, inner, counts, its_life).run()
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -86,10 +95,11 @@ def start(outer: Transport, user: WorkerUser | None) -> tuple[Encryption, socket
 class _Between:
     """Copies both ways until the worker has closed."""
 
-    def __init__(self, outer: Transport, inner: socket.socket, counts: mmap.mmap) -> None:
+    def __init__(self, outer: Transport, inner: socket.socket, counts: mmap.mmap, its_life: socket.socket) -> None:
         self._outer = outer
         self._inner = inner
         self._counts = counts
+        self._life = its_life
 
     def run(self) -> None:
         to_worker = threading.Thread(target=self._copy, args=(self._to_worker,), daemon=True)
@@ -98,8 +108,11 @@ class _Between:
         to_host.start()
         poll = select.poll()
         poll.register(self._inner, 0)  # POLLHUP alone: the worker has closed, or both directions have ended
-        while not poll.poll():
-            pass
+        poll.register(self._life, select.POLLIN)
+        while self._inner.fileno() not in dict(poll.poll()):
+            if not life.answer(self._life):  # the server is gone, and the session ends in a moment
+                poll.unregister(self._life)
+        life.answer_always(self._life.detach())
         to_host.join(FAREWELL_S)
         self._outer.abort()
 

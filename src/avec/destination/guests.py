@@ -48,6 +48,7 @@ class Guest:
     session: str = ""
     worker: socket.socket | None = None  # leads to a session's worker
     board: Board | None = None  # which that worker shows its numbers on
+    life: socket.socket | None = None  # where the worker answers for its life
     promised_nbytes: int = 0  # of the accelerator's memory
     limit_nbytes: int | None = None
     on_turn: Callable[[Ask | GiveBack], bool] = lambda _: False  # whether it may ask that, or give back
@@ -103,6 +104,11 @@ class Guest:
     def waits_s(self, now_s: float) -> float:
         """For how many seconds more its worker waits."""
         return max(0.0, self.resume_s - (now_s - (self.waiting_since_s or now_s)))
+
+    def holds_nbytes(self, total_nbytes: int) -> int:
+        """How much of an accelerator's memory its worker shows to hold, which is no more than it can."""
+        limit_nbytes = total_nbytes if self.limit_nbytes is None else self.limit_nbytes
+        return 0 if self.board is None else min(self.board["memory_nbytes"], limit_nbytes)
 
     def vacate(self, reason: str) -> None:
         """End a session that waits for its host; nobody can resume it from now on."""
@@ -164,8 +170,9 @@ class Guest:
 
     def close(self) -> None:
         """Release what leads to the worker."""
-        if self.worker is not None:
-            self.worker.close()
+        for each in (self.worker, self.life):
+            if each is not None:
+                each.close()
         if self.board is not None:
             self.board.close()
 

@@ -22,8 +22,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 class Assignment(msgspec.Struct, frozen=True, tag=True):
     """server → zygote → worker: fork a worker for the connection whose descriptor comes along.
 
-    A session's worker gets two more: its end of a pair of sockets, over which it is given turns and its session is
-    resumed, and the page of its board.
+    Last comes the worker's end of a pair of sockets where it answers for its life. A session's worker gets two more in
+    between: its end of a pair over which it is given turns and its session is resumed, and the page of its board.
     """
 
     purpose: Literal["session", "upload"]
@@ -51,6 +51,12 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """server → zygote: tell every worker to finish."""
+
+
+class Kill(msgspec.Struct, frozen=True, tag=True):
+    """server → zygote: end a worker that gives no sign of life."""
+
+    session: str
 
 
 class Resumed(msgspec.Struct, frozen=True, tag=True):
@@ -100,7 +106,7 @@ class Here(msgspec.Struct, frozen=True, tag=True):
     """server → worker: yes, and what it asked for before is known."""
 
 
-FromServer = Assignment | Drain
+FromServer = Assignment | Drain | Kill
 FromZygote = Ready | Ended
 ToWorker = Resumed | Vacate | Turn | Recall | Here
 FromWorker = Broken | Ask | GiveBack | Knock

@@ -29,8 +29,10 @@ from avec.destination.audit import AuditLog, Line, now
 from avec.destination.encryption import Encryption
 from avec.destination.encryption import start as start_encryption
 from avec.destination.guests import Guest, gone, vacatable
+from avec.destination.life import Lives
+from avec.destination.life import pair as life_pair
 from avec.destination.metrics import MetricsProcess
-from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Ready
+from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Kill, Ready
 from avec.destination.refusals import Refusals
 from avec.destination.sharing import room
 from avec.destination.sharing.arbiter import Arbiter
@@ -119,6 +121,7 @@ class Server:
         self._strangers = WaitingRoom()
         self._guests: dict[str, Guest] = {}
         self._arbiter = Arbiter(settings.turns_at_once)
+        self._lives = Lives(settings.process_timeout_s)
         self._encryptions: dict[int, tuple[Encryption, Guest]] = {}  # by process
         self._workers = {"session": 0, "upload": 0}
         self._tally = Tally()
@@ -169,6 +172,7 @@ class Server:
                 key.data()
             self._arbiter.look()
             self._refusals.look()
+            (self._lives.look if self._zygote_ready else self._lives.pardon)()
             self._drop_silent_strangers()
         return 0
 
@@ -223,6 +227,7 @@ class Server:
             self._arbiter.deadline_s(),
             self._refusals.deadline_s(),
             self._strangers.deadline_s(),
+            self._lives.deadline_s(),
         )
         soonest_s = min((each for each in deadlines_s if each is not None), default=float("inf"))
         return max(0.0, soonest_s - time.monotonic()) if soonest_s != float("inf") else None
@@ -263,6 +268,7 @@ class Server:
             case Ready() as ready:
                 self._ready = ready
                 self._zygote_ready = True
+                self._lives.watch("the zygote", self._zygote.life, self._zygote.kill)
             case Ended(session, purpose, status):
                 how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
                 log.log(logging.WARNING if status else logging.INFO, "%s %s ended: %s", purpose, session, how)
@@ -275,6 +281,7 @@ class Server:
             DestinationError: it died before it was ready, and so would the next.
         """
         self._selector.unregister(self._zygote.socket.fileno())
+        self._lives.forget("the zygote")
         self._zygote.end()
         for session in list(self._guests):
             self._note_end(session, "its zygote died")
@@ -304,6 +311,7 @@ class Server:
 
     def _note_end(self, session: str, outcome: str) -> None:
         guest = self._guests.pop(session)
+        self._lives.forget(f"{guest.line.purpose} {session}")
         self._workers["upload" if guest.line.purpose == "upload" else "session"] -= 1
         self._part(guest)
         self._tally.note_end(guest)
@@ -321,6 +329,7 @@ class Server:
         for pid in list(self._encryptions):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 encryption, guest = self._encryptions.pop(pid)
+                self._lives.forget(f"encryption {pid}")
                 guest.note_ended(encryption)
 
     def _accept(self) -> None:
@@ -432,17 +441,24 @@ class Server:
 
     def _assign(self, stranger: Stranger, guest: Guest, assignment: bytes) -> None:
         """Have a worker forked for a connection."""
-        with self._connection(stranger, guest) as descriptor:
-            if guest.line.purpose != "session":
-                self._zygote.tell(assignment, [descriptor])
-                return
-            guest.worker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs, new_board() as (guest.board, page):
-                try:
-                    self._zygote.tell(assignment, [descriptor, theirs.fileno(), page])
-                except DestinationError:
-                    guest.close()
-                    raise
+        guest.life, its_life = life_pair()
+        with self._connection(stranger, guest) as descriptor, its_life, contextlib.ExitStack() as more:
+            descriptors = [descriptor]
+            if guest.line.purpose == "session":
+                guest.worker, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                more.enter_context(theirs)
+                guest.board, page = more.enter_context(new_board())
+                descriptors += [theirs.fileno(), page]
+            try:
+                self._zygote.tell(assignment, [*descriptors, its_life.fileno()])
+            except DestinationError:
+                guest.close()
+                raise
+        self._lives.watch(f"{guest.line.purpose} {guest.session}", guest.life, lambda: self._kill(guest.session))
+
+    def _kill(self, session: str) -> None:
+        with contextlib.suppress(DestinationError):  # a zygote that takes no orders is ended itself
+            self._zygote.tell(msgspec.json.encode(Kill(session)))
 
     @contextlib.contextmanager
     def _connection(self, stranger: Stranger, guest: Guest) -> Iterator[int]:
@@ -455,6 +471,7 @@ class Server:
         guest.encrypted = True
         guest.encryptions.append(encryption)
         self._encryptions[encryption.pid] = encryption, guest
+        self._lives.watch(f"encryption {encryption.pid}", encryption.life, encryption.kill)
         with plain:
             yield plain.fileno()
 

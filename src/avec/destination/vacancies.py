@@ -74,7 +74,7 @@ class Vacancies:
     ) -> int | None:
         settings = self.settings
         tenants = [
-            room.Tenant(guest.line.user, guest.promised_nbytes, guest.board["memory_nbytes"])
+            room.Tenant(guest.line.user, guest.promised_nbytes, guest.holds_nbytes(accelerator.memory_nbytes))
             for guest in staying
             if guest.board is not None
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import threading
@@ -24,6 +25,7 @@ from avec.communication.transport import Transport
 from avec.destination.accelerators import Accelerator
 from avec.destination.buffers import BufferPool
 from avec.destination.executors import Executor
+from avec.destination.life import answer_always
 from avec.destination.orders import (
     DATAGRAM_NBYTES,
     Ask,
@@ -63,13 +65,15 @@ def work(
     """Serve one connection, and those that take its place, to the end.
 
     Args:
-        descriptors: of the connection, and for a session of the socket that leads to the server, and of its board.
+        descriptors: of the connection, for a session of the socket that leads to the server and of its board, and of
+            the socket where it answers for its life.
 
     Returns:
         The process's exit status: 0 when the host left or was lost, 1 when it was refused or broke the protocol.
     """
     try:
         confine_to(settings, assignment.user)
+        answer_always(descriptors[-1])
         cache = model_cache(settings, assignment.user, assignment.cache_limit_nbytes)
         if assignment.purpose == "upload":
             _serve_uploads(descriptors[0], assignment, cache, settings)
@@ -118,7 +122,8 @@ def _serve_session(
     pool = BufferPool(accelerator.host_buffer, IDLE_BUFFERS_NBYTES, accelerator.messages_nbytes)
 
     def open_channel(descriptor: int, peer: str) -> Channel:
-        return _open(adopt(descriptor, peer), settings, lambda number, message, index, spec: pool.take(spec))
+        transport = adopt(descriptor, peer, before_waiting=lambda: accelerator.turns.pause())
+        return _open(transport, settings, lambda number, message, index, spec: pool.take(spec))
 
     channel = open_channel(descriptor, assignment.peer)
     try:
@@ -206,7 +211,13 @@ def _heed(
     end: Callable[[AvecError], None],
 ) -> None:
     """Do what the server says: take turns, connections over which the host comes back, or end."""
+    poll = select.poll()
+    poll.register(server, select.POLLIN)
     while True:
+        patience_s = turns.pause_in_s()
+        if not poll.poll(None if patience_s is None else 1e3 * patience_s):
+            turns.pause()
+            continue
         data = b""
         with contextlib.suppress(ConnectionError):
             data, descriptors, _, _ = socket.recv_fds(server, DATAGRAM_NBYTES, maxfds=1)

@@ -30,7 +30,8 @@ from avec.destination import LOG_FORMAT
 from avec.destination.accelerators import Accelerator
 from avec.destination.confinement import NOT_ROOT, ON
 from avec.destination.executors import EXECUTORS
-from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Ready
+from avec.destination.life import answer
+from avec.destination.orders import DATAGRAM_NBYTES, Assignment, Drain, Ended, FromServer, Kill, Ready
 from avec.destination.tenants import confine_to, remove_temporary_folders, temporary_folder
 from avec.destination.worker import ExecutorFactory, work
 from avec.errors import DestinationError
@@ -42,7 +43,7 @@ OOM_SCORE = "500"  # of 1000: as if a worker had half of the machine's memory mo
 log = logging.getLogger("avec.destination")
 
 
-def run(control: socket.socket, settings: Settings) -> None:
+def run(control: socket.socket, life: socket.socket, settings: Settings) -> None:
     """Fork workers as the server asks; ends when the server does, and takes the workers along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the server alone decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -53,12 +54,19 @@ def run(control: socket.socket, settings: Settings) -> None:
         log.warning("workers run as root (%s); see docs/security.md", state.removeprefix("off: "))
     control.send(msgspec.json.encode(Ready(accelerator, tuple(factories), confinement)))
     gc.freeze()  # what is here now is shared with all workers; their collectors need not touch it
-    _Zygote(control, factories, settings).run()
+    _Zygote(control, life, factories, settings).run()
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, factories: Mapping[str, ExecutorFactory], settings: Settings) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        life: socket.socket,
+        factories: Mapping[str, ExecutorFactory],
+        settings: Settings,
+    ) -> None:
         self._control = control
+        self._life = life
         self._factories = factories
         self._settings = settings
         self._workers: dict[int, Assignment] = {}
@@ -72,8 +80,13 @@ class _Zygote:
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
         poll.register(self._control, select.POLLIN)
+        poll.register(self._life, select.POLLIN)
         while True:
             for descriptor, _ in poll.poll():
+                if descriptor == self._life.fileno():
+                    if not answer(self._life):
+                        poll.unregister(self._life)
+                    continue
                 if descriptor == self._wakeup:
                     os.read(self._wakeup, DATAGRAM_NBYTES)
                     self._reap()
@@ -83,12 +96,15 @@ class _Zygote:
 
     def _obey(self) -> bool:
         """Carry out one order of the server; False when the server is gone."""
-        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=3)
+        data, descriptors, _, _ = socket.recv_fds(self._control, DATAGRAM_NBYTES, maxfds=4)
         if not data:
             return False
         match msgspec.json.decode(data, type=FromServer):
             case Drain():
                 self._signal_all(signal.SIGTERM)
+            case Kill(session):
+                for pid in [pid for pid, each in self._workers.items() if each.session == session]:
+                    os.kill(pid, signal.SIGKILL)
             case Assignment() as assignment:
                 self._fork(assignment, descriptors)
         return True
@@ -124,6 +140,7 @@ class _Zygote:
         os.close(self._wakeup)
         os.close(self._alarm)
         self._control.close()
+        self._life.close()
 
     def _reap(self) -> None:
         while self._workers:
@@ -219,8 +236,8 @@ def main() -> None:
     settings = config.load()
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
     _die_with_parent()
-    with socket.socket(fileno=int(sys.argv[1])) as control:
-        run(control, settings)
+    with socket.socket(fileno=int(sys.argv[1])) as control, socket.socket(fileno=int(sys.argv[2])) as life:
+        run(control, life, settings)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Self
 
 from avec import config
 from avec.config import Settings
+from avec.destination import life
 from avec.errors import DestinationError
 
 END_S = 5.0  # for it to end once its socket is closed; one that is stopped never would
@@ -37,10 +38,12 @@ class ZygoteProcess:
     def start(self) -> None:
         """Start the process; it says when it is ready. What it is told before waits for that."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self.life, its_life = life.pair()
+        with theirs, its_life:
+            descriptors = theirs.fileno(), its_life.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "avec.destination.zygote", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", "avec.destination.zygote", *map(str, descriptors)],
+                pass_fds=descriptors,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
             )
@@ -58,9 +61,14 @@ class ZygoteProcess:
                 f"the destination cannot start a worker now ({exc.strerror}); try again in a few seconds"
             ) from exc
 
+    def kill(self) -> None:
+        """End one that is stopped; its socket tells when it is gone."""
+        self._process.kill()
+
     def end(self) -> None:
         """End it, and the workers with it; blocks until it is gone, END_S at most."""
         self.socket.close()
+        self.life.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
             return

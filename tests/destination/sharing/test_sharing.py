@@ -22,6 +22,7 @@ import pytest
 
 from avec.config import Settings
 from avec.destination.accelerators import MESSAGES_NBYTES
+from avec.destination.sharing.arbiter import LEASE_S
 from avec.destination.users import Users
 from avec.errors import AcceleratorOutOfMemory, DestinationFull, QuotaExceeded
 from avec.host.calls import Call
@@ -33,6 +34,7 @@ from destinations import Destination, Net, alive, await_true, floats, host_setti
 from launching import AVEC, environ, execute
 from protocol.frames import header
 from protocol.golden import frame_bytes
+from relay import Relay
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -40,6 +42,8 @@ WEIGHTS = {"ann": 1.0, "bob": 2.0, "eve": 1.0}
 RUN_S = 4.0
 UNDER_WAY = 4  # calls that a host has, so that it always wants the accelerator
 WIDTH = 768
+LARGE = 1 << 20  # floats: 4 MiB
+SLOW_LINK = 2_000_000  # bytes per second
 QUOTA_NBYTES = 300_000_000
 
 
@@ -173,6 +177,26 @@ def test_who_stops_while_it_has_the_accelerator_keeps_nobody_from_it(shared: Sha
     finally:
         os.kill(worker, signal.SIGKILL)
         one.close()
+
+
+def test_who_reads_slowly_keeps_nobody_from_the_accelerator(shared: Shared) -> None:
+    with (
+        Relay(shared.destination.url) as relay,
+        Session(relay.url, shared.settings("sam"), "test") as slow,
+        Session(shared.destination.url, shared.settings("sue"), "test") as other,
+    ):
+        net, large = relu(other), relu(slow, LARGE)
+        relay.down.rate = SLOW_LINK
+        begun = relay.down.nbytes
+        calls = [large.forward(np.ones(LARGE, np.float32)) for _ in range(3)]
+        relay.down.wait_for(begun + LARGE)  # a result is on its way, and more calls are queued behind it
+        began_s = time.monotonic()
+        net.forward(floats(1, -2, 3, 4)).wait()
+        took_s = time.monotonic() - began_s
+        relay.down.rate = 0.0
+        for call in calls:
+            call.wait()
+    assert took_s < LEASE_S / 2
 
 
 def test_memory_that_is_not_free_is_refused_with_what_is(shared: Shared) -> None:

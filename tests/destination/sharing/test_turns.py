@@ -61,8 +61,15 @@ class Worker:
         self.heeding.start()
 
     def _heed(self) -> None:
-        while (order := self.orders.get()) is not None:
+        while True:
+            try:
+                order = self.orders.get(timeout=self.turns.pause_in_s())
+            except queue.Empty:
+                self.turns.pause()
+                continue
             match order:
+                case None:
+                    return
                 case Turn():
                     self.turns.grant()
                 case Recall():
@@ -229,6 +236,37 @@ def test_within_its_length_a_turn_stays_while_there_is_more_to_do(shared: Shared
     assert one.said == ["ask", "give back"]
 
 
+def test_who_waits_for_its_host_to_read_keeps_no_turn_whatever_is_queued(shared: Shared) -> None:
+    one, other = shared.worker("a"), shared.worker("b")
+    one.call(queue=3)
+    one.turns.pause()  # nobody wants it
+    assert one.said == ["ask"]
+    other.call(queue=3)
+    assert one.said == ["ask", "give back"]
+    one_waits = waiting(one)
+    other.turns.pause()
+    one_waits.join()
+    assert other.said == ["ask", "give back"]
+
+
+def test_a_turn_that_comes_while_its_host_reads_goes_on_to_who_waits(shared: Shared) -> None:
+    worker = shared.worker("a")
+    shared.stop()
+    worker.board["queue"], worker.board["waiting"] = 3, 1
+    worker.turns.pause()
+    worker.turns.grant()
+    assert worker.said == ["give back"]
+
+
+def test_a_turn_in_which_nothing_is_done_goes_back_whatever_is_queued(shared: Shared) -> None:
+    one, other = shared.worker("a", length_s=0.01), shared.worker("b", length_s=0.01)
+    one.call(queue=3)
+    other.call(queue=3)
+    assert one.said == ["ask", "give back"]
+    one.call()
+    assert other.said == ["ask", "give back"]
+
+
 def test_a_long_call_lets_others_have_their_turns_between_its_parts(shared: Shared) -> None:
     one, other = shared.worker("a", length_s=0.0), shared.worker("b")
     one.turns.begin()
@@ -375,6 +413,22 @@ def two() -> Iterator[Two]:
     yield two
     for board in two.boards.values():
         board.close()
+
+
+@pytest.mark.parametrize(("kept_s", "parts"), [(0.9, 1.1), (0.005, 2.1)])
+def test_who_says_that_it_used_nothing_is_charged_for_the_time_that_it_kept_others_waiting(
+    two: Two, kept_s: float, parts: float
+) -> None:
+    had_s = {"a": 0.0, "b": 0.0}
+    while two.clock.now_s < 60.0:
+        name = two.given[-1]
+        held_s = kept_s if name == "a" else 0.005
+        two.clock.now_s += held_s
+        had_s[name] += held_s
+        if name == "b":
+            two.boards["b"]["used_ns"] += 5 * 10**6
+        assert two.arbiter.give_back(name, two.boards[name]["used_ns"], again=True)
+    assert had_s["a"] / had_s["b"] < parts
 
 
 def test_what_was_used_without_turns_while_the_server_was_stopped_is_held_against_nobody(two: Two) -> None:

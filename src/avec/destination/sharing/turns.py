@@ -1,9 +1,10 @@
 """A worker's turns on the accelerator: it has one before it carries out a call, and gives it back where others wait.
 
 While nobody else wants the accelerator the turn stays, and a call costs two uncontended locks of this process and no
-system call. Where others wait, it goes back when there is nothing to do, or when it has lasted long enough, after the
-accelerator has done what was issued: only then can it be said how long that took. A server that answers nothing is
-waited for no longer than any peer: calls go on without turns until it answers. Not here: who is next (`fairness`).
+system call. Where others wait, it goes back when there is nothing to do, as when an answer waits for its host to read,
+or when it has lasted long enough, after the accelerator has done what was issued: only then can it be said how long
+that took. A server that answers nothing is waited for no longer than any peer: calls go on without turns until it
+answers. Not here: who is next (`fairness`).
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ class Turns:
         self._silent = False  # it has not, for so long that calls do not wait for turns
         self._asked = False
         self._working = False
+        self._away = False  # before the next call something else takes long
         self._recalled = False  # somebody waits: give back what lies idle
+        self._contended = False  # others wait for this turn to end, as far as was seen: all of it counts
         self._since_ns = 0  # when the turn, or what of it was after others began to wait, began
+        self._counted_ns = 0  # up to when it is counted
         self._looked_ns = 0
         self._used_ns = self._calls = 0
 
@@ -103,12 +107,22 @@ class Turns:
         There is none afterwards if the server is silent: its part is who goes first, and without it all go.
         """
         with self._lock:
-            self._working = True
+            if self._held:
+                self._count(clock_ns())
+            self._working, self._away = True, False
             self._ask_once()
             while not (self._held or self._silent):
                 self._await_turn()
-        self._began_ns = clock_ns()
-        return self._began_ns
+            began_ns = clock_ns()
+            if not self._held:
+                self._counted_ns = began_ns
+        return began_ns
+
+    def _count(self, now_ns: int) -> None:
+        """Take what has passed for used, if a call is under way, or others wait meanwhile."""
+        if self._working or self._contended:
+            self._used_ns += now_ns - self._counted_ns
+        self._counted_ns = now_ns
 
     def _await_turn(self) -> None:
         """Wait for the server to give a turn, or to show that it lives, or find out that it does not."""
@@ -133,7 +147,7 @@ class Turns:
             with suppress(RuntimeError):  # as in `_return`
                 self._accelerator.pace()
         now_ns = clock_ns()
-        self._used_ns += now_ns - self._began_ns
+        self._count(now_ns)
         self._calls += 1
         self._board.show(self._used_ns, self._calls, queue)
         if now_ns - self._looked_ns > LOOK_NS:
@@ -151,33 +165,33 @@ class Turns:
         """
         self._board["queue"] = queue
         with self._lock:
-            self._decide(queue, self._board["waiting"], clock_ns())
+            now_ns = clock_ns()
+            self._count(now_ns)
+            self._decide(queue, self._board["waiting"], now_ns)
 
     def _decide(self, queue: int, waiting: int, now_ns: int) -> None:
-        if not (waiting or self._recalled):
+        self._contended = self._held and (waiting > 0 or self._recalled)
+        if not self._contended:
             self._since_ns = now_ns
         elif not queue or now_ns - self._since_ns >= self._length_ns:
-            self._return(now_ns, again=queue > 0)
+            self._return(again=queue > 0)
 
     def between(self) -> None:
         """Let others have their turns where a long call can be interrupted, if this one has lasted long enough."""
         if not (self._held and self._board["waiting"]):
             return
-        now_ns = clock_ns()
-        if now_ns - self._since_ns < self._length_ns:
+        if clock_ns() - self._since_ns < self._length_ns:
             return
-        self._used_ns += now_ns - self._began_ns
         with self._lock:
-            self._return(now_ns, again=True)
+            self._return(again=True)
         self.begin()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """For what takes long within a call and does not use the accelerator, such as compiling: others have turns."""
-        now_ns = clock_ns()
-        self._used_ns += now_ns - self._began_ns
         with self._lock:
-            self._return(now_ns, again=False)
+            self._count(clock_ns())
+            self._return(again=False)
         try:
             yield
         finally:
@@ -188,9 +202,11 @@ class Turns:
         with self._lock:
             self._held = True
             self._asked = self._recalled = False
-            self._since_ns = clock_ns()
+            self._since_ns = self._counted_ns = clock_ns()
+            self._contended = self._board["waiting"] > 0
             self._board["turns"] += 1
             self._note_life()
+            self._let_idle_go()
 
     def answer(self) -> None:
         """The server is there. Called by another thread."""
@@ -208,22 +224,50 @@ class Turns:
         """The server says that somebody waits. Called by another thread."""
         with self._lock:
             self._recalled = True
-            # Where there is more to do, `rest` is called soon.
-            if self._held and not self._working and not self._board["queue"]:
-                self._return(clock_ns(), again=False)
+            if not self._working:
+                self._since_ns = clock_ns()
+                self._count(self._since_ns)
+            self._contended = self._held
+            self._let_idle_go()
+
+    def pause(self) -> None:
+        """Between two calls something takes long that computes nothing: others have turns. Called by any thread."""
+        with self._lock:
+            self._away = not self._working
+            self._let_idle_go()
+
+    def pause_in_s(self) -> float | None:
+        """For how long to wait before `pause` is called although nothing is known to take long; None: not now.
+
+        A turn that has lasted long enough ends with the next call. If it lasts as long again without a call under way,
+        there was none all that time.
+        """
+        with self._lock:
+            left_ns = self._since_ns + 2 * self._length_ns - clock_ns()
+            return left_ns / 1e9 if self._held and self._wanted() and left_ns > 0 else None
+
+    def _wanted(self) -> bool:
+        """Whether others wait."""
+        return self._recalled or self._board["waiting"] > 0
+
+    def _let_idle_go(self) -> None:
+        # Where there is more to do, `end` or `rest` is called soon.
+        idle = not self._working and (self._away or not self._board["queue"])
+        if idle and self._wanted():
+            self._return(again=False)
 
     def show(self, name: Count, value: int) -> None:
         """Let the server see a number of the session's that seldom changes."""
         self._board[name] = value
 
-    def _return(self, now_ns: int, again: bool) -> None:
+    def _return(self, again: bool) -> None:
         if not self._held:
             return
         with suppress(RuntimeError):  # what failed on the accelerator makes the next call fail, which says so
             self._accelerator.synchronize()
-        self._used_ns += clock_ns() - now_ns
+        self._count(clock_ns())
         self._board["used_ns"] = self._used_ns
-        self._held = self._recalled = False
+        self._held = self._recalled = self._contended = False
         self._asked = again
         self._server.give_back(self._used_ns, again)
 
@@ -242,6 +286,9 @@ class Alone:
         """There is nobody who waits."""
 
     def between(self) -> None:
+        """There is nobody who waits."""
+
+    def pause(self) -> None:
         """There is nobody who waits."""
 
     def show(self, name: Count, value: int) -> None:
