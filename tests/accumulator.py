@@ -3,7 +3,7 @@ calls show in every result that follows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ from avec.protocol.torch import (
 from avec.tensor import Array
 
 STATE, GIVEN, DRAWN = ((FIRST_STORAGE + place << OFFSET_BITS) + ORIGIN for place in (1, 2, 3))
-NEW_GENERATOR, SEEDING, RECEIVE, UPLOAD, SCALE, ADD, DRAW = range(FIRST_TEMPLATE, FIRST_TEMPLATE + 7)
+NEW_GENERATOR, SEEDING, RECEIVE, UPLOAD, SCALE, ADD, DRAW, UPLOAD_FILE = range(FIRST_TEMPLATE, FIRST_TEMPLATE + 8)
 GENERATOR = 256  # the first number that is free
 SEED = 7
 encode = msgspec.msgpack.encode
@@ -59,6 +59,10 @@ class Accumulator:
         numbers += [SCALE, STATE, ADD, STATE, GIVEN, ADD, STATE, DRAWN]
         return self._run(numbers, [0.75], (), [given], Read(STATE, self._meta), into)
 
+    def fill(self, digest: str) -> Call:
+        """Put the bytes of a model that the destination has where `given` comes too, without waiting; gives them."""
+        return self._run([UPLOAD_FILE, GIVEN, 0], [], (), [], Read(GIVEN, self._meta), None, {"0": digest})
+
     def save(self) -> Call:
         """Have a snapshot brought to this host, without waiting for it."""
         described = Described(tuple(enumerate(self._templates(), FIRST_TEMPLATE)), ())
@@ -78,6 +82,7 @@ class Accumulator:
         payloads: Sequence[Array],
         read: Read | None = None,
         into: Array | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> Call:
         parts = [
             np.array(numbers, np.uint64),
@@ -85,7 +90,7 @@ class Accumulator:
             np.frombuffer(encode(templates) if templates else b"", np.uint8),
             *(payload.view(np.uint8) for payload in payloads),
         ]
-        return self._session.run(self.handle, "torch.run", encode(Batch(0, read)), parts, into=[into])
+        return self._session.run(self.handle, "torch.run", encode(Batch(0, read)), parts, files, [into])
 
     def _templates(self) -> tuple[Template, ...]:
         meta = self._meta
@@ -98,4 +103,5 @@ class Accumulator:
             Template("aten::mul_.Scalar", (one, FloatArg(0)), {}, 1, 1),
             Template("aten::add_.Tensor", (one, TensorArg(1, meta)), {}, 2, 0),
             Template("aten::uniform_", (one, -1.0, 1.0), {"generator": GeneratorArg(1)}, 2, 0),
+            Template("avec::upload_file", (one, IntArg(1)), {}, 2, 0, (meta,)),
         )

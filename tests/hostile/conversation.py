@@ -6,8 +6,9 @@ of each frame. Not here: the faults (`test_boundaries`), and what is said elsewh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from avec.host.session import Session, probe
 from avec.modelcache import manifest_of_bytes
 from avec.protocol.codec import HEADER, FrameReader, allocate_array
 from avec.protocol.messages import Message
+from destinations import RELU, Net
 from protocol.frames import feed
 from relay import Relay
 
@@ -53,6 +55,38 @@ def converse(url: str, settings: Settings, model: bytes) -> list[bytes]:
             session.run(999, "test", b"").wait()
         brought.append(state.add(np.ones(COUNT, np.float32)).wait().arrays[0].tobytes())
     return brought
+
+
+def converse_torch(url: str, settings: Settings, model: bytes) -> list[bytes]:
+    """A PyTorch program's: batches, a tensor that is uploaded by digest, a snapshot, and batches after it."""
+    with Session(url, settings) as session:
+        state = Accumulator(session, COUNT)
+        given = np.ones(COUNT, np.float32)
+        brought = [state.add(given).wait().arrays[0].tobytes()]
+        contents = hashlib.sha256(model).digest()[: given.nbytes]
+        digest = models.provide(session, contents, settings)
+        assert state.fill(digest).wait().arrays[0].tobytes() == contents
+        state.save().wait()
+        brought += [call.wait().arrays[0].tobytes() for call in [state.add(given), state.add(given)]]
+        assert session.snapshots == 1
+    return brought
+
+
+def converse_encoded(url: str, settings: Settings, model: bytes) -> list[bytes]:
+    """Frames that a codec writes, which follow one another as a camera's do, and their results."""
+    brought = []
+    with Session(url, replace(settings, codec="palette-zstd")) as session:
+        net = Net(session, RELU, (1, 3, 64, 96))
+        pixels = np.arange(3 * 64 * 96).reshape(1, 3, 64, 96) % 200
+        for number in range(3):
+            frame = (pixels + number).astype(np.float32) / 256 - np.float32(0.5)
+            brought.append(net.forward(frame).wait().arrays[0].tobytes())
+            assert brought[-1] == np.maximum(frame, 0).tobytes()
+    assert any(use.codec == "palette-zstd" for use in session.recorder.codecs)
+    return brought
+
+
+Conversation = Callable[[str, Settings, bytes], list[bytes]]
 
 
 def be_told(url: str, settings: Settings) -> None:
@@ -100,13 +134,15 @@ def frames_of(record: bytes) -> Frames:
     return Frames(kinds, tuple(unique[offset] for offset in sorted(unique)), ends[0], tuple(described), begin)
 
 
-def recorded(relay: Relay, settings: Settings, model: bytes) -> tuple[Frames, Frames]:
-    """Have the conversation undisturbed; both directions of it."""
+def recorded(relay: Relay, settings: Settings, model: bytes, having: Conversation = converse) -> tuple[Frames, Frames]:
+    """Have a conversation undisturbed; both directions of it."""
     relay.up.record, relay.down.record = bytearray(), bytearray()
-    converse(relay.url, settings, model)
+    having(relay.url, settings, model)
     up, down = bytes(relay.up.record), bytes(relay.down.record)
     relay.up.record = relay.down.record = None
-    return frames_of(up), frames_of(down)
+    both = frames_of(up), frames_of(down)
+    assert [frames.nbytes for frames in both] == [len(up), len(down)], "nothing is left over"
+    return both
 
 
 def fresh_models(folder: Path) -> Iterator[bytes]:

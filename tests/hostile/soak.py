@@ -207,7 +207,7 @@ class Resident:
             net.forward(np.ones(10_000, np.float32)).wait()
             self.session.release(net.handle)
             self._state.add(np.ones(64, np.float32)).wait()
-        # Else the journal has 100 calls more each time, until journal_limit_calls: meant so, but it looks like a leak.
+        # Else its journal has 100 calls more each time, until journal_limit_calls: as meant, but it looks like a leak.
         self._state.save().wait()
 
 

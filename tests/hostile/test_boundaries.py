@@ -21,7 +21,18 @@ from avec.errors import DestinationDraining, DestinationUnreachable, SessionLost
 from avec.host.session import Session
 from avec.protocol import messages
 from destinations import Destination, await_true, floats, relu, running
-from hostile.conversation import Frames, Place, be_refused, be_told, converse, fresh_models, recorded
+from hostile.conversation import (
+    Conversation,
+    Frames,
+    Place,
+    be_refused,
+    be_told,
+    converse,
+    converse_encoded,
+    converse_torch,
+    fresh_models,
+    recorded,
+)
 from relay import Direction, Relay
 
 Fault = Literal["FIN", "RST", "silence"]
@@ -61,14 +72,14 @@ def hasty(settings: Settings, monkeypatch: pytest.MonkeyPatch, welcome_s: float 
 
 
 def disturbed(
-    relay: Relay, way: Direction, place: Place, fault: Fault, settings: Settings, model: bytes
+    relay: Relay, way: Direction, place: Place, fault: Fault, settings: Settings, model: bytes, having: Conversation
 ) -> list[bytes]:
-    """The conversation, with a fault at a place of one direction."""
+    """A conversation, with a fault at a place of one direction."""
     began_s = time.monotonic()
     relay.bury()  # and has counted then all that came before
     way.cut_by, way.cut_at = fault, way.nbytes + place.offset
     try:
-        return converse(relay.url, settings, model)
+        return having(relay.url, settings, model)
     finally:
         way.cut_at = -1
         relay.bury()  # a worker would wait for what has fallen silent
@@ -84,16 +95,16 @@ def unanswered(frames: Frames, way: Direction, place: Place) -> bool:
 
 def check(
     relay: Relay, way: Direction, frames: Frames, fault: Fault, settings: Settings, expected: list[bytes],
-    models: Iterator[bytes], places: Sequence[Place],
+    models: Iterator[bytes], places: Sequence[Place], having: Conversation = converse,
 ) -> None:  # fmt: skip
     for place in places:
         if way.name == "down" and 0 <= place.offset - frames.opened <= DIGITS:
             continue  # a session's name may have a digit more by now, and the welcome end a byte later
         if unanswered(frames, way, place):
             with pytest.raises(DestinationUnreachable, match="no destination answers at"):
-                disturbed(relay, way, place, fault, settings, next(models))
+                disturbed(relay, way, place, fault, settings, next(models), having)
         else:
-            brought = disturbed(relay, way, place, fault, settings, next(models))
+            brought = disturbed(relay, way, place, fault, settings, next(models), having)
             assert brought == expected, f"{fault} {way.name} after {place.after} ({place.offset} bytes)"
 
 
@@ -115,6 +126,18 @@ def test_a_break_at_any_boundary_of_any_message(
     expected = converse(relay.url, settings, next(models_))
     way = relay.up if name == "up" else relay.down
     check(relay, way, frames, fault, settings, expected, models_, some(frames.places))
+
+
+@pytest.mark.parametrize("having", [converse_torch, converse_encoded])
+@pytest.mark.parametrize("fault", ["FIN", "RST"])
+@pytest.mark.parametrize("name", ["up", "down"])
+def test_a_break_at_any_boundary_of_tensors_by_digest_snapshots_and_codecs(
+    relay: Relay, settings: Settings, models_: Iterator[bytes], name: str, fault: Fault, having: Conversation
+) -> None:
+    frames = recorded(relay, settings, next(models_), having)[name == "down"]
+    way = relay.up if name == "up" else relay.down
+    expected = having(relay.url, settings, next(models_))
+    check(relay, way, frames, fault, settings, expected, models_, some(frames.places), having)
 
 
 @pytest.mark.parametrize("name", ["up", "down"])
