@@ -110,8 +110,8 @@ def test_a_model_that_the_destination_no_longer_has_is_uploaded_again(
     digest = provide(session, weights_of(floats(1, 2, 3, 4, 5, 6).reshape(2, 3)), settings)
     run(session, net, CopyFrom(source="test"), files={WEIGHTS: digest})
     stored = destination.cache_dir / "models" / "models" / digest
+    stored.unlink()
     kill(destination)
-    stored.unlink(missing_ok=True)
     np.testing.assert_array_equal(net.forward(floats(1, 1, 1).reshape(1, 3)).wait().arrays[0], [[6, 15]])
     assert stored.exists()
 
@@ -124,9 +124,9 @@ def test_a_model_whose_file_has_changed_since_is_a_lost_session(
     file.write_bytes(weights_of(floats(1, 2, 3, 4, 5, 9).reshape(2, 3)))
     digest = provide(session, file, settings)
     run(session, net, CopyFrom(source="test"), files={WEIGHTS: digest})
-    kill(destination)
     (destination.cache_dir / "models" / "models" / digest).unlink()
     file.write_bytes(weights_of(floats(1, 2, 3, 4, 5, 8).reshape(2, 3)))
+    kill(destination)
     with pytest.raises(SessionLost, match="the destination has no longer the model"):
         net.forward(floats(1, 1, 1).reshape(1, 3)).wait()
 
