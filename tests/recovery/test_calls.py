@@ -137,6 +137,7 @@ def test_calls_on_a_tensor_under_faults_and_deaths_are_bit_equal(
     assert mended > (40 if LONG else 3)
 
 
+@pytest.mark.skipif(not LONG, reason="a part of `make test-recovery`")
 def test_reads_of_a_torch_program_under_faults_and_deaths_are_bit_equal(
     server: Destination, relay: Relay, settings: Settings, tmp_path: Path
 ) -> None:
