@@ -47,7 +47,8 @@ def models_() -> Iterator[Iterator[bytes]]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
-    with running(tmp_path_factory.mktemp("plain"), AVEC_HELLO_TIMEOUT_S="2") as destination:
+    # A session that was damaged beyond mending waits for its host for a while.
+    with running(tmp_path_factory.mktemp("plain"), "--max-sessions", "200", AVEC_HELLO_TIMEOUT_S="2") as destination:
         yield destination
 
 
