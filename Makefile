@@ -44,7 +44,7 @@ test-recovery: $(READY) ## Connections cut at every place; 10,000 calls under al
 	RECOVERY_ROUNDS=500 $(BIN)/python -m pytest tests/recovery
 
 test-hostile: $(READY) ## Faults at every message boundary of every conversation, and every process killed and stopped in every state
-	HOSTILE=all $(BIN)/python -m pytest tests/hostile tests/destination/test_hung_processes.py
+	HOSTILE=all $(BIN)/python -m pytest tests/hostile tests/destination/test_hung_processes.py $(OPTIONS)
 
 fuzz: $(READY)   ## Fuzz the decoder and a server's first bytes with atheris, two minutes; SECONDS= for more
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
