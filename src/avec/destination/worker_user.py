@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import pwd
 import stat
@@ -45,6 +46,11 @@ def worker_user(name: str | None) -> WorkerUser | None:
     """
     if sys.platform != "linux" or os.geteuid() != ROOT:
         return None
+    return _user(name)
+
+
+@functools.cache  # the server asks for each connection, and a directory of users may be far away
+def _user(name: str | None) -> WorkerUser:
     if name is None:
         name = "root" if any(each for gpu in GPUS for each in Path("/dev").glob(gpu)) else "nobody"
     try:
