@@ -64,15 +64,15 @@ class TcpTransport:
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         waiting = [memoryview(buffer) for buffer in buffers]
-        flags = socket.MSG_DONTWAIT if self._before_waiting is not None else 0
+        before_waiting = self._before_waiting
         while waiting:
             try:
-                sent = self._socket.sendmsg(waiting[:IOV_LIMIT], (), flags)
+                sent = self._socket.sendmsg(waiting[:IOV_LIMIT], (), socket.MSG_DONTWAIT if before_waiting else 0)
             except BlockingIOError as exc:
-                if self._before_waiting is None or not flags:  # SO_SNDTIMEO ran out
+                if before_waiting is None:  # SO_SNDTIMEO ran out
                     raise TimeoutError(f"{self._peer} reads nothing") from exc
-                self._before_waiting()
-                flags = 0
+                before_waiting()
+                before_waiting = None
             else:
                 waiting = _rest(waiting, sent)
 

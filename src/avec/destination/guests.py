@@ -122,12 +122,7 @@ class Guest:
         try:
             data = self.worker.recv(DATAGRAM_NBYTES)
             said = msgspec.json.decode(data, type=FromWorker)
-        except (
-            OSError,
-            msgspec.DecodeError,
-            UnicodeDecodeError,
-            RecursionError,
-        ):  # the last two are no errors of msgspec's
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # msgspec lets the last two pass
             return False
         match said:
             case Broken():

@@ -18,9 +18,7 @@ from avec.destination.sharing.board import Board
 from avec.destination.sharing.fairness import FairQueue
 
 LEASE_S = 1.0  # of a turn, when others wait; longer than a call of most nets
-LATE_S = (
-    0.01  # which messages may be under way in a turn, but no more than half of it; a busy machine takes milliseconds
-)
+LATE_S = 0.01  # for messages under way in a turn, at most half of it; a busy machine takes milliseconds
 
 
 @dataclass(slots=True)
