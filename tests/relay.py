@@ -163,6 +163,10 @@ class Relay:
         os.close(self._wakeup)
         os.close(self._alarm)
 
+    def way(self, name: str) -> Direction:
+        """The direction "up" or "down"."""
+        return {"up": self.up, "down": self.down}[name]
+
     def silence(self) -> None:
         """Forward nothing any more while all connections stay: a pulled cable."""
         self._silent = True

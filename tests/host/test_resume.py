@@ -143,7 +143,7 @@ def talk_cut(url: str, relay: Relay, settings: Settings, way: Direction, place: 
 def test_a_connection_cut_at_any_place_changes_nothing(
     settings: Settings, relay: Relay, undisturbed: list[bytes], name: str, fault: Fault
 ) -> None:
-    way = relay.up if name == "up" else relay.down
+    way = relay.way(name)
     length = lengths(relay.url, relay, settings)[name == "down"]
     assert length > 60
     for place in (*range(0, 60, EVERY[0]), *range(60, length, EVERY[1])):
@@ -154,7 +154,7 @@ def test_a_connection_cut_at_any_place_changes_nothing(
 def test_a_connection_that_falls_silent_at_any_place_changes_nothing(
     settings: Settings, relay: Relay, undisturbed: list[bytes], name: str
 ) -> None:
-    way = relay.up if name == "up" else relay.down
+    way = relay.way(name)
     length = lengths(relay.url, relay, settings)[name == "down"]
     for place in range(0, length, length // 6):
         assert talk_cut(relay.url, relay, hasty(settings), way, place, "silence") == undisturbed
@@ -168,7 +168,7 @@ def test_an_encrypted_connection_cut_at_any_place_changes_nothing(
     own = replace(settings, fingerprint=fingerprint)
     with Relay(destination.url) as relay:
         url = relay.url.replace("tcp", "tls")
-        way = relay.up if name == "up" else relay.down
+        way = relay.way(name)
         length = lengths(url, relay, own)[name == "down"]
         for place in range(0, length, max(1, length // 12)):
             assert talk_cut(url, relay, own, way, place, "RST") == undisturbed, f"cut {name} after {place} bytes"

@@ -124,7 +124,7 @@ def test_a_break_at_any_boundary_of_any_message(
 ) -> None:
     frames = recorded(relay, settings, next(models_))[name == "down"]
     expected = converse(relay.url, settings, next(models_))
-    way = relay.up if name == "up" else relay.down
+    way = relay.way(name)
     check(relay, way, frames, fault, settings, expected, models_, some(frames.places))
 
 
@@ -135,7 +135,7 @@ def test_a_break_at_any_boundary_of_tensors_by_digest_snapshots_and_codecs(
     relay: Relay, settings: Settings, models_: Iterator[bytes], name: str, fault: Fault, having: Conversation
 ) -> None:
     frames = recorded(relay, settings, next(models_), having)[name == "down"]
-    way = relay.up if name == "up" else relay.down
+    way = relay.way(name)
     expected = having(relay.url, settings, next(models_))
     check(relay, way, frames, fault, settings, expected, models_, some(frames.places), having)
 
@@ -146,7 +146,7 @@ def test_a_connection_half_open_from_any_boundary_of_any_message(
 ) -> None:
     frames = recorded(relay, settings, next(models_))[name == "down"]
     expected = converse(relay.url, settings, next(models_))
-    way = relay.up if name == "up" else relay.down
+    way = relay.way(name)
     places = [place for place in frames.places if place.after.startswith(("before", "within"))]
     for welcome_s in (2.0, 5.0):  # the longer where a session has to be opened, however busy the machine is
         own = hasty(settings, monkeypatch, welcome_s)
@@ -193,7 +193,7 @@ def test_bytes_changed_anywhere_on_an_encrypted_connection_are_a_break(
     with running(tmp_path, "--listen", "tls://127.0.0.1:0") as destination, Relay(destination.url) as relay:
         own = replace(settings, fingerprint=fingerprint_in(tmp_path / "secrets" / "certificate.pem"))
         url = relay.url.replace("tcp", "tls")
-        way = relay.up if name == "up" else relay.down
+        way = relay.way(name)
         with Session(url, own) as session:
             net = relu(session)
             for offset in range(0, 200, 7):

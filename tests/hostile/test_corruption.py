@@ -107,7 +107,7 @@ def test_a_changed_byte_of_an_encrypted_conversation_is_noticed(
     own = replace(settings, fingerprint=fingerprint)
     with Relay(destination.url) as relay:
         url = relay.url.replace("tcp", "tls")
-        way = relay.up if name == "up" else relay.down
+        way = relay.way(name)
         expected = converse(url, own, next(models_))
         before = way.nbytes
         converse(url, own, next(models_))
@@ -127,7 +127,7 @@ def test_a_changed_byte_of_an_encrypted_resumption_is_a_failed_attempt(
     destination, fingerprint = encrypted
     own = replace(settings, fingerprint=fingerprint)
     with Relay(destination.url) as relay, Session(relay.url.replace("tcp", "tls"), own) as session:
-        way = relay.up if name == "up" else relay.down
+        way = relay.way(name)
         net = relu(session)
 
         def resume(offset: int) -> int:
@@ -153,7 +153,7 @@ def test_a_changed_byte_of_a_plain_header_or_body_is_an_error_or_nothing(
     with Relay(plain.url) as relay:
         quiet = replace(settings, heartbeat_s=30.0, heartbeat_misses=1)  # so that the bytes are always the same
         frames = recorded(relay, quiet, next(models_))[name == "down"]
-        way = relay.up if name == "up" else relay.down
+        way = relay.way(name)
         expected = converse(relay.url, settings, next(models_))
         outcomes: Counter[str] = Counter()
         for offset in some(frames.described):

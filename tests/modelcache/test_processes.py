@@ -184,7 +184,7 @@ def write_derived(file: BinaryIO) -> None:
     file.write(DERIVED)
 
 
-DERIVE_FOREVER = """
+DERIVING = """
 def write(file):
     for _ in range(10):
         file.write(bytes([2]) * 10_000)
@@ -192,6 +192,9 @@ def write(file):
 upload_all(bytes(5))
 digest = manifest_of_bytes(bytes(5)).digest
 say('ready')
+"""
+
+DERIVE_FOREVER = """
 while True:
     cache.discard_derived(cache.derive(digest, 100_000, write))
 """
@@ -203,7 +206,7 @@ def test_kill_9_at_any_moment_leaves_it_whole_or_not_at_all(tmp_path: Path, stor
     digest = store(cache, bytes(5)).digest
     moment = random.Random(5)
     for _ in range(8):
-        with process(DERIVE_FOREVER, path, 4 * SIZE):
+        with process(DERIVING + DERIVE_FOREVER, path, 4 * SIZE):
             time.sleep(moment.uniform(0, 0.05))  # chooses the moment; nothing is waited for
         derived = path / "derived" / digest
         assert not derived.exists() or derived.read_bytes() == DERIVED
@@ -230,13 +233,6 @@ def test_what_a_killed_process_was_making_is_removed(tmp_path: Path, store: Stor
 
 
 DERIVING_CROWD = """
-def write(file):
-    for _ in range(10):
-        file.write(bytes([2]) * 10_000)
-        file.flush()
-upload_all(bytes(5))
-digest = manifest_of_bytes(bytes(5)).digest
-say('ready')
 for step in range(60):
     made = cache.derive(digest, 100_000, write)
     assert os.pread(made.fileno(), 100_001, 0) == bytes([2]) * 100_000
@@ -247,8 +243,8 @@ say('done')
 
 def test_many_processes_at_once_see_it_whole(tmp_path: Path) -> None:
     with (
-        process(DERIVING_CROWD, tmp_path / "cache", 1 << 30) as one,
-        process(DERIVING_CROWD, tmp_path / "cache", 1 << 30) as other,
+        process(DERIVING + DERIVING_CROWD, tmp_path / "cache", 1 << 30) as one,
+        process(DERIVING + DERIVING_CROWD, tmp_path / "cache", 1 << 30) as other,
     ):
         for each in (one, other):
             assert each.stdout is not None
