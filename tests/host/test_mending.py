@@ -6,12 +6,15 @@ import threading
 
 import pytest
 
-from avec.errors import DestinationUnreachable
+from avec.config import Settings
+from avec.errors import DestinationUnreachable, SessionLost
 from avec.host import mending
 from avec.host.calls import Call
-from avec.host.mending import Attempts
+from avec.host.mending import Attempts, reopen
 from avec.host.progress import Progress
 from avec.host.unanswered import COPY_LIMIT_NBYTES, Copies, Releases, unreceived
+from avec.protocol.codec import allocate_array
+from host.scripted import scripted
 
 
 def attempts(limit_s: float, given_up: threading.Event | None = None) -> Attempts:
@@ -51,6 +54,17 @@ def test_where_nobody_has_listened_for_a_while_nobody_will(monkeypatch: pytest.M
     assert not each.hopeless(DestinationUnreachable("silence"))  # somebody may listen there
     assert not each.hopeless(refused())
     assert each.hopeless(refused())
+
+
+def test_a_destination_that_takes_a_new_session_and_says_nothing_is_not_waited_for_beyond_the_limit(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "LEAST_WELCOME_S", 0.1)
+    with (
+        scripted(lambda peer: None) as url,
+        pytest.raises(SessionLost, match="1 attempts in 0.* no destination answers"),
+    ):
+        reopen(url, settings, "test", attempts(0.2), allocate_array)
 
 
 def call(number: int) -> Call:

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from avec.communication.channel import Channel
 from avec.config import Settings
 from avec.errors import InvalidArgument, SessionLost
 from avec.formats.caffe.message import message_class
@@ -174,6 +176,25 @@ def test_a_call_that_kills_its_workers_is_a_lost_session_in_the_end(destination:
     finally:
         over.set()
         killer.join()
+
+
+def test_breaks_while_a_state_is_rebuilt_are_no_deaths_of_workers(
+    destination: Destination, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = relu(session)
+    net.forward(floats(1, -2, 3, 4)).wait()
+    breaks, real = iter(range(recovery.DEATHS_LIMIT + 3)), recovery.rebuild
+
+    def broken(channel: Channel, *state: Any) -> None:
+        if next(breaks, None) is not None:
+            channel.abort()
+        real(channel, *state)
+
+    monkeypatch.setattr(recovery, "rebuild", broken)
+    kill(destination)
+    assert net.forward(floats(5, -6, 7, 8)).wait().arrays[0].tolist() == [5, 0, 7, 8]
+    assert next(breaks, None) is None
+    await_true(lambda: len(destination.workers()) == 1, "the workers whose connections broke have been let go")
 
 
 def test_with_recovery_off_a_dead_worker_is_a_lost_session_at_once(

@@ -41,8 +41,12 @@ def greet(
     program: str = "",
     allocate: Allocate = allocate_array,
     resumption: Resumption | None = None,
+    patience_s: float = WELCOME_TIMEOUT_S,
 ) -> tuple[Channel, Welcome | Status]:
     """Connect and say hello; blocks until the destination has answered.
+
+    Args:
+        patience_s: how long to wait for the answer where a worker may have to be started.
 
     Returns:
         The open channel, beating at the settings' pace, and what the destination said.
@@ -56,7 +60,7 @@ def greet(
     credentials = credentials_for(url, settings)
     transport = connect(url, settings.connect_timeout_s, credentials.trust)
     beat = Heartbeat(settings.heartbeat_s, settings.heartbeat_misses)
-    channel = Channel(transport, "host", Heartbeat(_patience_s(purpose, settings), misses=1), allocate)
+    channel = Channel(transport, "host", Heartbeat(_patience_s(purpose, settings, patience_s), misses=1), allocate)
     try:
         hello = Hello(OLDEST_VERSION, VERSION, purpose, f"avec {__version__}", program, settings.numerics)
         hello = msgspec.structs.replace(
@@ -96,7 +100,7 @@ def _answer(channel: Channel, hello: Hello, url: str) -> Message:
         raise DestinationUnreachable(f"no destination answers at {url}: {exc}") from exc
 
 
-def _patience_s(purpose: str, settings: Settings) -> float:
+def _patience_s(purpose: str, settings: Settings, patience_s: float) -> float:
     if purpose == "resume":  # there is a worker already; a connection that does not get through is tried again
         return settings.heartbeat_s * settings.heartbeat_misses
-    return settings.connect_timeout_s if purpose == "status" else WELCOME_TIMEOUT_S
+    return settings.connect_timeout_s if purpose == "status" else patience_s

@@ -22,16 +22,18 @@ from avec.errors import (
     ProtocolError,
     SessionLost,
 )
-from avec.host.greeting import Resumption, greet
+from avec.host.greeting import WELCOME_TIMEOUT_S, Resumption, greet
 from avec.protocol.codec import Allocate
 from avec.protocol.messages import Welcome
 
 if TYPE_CHECKING:
     from avec.config import Settings
 
+FIRST_EPOCH = 1  # of a session's first connection; each attempt to make another has the next
 PAUSES_S = (0.0, 0.01, 0.03, 0.1, 0.3)  # before the attempts; the first follows the break at once
 LAST_PAUSE_S = 1.0  # before all further ones
 LEAST_CONNECT_S = 0.1
+LEAST_WELCOME_S = 10.0  # for a worker to start beside a busy accelerator, however little time is left
 # Where nobody listens, the server is gone and its workers with it; for less than this, somebody may be moving a port.
 REFUSED_S = 1.0
 # What may be otherwise a moment later: these classes themselves, since one below the second says what it is. This host
@@ -143,7 +145,9 @@ def reopen(
     last = "nothing was tried"
     while attempts.once_more():
         try:
-            channel, welcome = greet(url, _hurried(settings, attempts), "session", program, allocate)
+            patience_s = min(WELCOME_TIMEOUT_S, max(LEAST_WELCOME_S, attempts.remaining_s))
+            hurried = _hurried(settings, attempts)
+            channel, welcome = greet(url, hurried, "session", program, allocate, patience_s=patience_s)
         except AvecError as exc:
             last = str(exc)
             if type(exc) not in PASSING:

@@ -17,8 +17,9 @@ import numpy as np
 from avec.communication.channel import Channel
 from avec.errors import SessionLost
 from avec.host.calls import Call
+from avec.host.greeting import Resumption
 from avec.host.journal import CHANGES, READS, Effect, Entry, Journal
-from avec.host.mending import Attempts, WorkerGone, reopen
+from avec.host.mending import FIRST_EPOCH, Attempts, WorkerGone, reconnect, reopen
 from avec.host.restart import Model, Unlike, check_of, rebuild
 from avec.host.snapshots import Timing, room
 from avec.host.unanswered import Copies
@@ -163,9 +164,8 @@ class Recovery:
         named = [call.message.files.values() for call in waiting if call.message is not None]
         first = min((call.number for call in waiting), default=answered + 1)
         attempts.at_once()
+        self._note_death(gone, waiting, answered)
         while True:
-            if waiting:
-                self._note_death(gone, answered)
             channel, welcome = reopen(self.url, self._settings, self._program, attempts, allocate)
             entries = self._journal.needed()
             try:
@@ -185,9 +185,11 @@ class Recovery:
                     channel.send(Goodbye())  # so that the worker does not wait for this host
                 channel.retire()
                 raise SessionLost(f"{gone}; its state cannot be rebuilt: {exc}") from exc
-            except SessionLost as exc:  # this worker died too, or the connection broke
+            except SessionLost as exc:
                 channel.retire()
                 gone = WorkerGone(f"{gone}; {exc}")
+                if self._has_died(welcome, attempts, allocate):
+                    self._note_death(gone, waiting, answered)
                 continue
             except BaseException:
                 channel.retire()
@@ -196,8 +198,22 @@ class Recovery:
             self.made_again = len(entries)
             return channel, welcome
 
-    def _note_death(self, gone: WorkerGone, answered: int) -> None:
+    def _has_died(self, welcome: Welcome, attempts: Attempts, allocate: Allocate) -> bool:
+        """Whether a worker died whose connection broke; one that did not is let go, with the state it had so far."""
+        wish = Resumption(welcome.session, welcome.secret, FIRST_EPOCH + 1, answered=0)
+        try:
+            channel, *_ = reconnect(self.url, self._settings, wish, attempts, allocate)
+        except WorkerGone:
+            return True
+        with contextlib.suppress(SessionLost):
+            channel.send(Goodbye())
+        channel.retire()
+        return False
+
+    def _note_death(self, gone: WorkerGone, waiting: Sequence[Call], answered: int) -> None:
         """Take note of a worker's death, so that a call which kills workers does not kill them for ever."""
+        if not waiting:
+            return
         before, deaths = self._died
         deaths = deaths + 1 if before == answered else 1
         self._died = answered, deaths

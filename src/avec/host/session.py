@@ -28,7 +28,7 @@ from avec.host.calls import Call, Credit, Happening, Reply
 from avec.host.encoding import Encodings, Written
 from avec.host.greeting import Resumption, greet
 from avec.host.journal import CHANGES, READS, Effect
-from avec.host.mending import Attempts, WorkerGone, reconnect
+from avec.host.mending import FIRST_EPOCH, Attempts, WorkerGone, reconnect
 from avec.host.progress import Progress
 from avec.host.recovery import Recovery
 from avec.host.unanswered import Copies, Releases, unreceived
@@ -113,7 +113,7 @@ class Session:
         self._settings = settings
         self._on_mended = on_mended
         self._away = False  # the connection broke, and another is being made
-        self._epoch = 1  # of the connection: the first, or that of the attempt which made it
+        self._epoch = FIRST_EPOCH  # or that of the attempt which made the connection
         self._answered_number = 0  # the last call whose answer has arrived
         self._copies = Copies()
         self._given_up = threading.Event()  # nobody wants the session any more
@@ -497,7 +497,7 @@ class Session:
                 received = self._answered_number
                 channel, self.welcome = self._restart(gone, attempts)
                 how = f"at another worker, where {self._recovery.made_again} calls were made again,"
-                self._epoch = 1
+                self._epoch = FIRST_EPOCH
             self._go_on(channel, received)
         except SessionLost as exc:
             raise SessionLost(f"{broke}; {exc}") from exc
