@@ -13,11 +13,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,6 +27,7 @@ from avec.host.encoding import Encodings, Written
 from avec.host.greeting import Resumption, greet
 from avec.host.journal import CHANGES, READS, Effect
 from avec.host.mending import FIRST_EPOCH, Attempts, WorkerGone, reconnect
+from avec.host.outbox import Outbox, Outgoing, Releasing
 from avec.host.progress import Progress
 from avec.host.recovery import Recovery
 from avec.host.unanswered import Copies, Releases, unreceived
@@ -42,7 +41,6 @@ from avec.protocol.messages import (
     Load,
     Message,
     Offer,
-    Release,
     Result,
     Run,
     Status,
@@ -57,25 +55,7 @@ if TYPE_CHECKING:
     from avec.host.uploading import Source
     from avec.modelcache import Manifest
 
-BATCH_LIMIT = 64  # frames that one gathering write may join
 GIVE_UP_S = 0.5  # for an attempt to reconnect to end when the session is closed; it may go on without anybody
-
-
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """Encoded frames on their way to the sending thread; they go over their own connection or not at all."""
-
-    buffers: Sequence[Buffer]
-    channel: Channel
-    sent: Happening | None = None  # of the call that they are
-
-
-@dataclass(frozen=True, slots=True)
-class _Releasing:
-    """A release on its way to the sending thread, which encodes it."""
-
-    handle: int
-    channel: Channel
 
 
 class Session:
@@ -101,12 +81,8 @@ class Session:
         self._failed: dict[int, list[Call]] = {}  # by handle, in order: failures that no wait has raised yet
         self._numbers = itertools.count(1)
         self._handles = itertools.count(1)
-        self._outbox: queue.SimpleQueue[_Outgoing | _Releasing | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self.issued = 0  # the last call that was handed on; an interrupted caller sees by it whether its own was
-        self._puts = itertools.count(1)
-        self._queued = 0  # items that the sending thread was given, and those that it has sent
-        self._dequeued = 0
         self._lost: str | None = None
         self._draining: str | None = None
         self._closing = False
@@ -135,12 +111,9 @@ class Session:
         self._credit = Credit(self.welcome.credit_calls, self.welcome.credit_nbytes)
         self._numerics = settings.numerics
         self._channel.measure()
-        self._threads = [
-            threading.Thread(target=self._send_all, name="avec-send", daemon=True),
-            threading.Thread(target=self._receive_all, name="avec-receive", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._outbox = Outbox(lambda: self._channel, self.resume_s > 0, self._lose)
+        self._receiver = threading.Thread(target=self._receive_all, name="avec-receive", daemon=True)
+        self._receiver.start()
 
     @property
     def usable(self) -> bool:
@@ -227,7 +200,7 @@ class Session:
         """Say that a handle is no longer used. Never blocks and may be called from a destructor."""
         if self.resume_s:
             self._releases.add(self.issued, handle)  # before it is known whether this connection carries it
-        self._put(_Releasing(handle, self._channel))
+        self._outbox.put(Releasing(handle, self._channel))
 
     def wait_all(self) -> None:
         """Block until all calls made so far have ended; the next wait on a handle raises what failed on it."""
@@ -254,16 +227,14 @@ class Session:
         if self._closing:
             return
         self._closing = True
-        self._put(self._goodbye(self._channel))
-        sender, receiver = self._threads
-        receiver.join(timeout_s)  # it ends when the destination has answered everything and closed
+        self._outbox.put(self._goodbye(self._channel))
+        self._receiver.join(timeout_s)  # it ends when the destination has answered everything and closed
         with self._lock:  # afterwards no other connection takes the place of this one
             self._given_up.set()
         self._channel.abort()
-        receiver.join(GIVE_UP_S if self._away else None)
-        self._outbox.put(None)
-        sender.join()
-        if not receiver.is_alive():  # else it closes what it has, once it sees that nobody wants that
+        self._receiver.join(GIVE_UP_S if self._away else None)
+        self._outbox.close()
+        if not self._receiver.is_alive():  # else it closes what it has, once it sees that nobody wants that
             self._channel.close()
             self._recovery.close()
         self._note_origin()
@@ -336,7 +307,7 @@ class Session:
             if self._away:
                 handed_on.append(None)  # it is sent with all others, once there is a connection again
             # A small call is sent by this thread, which saves waking another; not while something earlier is queued.
-            elif call.progress.wire_nbytes_up <= SMALL_NBYTES and self._queued == self._dequeued:
+            elif call.progress.wire_nbytes_up <= SMALL_NBYTES and self._outbox.empty:
                 data = b"".join(buffers)
                 if self.resume_s:
                     call.frames = (data,)
@@ -344,7 +315,7 @@ class Session:
                 if handed_on:
                     call.sent.happen()
             if not handed_on:
-                self._put(_Outgoing(buffers, self._channel, call.sent), handed_on)
+                self._outbox.put(Outgoing(buffers, self._channel, call.sent), handed_on)
         except BaseException:
             if not handed_on:
                 del self._calls[call.number]
@@ -353,13 +324,6 @@ class Session:
         finally:
             if handed_on:
                 self.issued = call.number
-
-    def _put(self, item: _Outgoing | _Releasing, handed_on: list[Any] | None = None) -> None:
-        """Queue something for the sending thread; `handed_on` gets an item exactly when that was done."""
-        notes: list[Any] = [] if handed_on is None else handed_on
-        self._queued = next(self._puts)
-        # In one call, since between two an interrupt could be raised and the note be lost.
-        notes.extend(map(self._outbox.put, (item,)))
 
     def _check_usable(self) -> None:
         if self._draining is not None:
@@ -401,57 +365,6 @@ class Session:
             if call.number in self._calls:
                 call.frames, call.copied = copies, True
         return True
-
-    def _send_all(self) -> None:
-        try:
-            while (first := self._outbox.get()) is not None:
-                batch, ended = self._gather(first)
-                try:
-                    self._send(batch)
-                finally:
-                    self._dequeued += len(batch)
-                if ended:
-                    return
-        except SessionLost as exc:
-            self._lose(str(exc))
-        except BaseException as exc:  # nobody shall wait for what nobody sends
-            self._lose(f"its sending thread failed: {exc!r}")
-            raise
-
-    def _gather(self, first: _Outgoing | _Releasing) -> tuple[list[_Outgoing], bool]:
-        """Collect what else waits, so that many small frames cost one system call."""
-        batch = [self._outgoing(first)]
-        while len(batch) < BATCH_LIMIT:
-            try:
-                item = self._outbox.get_nowait()
-            except queue.Empty:
-                break
-            if item is None:
-                return batch, True
-            batch.append(self._outgoing(item))
-        return batch, False
-
-    def _outgoing(self, item: _Outgoing | _Releasing) -> _Outgoing:
-        if isinstance(item, _Releasing):
-            return _Outgoing(encode(Release(handles=(item.handle,))), item.channel)
-        return item
-
-    def _send(self, batch: Sequence[_Outgoing]) -> None:
-        """Send what is for the connection that there is; what was for an earlier one has been queued anew for this."""
-        channel = self._channel
-        current = [each for each in batch if each.channel is channel]
-        if not current:
-            return
-        try:
-            channel.send_encoded([buffer for each in current for buffer in each.buffers])
-        except SessionLost:
-            if not self.resume_s:
-                raise
-            channel.abort()  # the receiving thread finds it broken, and makes another
-            return
-        for each in current:
-            if each.sent is not None:
-                each.sent.happen()
 
     def _receive_all(self) -> None:
         try:
@@ -525,9 +438,9 @@ class Session:
                     if call.number <= received:
                         call.sent.happen()
                 for each in waiting:
-                    self._put(self._again(each, channel))
+                    self._outbox.put(self._again(each, channel))
                 if self._closing:
-                    self._put(self._goodbye(channel))
+                    self._outbox.put(self._goodbye(channel))
         if refusal is not None:
             with contextlib.suppress(SessionLost):
                 channel.send(Goodbye())
@@ -548,13 +461,13 @@ class Session:
                 )
         return None
 
-    def _again(self, item: Call | int, channel: Channel) -> _Outgoing | _Releasing:
+    def _again(self, item: Call | int, channel: Channel) -> Outgoing | Releasing:
         if isinstance(item, int):
-            return _Releasing(item, channel)
-        return _Outgoing(item.frames or (), channel, item.sent)
+            return Releasing(item, channel)
+        return Outgoing(item.frames or (), channel, item.sent)
 
-    def _goodbye(self, channel: Channel) -> _Outgoing:
-        return _Outgoing(encode(Goodbye()), channel)
+    def _goodbye(self, channel: Channel) -> Outgoing:
+        return Outgoing(encode(Goodbye()), channel)
 
     def _take(self, frame: Frame) -> None:
         match frame.message:
@@ -580,7 +493,7 @@ class Session:
                 with self._lock:
                     self._draining = draining.reason
                     # Whatever was queued before it is still carried out and answered.
-                    self._put(self._goodbye(self._channel))
+                    self._outbox.put(self._goodbye(self._channel))
             case _:
                 raise ProtocolError(f"{type(frame.message).__name__} is not expected in a session")
 
