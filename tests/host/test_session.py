@@ -292,7 +292,8 @@ def test_after_closing_no_call_can_be_made(open_session: Open) -> None:
 def test_closing_takes_bounded_time_although_the_destination_does_not_answer(
     destination: Destination, open_session: Open, settings: Settings
 ) -> None:
-    session, worker = open_with_worker(destination, open_session, patient(settings))
+    leaving = replace(patient(settings), resume_timeout_s=0.0)  # so that the worker does not wait for it in vain
+    session, worker = open_with_worker(destination, open_session, leaving)
     with Stopped(worker):
         session.run(999, "test.fail", b"", [np.zeros(64 << 20, np.uint8)])
         began_s = time.monotonic()
