@@ -1,7 +1,8 @@
 """The process that hosts connect to: it greets them, has the zygote fork a worker for each, and drains on SIGTERM.
 
 One thread, one selector: strangers cost a few kilobytes until they have said hello, and nothing of theirs is parsed
-here but that. Tensors never pass through this process. Not here: sessions (`session`), forking (`zygote`).
+here but that. Tensors never pass through this process. Not here: those who have not said hello (`reception`), sessions
+(`session`), forking (`zygote`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
 import signal
 import socket
 import time
@@ -33,6 +33,7 @@ from avec.destination.life import Lives
 from avec.destination.life import pair as life_pair
 from avec.destination.metrics import MetricsProcess
 from avec.destination.orders import DATAGRAM_NBYTES, Ask, Assignment, Drain, Ended, FromZygote, Kill, Ready
+from avec.destination.reception import Reception
 from avec.destination.refusals import Refusals
 from avec.destination.sharing import room
 from avec.destination.sharing.arbiter import Arbiter
@@ -42,10 +43,11 @@ from avec.destination.stranger import Stranger
 from avec.destination.tenants import model_cache
 from avec.destination.users import PRIORITIES, User
 from avec.destination.vacancies import Vacancies
-from avec.destination.waiting_room import STRANGER_COUNT_LIMIT, WaitingRoom
+from avec.destination.waiting_room import STRANGER_COUNT_LIMIT
+from avec.destination.watch import Watch
 from avec.destination.worker_user import worker_user
 from avec.destination.zygote_process import ZygoteProcess
-from avec.errors import AvecError, ConfigurationError, DestinationDraining, DestinationError, DestinationFull
+from avec.errors import AvecError, DestinationDraining, DestinationError, DestinationFull
 from avec.protocol.messages import AcceleratorInfo, Hello, Places, Status
 
 UPLOAD_COUNT_LIMIT = 64  # upload connections, which hold no accelerator
@@ -118,7 +120,6 @@ class Server:
         self._lifeline: int | None = None
         self._zygote_ready = False  # the one that runs now
         self._ready = Ready(AcceleratorInfo("cpu", "", 0), ())
-        self._strangers = WaitingRoom()
         self._guests: dict[str, Guest] = {}
         self._arbiter = Arbiter(settings.turns_at_once)
         self._lives = Lives(settings.process_timeout_s)
@@ -126,8 +127,11 @@ class Server:
         self._workers = {"session": 0, "upload": 0}
         self._tally = Tally()
         self._refusals = Refusals(self._tally.refused, audit)
+        self._watch = Watch(self._refusals)
+        self._reception = Reception(
+            listener, access.context, settings.hello_timeout_s, self._watch, self._refusals, self._greet
+        )
         self._ends_s: float | None = None  # draining: when patience ends
-        self._selector = selectors.DefaultSelector()
         self._wakeup, self._alarm = os.pipe()
 
     def __enter__(self) -> Self:
@@ -140,27 +144,26 @@ class Server:
 
     def __exit__(self, *exc_info: object) -> None:
         signal.set_wakeup_fd(-1)
-        for stranger in self._strangers:
-            stranger.transport.close()
+        self._reception.close()
         for guest in self._guests.values():
             guest.close()
         self._refusals.close()
-        self._selector.close()
+        self._watch.close()
         for descriptor in (self._wakeup, self._alarm, self._lifeline):
             if descriptor is not None:
                 os.close(descriptor)
 
     def run(self, on_ready: Callable[[str, AcceleratorInfo, tuple[str, ...]], None]) -> int:
         """Serve until told to stop and drained."""
-        self._watch(self._wakeup, self._take_signal)
-        self._watch(self._zygote.socket.fileno(), self._hear_zygote)
+        self._watch.add(self._wakeup, self._take_signal)
+        self._watch.add(self._zygote.socket.fileno(), self._hear_zygote)
         self._await_zygote()
         if self._ends_s is not None:  # told to end before it began
             return 0
-        self._watch(self._listener.fileno(), self._accept)
+        self._reception.open()
         self._watch_lifeline()
         if self._metrics is not None:
-            self._watch(self._metrics.socket.fileno(), self._answer_metrics)
+            self._watch.add(self._metrics.socket.fileno(), self._answer_metrics)
         if not is_loopback(self._listener.url) and self._access.context is None:
             log.warning(
                 "%s is open to everybody who can reach it: --insecure means no encryption and no authentication",
@@ -168,36 +171,19 @@ class Server:
             )
         on_ready(self._listener.url, self._ready.accelerator, self._ready.formats)
         while not self._finished():
-            for key, _ in self._selector.select(self._patience_s()):
-                key.data()
+            self._watch.wait(self._patience_s())
             self._arbiter.look()
             self._refusals.look()
             (self._lives.look if self._zygote_ready else self._lives.pardon)()
-            self._drop_silent_strangers()
+            self._reception.look()
         return 0
-
-    def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
-        self._selector.register(descriptor, selectors.EVENT_READ, act)
-
-    def _watch_peer(self, descriptor: int, hear: Callable[[], None], drop: Callable[[], None], who: str) -> None:
-        """Watch what a host or a worker says: whatever that makes fail here ends this peer, and not the server."""
-
-        def act() -> None:
-            try:
-                hear()
-            except Exception:
-                self._refusals.note(who, "fault", "made the destination fail, and is dropped", failed=True)
-                drop()
-
-        self._watch(descriptor, act)
 
     def _await_zygote(self) -> None:
         deadline_s = time.monotonic() + ZYGOTE_TIMEOUT_S
         while not self._ready.formats and self._ends_s is None:
             if time.monotonic() > deadline_s:
                 raise DestinationError(f"the zygote was not ready after {ZYGOTE_TIMEOUT_S:.0f} s")
-            for key, _ in self._selector.select(1.0):
-                key.data()
+            self._watch.wait(1.0)
 
     def _watch_lifeline(self) -> None:
         if self._lifeline_pid is None:
@@ -207,12 +193,12 @@ class Server:
         except ProcessLookupError:
             self._drain("the application is gone")
         else:
-            self._watch(self._lifeline, self._lose_lifeline)
+            self._watch.add(self._lifeline, self._lose_lifeline)
 
     def _lose_lifeline(self) -> None:
         assert self._lifeline is not None
-        self._selector.unregister(self._lifeline)
-        self._stop_listening()
+        self._watch.remove(self._lifeline)
+        self._reception.stop()
         # Children of the application may still compute: no deadline, the last session's end is the end.
         self._ends_s = float("inf")
 
@@ -226,7 +212,7 @@ class Server:
             self._ends_s,
             self._arbiter.deadline_s(),
             self._refusals.deadline_s(),
-            self._strangers.deadline_s(),
+            self._reception.deadline_s(),
             self._lives.deadline_s(),
         )
         soonest_s = min((each for each in deadlines_s if each is not None), default=float("inf"))
@@ -252,11 +238,6 @@ class Server:
         with contextlib.suppress(DestinationError):  # one that takes no orders is ended when the time is over
             self._zygote.tell(msgspec.json.encode(Drain()))
 
-    def _stop_listening(self) -> None:
-        with contextlib.suppress(KeyError, ValueError):  # not yet, or no longer
-            self._selector.unregister(self._listener.fileno())
-        self._listener.close()  # so that hosts are refused at once, rather than wait for a hello
-
     def _hear_zygote(self) -> None:
         data = b""
         with contextlib.suppress(ConnectionError):
@@ -280,7 +261,7 @@ class Server:
         Raises:
             DestinationError: it died before it was ready, and so would the next.
         """
-        self._selector.unregister(self._zygote.socket.fileno())
+        self._watch.remove(self._zygote.socket.fileno())
         self._lives.forget("the zygote")
         self._zygote.end()
         for session in list(self._guests):
@@ -294,7 +275,7 @@ class Server:
         self._zygote_ready = False
         self._tally.zygote_restarts += 1
         self._zygote.start()
-        self._watch(self._zygote.socket.fileno(), self._hear_zygote)
+        self._watch.add(self._zygote.socket.fileno(), self._hear_zygote)
 
     def _hear_worker(self, session: str) -> None:
         guest = self._guests.get(session)  # the zygote may have told of its end in the same moment
@@ -305,7 +286,7 @@ class Server:
         """Hear no more from a guest's worker."""
         self._arbiter.leave(guest.session)
         if guest.worker is not None:
-            self._selector.unregister(guest.worker)
+            self._watch.remove(guest.worker.fileno())
             guest.worker.close()
             guest.worker = None
 
@@ -332,41 +313,6 @@ class Server:
                 self._lives.forget(f"encryption {pid}")
                 guest.note_ended(encryption)
 
-    def _accept(self) -> None:
-        try:
-            transport = self._listener.accept()
-        except OSError as exc:  # it left while it was being accepted, or descriptors have run out
-            self._refusals.note("a connection", "unaccepted", f"was not accepted: {exc}")
-            return
-        deadline_s = time.monotonic() + self._settings.hello_timeout_s
-        stranger = Stranger(transport, self._access.context, deadline_s)
-        hear, drop = partial(self._hear_stranger, stranger), partial(self._drop, stranger)
-        self._watch_peer(transport.fileno(), hear, drop, transport.peer)
-        if (crowded_out := self._strangers.enter(stranger)) is not None:
-            text = "had to make room: too many connections have not said hello"
-            self._refusals.note(crowded_out.transport.peer, "crowd", text)
-            self._drop(crowded_out)
-
-    def _hear_stranger(self, stranger: Stranger) -> None:
-        if stranger not in self._strangers:  # it had to make room in the same moment
-            return
-        try:
-            hello = stranger.receive()
-            if hello is None:
-                return
-            self._greet(stranger, hello)
-        except AvecError as exc:
-            self._refuse(stranger, exc)
-        except OSError as exc:
-            log.debug("%s left: %s", stranger.transport.peer, exc)
-        self._drop(stranger)
-
-    def _refuse(self, stranger: Stranger, exc: AvecError, line: Line | None = None) -> None:
-        # What is wrong with the destination's own files is for its log, and not for the stranger.
-        why = f"{exc} ({exc.__cause__})" if isinstance(exc.__cause__, ConfigurationError) else str(exc)
-        self._refusals.note(stranger.transport.peer, exc.code, f"refused: {why}", line)
-        stranger.refuse(exc)
-
     def _greet(self, stranger: Stranger, hello: Hello) -> None:
         program = ascii(hello.program[:PROGRAM_LIMIT])[1:-1]  # it goes into datagrams and the log
         line = Line(now(), 0.0, "", stranger.transport.peer, hello.purpose, "", "left")
@@ -381,7 +327,7 @@ class Server:
                 return
             limit_nbytes = self._make_room(hello, user)
         except AvecError as exc:
-            self._refuse(stranger, exc, line)
+            self._reception.refuse(stranger, exc, line)
             return
         session = str(self._tally.sessions + self._tally.uploads + 1)
         guest = Guest(line, session, promised_nbytes=max(0, hello.memory_nbytes), limit_nbytes=limit_nbytes)
@@ -411,7 +357,7 @@ class Server:
             self._tally.uploads += 1
         if guest.worker is not None:
             hear, drop = partial(self._hear_worker, session), partial(self._part, guest)
-            self._watch_peer(guest.worker.fileno(), hear, drop, f"the worker of session {session}")
+            self._watch.add_peer(guest.worker.fileno(), hear, drop, f"the worker of session {session}")
         self._share(guest, user)
         log.info("%s %s: %s from %s", hello.purpose, session, program or "a host", stranger.transport.peer)
 
@@ -520,7 +466,7 @@ class Server:
             self._settings.max_sessions,
             self._workers["upload"],
             UPLOAD_COUNT_LIMIT,
-            len(self._strangers) - asking,  # who asks has said hello
+            len(self._reception) - asking,  # who asks has said hello
             STRANGER_COUNT_LIMIT,
         )
 
@@ -532,7 +478,7 @@ class Server:
             self._metrics.answer(self._status(None, owners))
         except (AvecError, OSError) as exc:
             log.error("metrics are not served any more: %s", exc)
-            self._selector.unregister(self._metrics.socket.fileno())
+            self._watch.remove(self._metrics.socket.fileno())
 
     def _status(self, viewer: User | None, owners: Sequence[User], asking: int = 0) -> Status:
         return put_together(
@@ -558,15 +504,3 @@ class Server:
             "audit log": "on" if self._audit is not None else "off: there are no users",
             **self._ready.confinement,
         }
-
-    def _drop_silent_strangers(self) -> None:
-        for stranger in self._strangers.overdue(time.monotonic()):
-            text = f"said no hello in {self._settings.hello_timeout_s:.1f} s"
-            self._refusals.note(stranger.transport.peer, "silence", text)
-            self._drop(stranger)
-
-    def _drop(self, stranger: Stranger) -> None:
-        """Let go of a connection here; a worker that took it over holds it by a descriptor of its own."""
-        self._strangers.leave(stranger)
-        self._selector.unregister(stranger.transport.fileno())
-        stranger.transport.close()
