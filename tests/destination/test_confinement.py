@@ -45,15 +45,26 @@ CAPABILITIES, ROOT, READ_SEARCH = "workers without capabilities", "workers not u
 KEPT = _kept_of_root()
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())  # its number as a system call
 ATTEMPT = """
-import os, socket, subprocess, sys, tempfile, threading, ctypes
+import fcntl, os, resource, signal, socket, subprocess, sys, tempfile, threading, time, ctypes
 from dataclasses import replace
 from pathlib import Path
 from avec import config
+from avec.destination.call_filter import filter_calls
 from avec.destination.tenants import confine_to
 settings = replace(config.Settings(), cache_dir=Path({cache!r}), secrets_dir=Path({secrets!r}), worker_user={user!r})
 measures = confine_to(settings, "ann")
 off = [name for name, state in measures.items() if state != "on"]
 assert off == {off!r}, measures
+def child():
+    pid = os.fork()
+    if not pid:
+        os.closerange(0, 3)  # who reads what this program prints does not wait for it
+        time.sleep(5)
+        os._exit(0)
+    return pid
+def filtered():  # as where Landlock does not judge signals
+    filter_calls(ctypes.CDLL(None, use_errno=True), may_connect=False, signals=True)
+    return True
 try:
     result = {attempt}
 except OSError as exc:
@@ -114,6 +125,11 @@ REFUSED = {
     "a local service": "socket.socket(socket.AF_UNIX).connect('/run/any.sock')",
     "another process's environment": "open('/proc/' + str(os.getppid()) + '/environ', 'rb').read()",
     "a signal to another process": "os.kill(os.getppid(), 0)",
+    "limits of another process of its user": "resource.prlimit(child(), resource.RLIMIT_CPU, (1, 1))",
+    "processors of another": "os.sched_setaffinity(child(), {{0}})",
+    "the scheduling of another": "os.sched_setscheduler(child(), os.SCHED_BATCH, os.sched_param(0))",
+    "the priority of another": "os.setpriority(os.PRIO_PROCESS, child(), 19)",
+    "the priority of all": "os.setpriority(os.PRIO_USER, 0, 19)",
     "a mount": "0 if ctypes.CDLL(None, use_errno=True).mount(b'x', b'/mnt', b'tmpfs', 0, None) == 0 "
     "else (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'mount'))",
     "a namespace": "0 if ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0 "
@@ -135,6 +151,26 @@ def test_a_worker_is_refused(tmp_path: Path, what: str) -> None:
     assert attempt(tmp_path, REFUSED[what]) in ("refused 1", "refused 13")
 
 
+REFUSED_SIGNALS = {
+    "to another process": "filtered() and os.kill(child(), signal.SIGTERM)",
+    "to its group": "filtered() and os.kill(0, 0)",
+    "to all": "filtered() and os.kill(-1, 0)",
+    "by a descriptor": "[filtered() and signal.pidfd_send_signal(each, 0) for each in [os.pidfd_open(child())]]",
+    "by a file that can be read": "filtered() and fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
+}
+
+
+@pytest.mark.parametrize("which", REFUSED_SIGNALS)
+def test_a_worker_is_refused_signals_where_landlock_does_not_judge_them(tmp_path: Path, which: str) -> None:
+    assert attempt(tmp_path, REFUSED_SIGNALS[which]) == "refused 1"
+
+
+def test_a_worker_has_signals_of_its_own_there(tmp_path: Path) -> None:
+    own = "filtered() and [os.kill(os.getpid(), 0), signal.pthread_kill(threading.get_ident(), 0)] and None"
+    assert attempt(tmp_path, own) == "done None"
+    assert attempt(tmp_path, "filtered() and fcntl.fcntl(0, fcntl.F_GETFL) * 0 or None") == "done None"
+
+
 GRANTED = {
     "its own models": "open('{tmp}/cache/users/ann/models/x', 'w').close()",
     "its own temporary files": "tempfile.TemporaryFile().close()",
@@ -146,6 +182,11 @@ GRANTED = {
     "pairs of sockets": "[each.close() for each in socket.socketpair()] and None",
     "pairs of sockets that keep messages apart": "[each.close() for each in socket.socketpair(socket.AF_UNIX, "
     "socket.SOCK_SEQPACKET)] and None",
+    "a signal to itself": "os.kill(os.getpid(), 0)",
+    "a signal to a child": "os.kill(child(), 0)",
+    "limits of its own": "[resource.prlimit(who, resource.RLIMIT_CPU, (99, 99)) for who in (0, os.getpid())] and None",
+    "its own priority": "[os.setpriority(os.PRIO_PROCESS, who, 19) for who in (0, os.getpid())] and None",
+    "its own processors": "[os.sched_setaffinity(who, {{0}}) for who in (0, os.getpid())] and None",
     "what its children may": "subprocess.run(['cat', '/proc/self/status'], capture_output=True).returncode or None",
 }
 
