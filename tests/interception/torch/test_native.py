@@ -12,7 +12,7 @@ import compiled
 import torch_checks
 from avec.interception.torch import building
 from destinations import running
-from launching import APPS, AVEC, NOWHERE, environ, execute
+from launching import APPS, AVEC, NOWHERE, Outcome, at_once, environ, execute
 
 PROGRAMS = Path(__file__).parent / "programs"
 MODULES = ("tensors", "modules", "storages", "randomness", "loading", "forwarded", "operators", "faults")
@@ -42,8 +42,19 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def outcomes(destination: str, two: str, variables: dict[str, str]) -> dict[str, str]:
     """The error of each check, or nothing."""
-    found = torch_checks.outcomes(two, ON_TWO, TIMEOUT_S, variables=variables)
-    return found | torch_checks.outcomes(destination, MODULES, TIMEOUT_S, variables=variables)
+    on_two, others = at_once(
+        lambda: torch_checks.outcomes(two, ON_TWO, TIMEOUT_S, variables=variables),
+        lambda: torch_checks.outcomes(destination, MODULES, TIMEOUT_S, variables=variables),
+    )
+    return on_two | others
+
+
+def with_and_without(variables: dict[str, str], *command: str) -> list[Outcome]:
+    """Run a command line with the kernels in C++, and with those in Python."""
+    return at_once(
+        lambda: execute(*command, variables=environ(**variables)),
+        lambda: execute(*command, variables=environ(AVEC_TORCH_NATIVE="off")),
+    )
 
 
 @pytest.mark.parametrize("name", torch_checks.names((*MODULES, *ON_TWO)))
@@ -52,32 +63,27 @@ def test_feature(name: str, outcomes: dict[str, str]) -> None:
 
 
 def test_both_record_the_same(two: str, variables: dict[str, str]) -> None:
-    run = (*AVEC, "run", "--on", two, str(PROGRAMS / "recorded.py"))
-    native = execute(*run, variables=environ(**variables))
-    python = execute(*run, variables=environ(AVEC_TORCH_NATIVE="off"))
+    native, python = with_and_without(variables, *AVEC, "run", "--on", two, str(PROGRAMS / "recorded.py"))
     assert native[0] == 0, native[2]
     assert native[1].splitlines() == python[1].splitlines()
     assert native[1].count("\n") > 40
 
 
 def test_operators_that_are_known_do_without_the_interpreter(destination: str, variables: dict[str, str]) -> None:
-    run = (*AVEC, "run", "--on", destination, str(PROGRAMS / "frames.py"))
-    status, stdout, stderr = execute(*run, variables=environ(**variables))
-    assert (status, stdout) == (0, "0\n"), stderr
-    assert int(execute(*run, variables=environ(AVEC_TORCH_NATIVE="off"))[1]) > 20
+    native, python = with_and_without(variables, *AVEC, "run", "--on", destination, str(PROGRAMS / "frames.py"))
+    assert native[:2] == (0, "0\n"), native[2]
+    assert int(python[1]) > 20
 
 
 def test_a_program_prints_what_it_prints_without_them(destination: str, variables: dict[str, str]) -> None:
-    run = (*AVEC, "run", "--on", destination, str(APPS / APP))
-    native = execute(*run, variables=environ(**variables))
+    native, python = with_and_without(variables, *AVEC, "run", "--on", destination, str(APPS / APP))
     assert native[0] == 0, native[2]
-    assert native == execute(*run, variables=environ(AVEC_TORCH_NATIVE="off"))
+    assert native == python
 
 
 def test_torch_is_given_back_as_it_was(destination: str, variables: dict[str, str]) -> None:
-    run = (*AVEC[:1], str(PROGRAMS / "releasing.py"), destination)
-    native = execute(*run, variables=environ(**variables))
-    assert native == execute(*run, variables=environ(AVEC_TORCH_NATIVE="off"))
+    native, python = with_and_without(variables, *AVEC[:1], str(PROGRAMS / "releasing.py"), destination)
+    assert native == python
     assert native[0] == 0, native[2]
 
 

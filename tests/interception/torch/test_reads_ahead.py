@@ -12,7 +12,7 @@ from avec.interception.torch.reads_ahead import TIMES, VALUES, ReadsAhead
 from avec.interception.torch.templates import written_places
 from avec.interception.torch.traces import Found
 from avec.protocol.torch import OFFSET_BITS, FloatArg, ListArg, Read, Template, TensorArg, TensorMeta
-from launching import AVEC, environ, execute
+from launching import AVEC, at_once, environ, execute
 
 PROGRAM = Path(__file__).parent / "programs" / "reading_ahead.py"
 STEPS = 40  # of each kind
@@ -30,8 +30,10 @@ def _outcome(url: str, replay: str, report: Path) -> tuple[str, int]:
 
 
 def test_values_are_those_of_reads_that_wait(destination: str, tmp_path: Path) -> None:
-    ahead, calls = _outcome(destination, "on", tmp_path / "on.json")
-    waited, calls_of_all = _outcome(destination, "off", tmp_path / "off.json")
+    (ahead, calls), (waited, calls_of_all) = at_once(
+        lambda: _outcome(destination, "on", tmp_path / "on.json"),
+        lambda: _outcome(destination, "off", tmp_path / "off.json"),
+    )
     assert ahead == waited
     assert len(ahead.splitlines()) == 3 * STEPS + 7 + 20
     # One of a step's values goes with a batch; the others, in steps of the first kind, until they are known.
