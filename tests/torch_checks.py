@@ -17,8 +17,10 @@ from launching import AVEC, environ
 CHECKS = Path(__file__).parent / "interception" / "torch" / "checks"
 TIMEOUT_S = 110.0
 
+ALL = os.environ.get("TORCH_COMPILE") == "all"
+long = pytest.mark.skipif(not ALL, reason="one of the long tests of `make test-torch-compile`")
 compiling = pytest.mark.skipif(
-    os.environ.get("TORCH_COMPILE") != "all" or shutil.which(os.environ.get("CXX", "g++")) is None,
+    not ALL or shutil.which(os.environ.get("CXX", "g++")) is None,
     reason="one of the long tests of `make test-torch-compile`, which needs a C++ compiler",
 )
 
@@ -38,7 +40,7 @@ def names(modules: Sequence[str]) -> list[str]:
 
 def outcomes(
     url: str,
-    modules: Sequence[str],
+    checks: Sequence[str],
     timeout_s: float = TIMEOUT_S,
     options: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
@@ -46,11 +48,12 @@ def outcomes(
     """Run the checks under `avec run`; the error of each, or nothing.
 
     Args:
+        checks: modules of them, or single ones: "surface.check_streams".
         options: of `avec run`.
         variables: of the host; by default its kernels are those in Python.
     """
     done = subprocess.run(
-        [*AVEC, "run", "--on", url, *options, str(CHECKS / "run.py"), *modules],
+        [*AVEC, "run", "--on", url, *options, str(CHECKS / "run.py"), *checks],
         capture_output=True,
         text=True,
         timeout=timeout_s,

@@ -11,7 +11,7 @@ import pytest
 
 import torch_checks
 from destinations import Destination, running
-from launching import AVEC, environ, execute
+from launching import AVEC, at_once, environ, execute
 
 PROGRAMS = Path(__file__).parent / "programs"
 STEPS = PROGRAMS / "compiled_steps.py"
@@ -59,17 +59,17 @@ def test_most_graphs_are_the_destinations(outcomes: dict[str, str]) -> None:
     assert int(outcomes["graphs"]) >= 35
 
 
-def test_without_a_compiler_the_numbers_are_those_of_eager(plain: Destination, tmp_path: Path) -> None:
-    losses = json.loads(_run(plain, tmp_path / "report", STEPS))
-    assert losses["compiled"] == losses["eager"]
-    assert torch_checks.graphs(tmp_path / "report") == 2
+def test_without_a_compiler_or_graphs_by_a_setting_the_numbers_are_those_of_eager(
+    plain: Destination, tmp_path: Path
+) -> None:
+    graphs, no_graphs = tmp_path / "graphs", tmp_path / "no_graphs"
+    printed = at_once(
+        lambda: _run(plain, graphs, STEPS), lambda: _run(plain, no_graphs, STEPS, AVEC_TORCH_COMPILE="eager")
+    )
+    for losses in map(json.loads, printed):
+        assert losses["compiled"] == losses["eager"]
+    assert (torch_checks.graphs(graphs), torch_checks.graphs(no_graphs)) == (2, 0)
     assert "there is no C++ compiler" in plain.log_text()
-
-
-def test_by_a_setting_no_graph_is_sent(plain: Destination, tmp_path: Path) -> None:
-    losses = json.loads(_run(plain, tmp_path / "report", STEPS, AVEC_TORCH_COMPILE="eager"))
-    assert losses["compiled"] == losses["eager"]
-    assert torch_checks.graphs(tmp_path / "report") == 0
 
 
 @torch_checks.compiling

@@ -1,4 +1,7 @@
-"""Runs checks: `run.py MODULE…` imports modules beside it and calls their `check_*`; says a line of JSON for each."""
+"""Runs checks: `run.py MODULE…` imports modules beside it and calls their `check_*`; says a line of JSON for each.
+
+`MODULE.CHECK` is that one alone.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ import torch
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for name in sys.argv[1:]:
+    for argument in sys.argv[1:]:
+        name, _, only = argument.partition(".")
         module = importlib.import_module(name)
         for key, check in list(vars(module).items()):
-            if not key.startswith("check_"):
+            if not key.startswith("check_") or only not in ("", key):
                 continue
             began = time.perf_counter()
             error = ""
