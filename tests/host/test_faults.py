@@ -232,7 +232,7 @@ def test_ctrl_c_while_waiting_leaves_the_session_usable(
     assert net.forward(floats(5, 6, 7, 8)).wait().arrays[0][0] == 5
 
 
-def test_ctrl_c_in_a_large_send_tears_no_frame(open_session: Open, settings: Settings, relay: Relay) -> None:
+def test_ctrl_c_in_a_large_send_tears_no_frame(relay: Relay, open_session: Open, settings: Settings) -> None:
     session = open_session(url=relay.url, settings=replace(settings, heartbeat_s=60.0))
     net = relu(session, 8 << 20)
     x = np.full(8 << 20, 3, np.float32)

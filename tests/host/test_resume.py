@@ -48,7 +48,7 @@ COUNT = 4  # floats in the state of a short conversation
 LARGE = 2 << 20  # floats in a large one: 8 MiB, more than sockets and relay hold
 NOTICED_S = 3.0  # for a busy machine
 # The first frame of a conversation is cut at every so many bytes, the others at every so many; `make test` takes few.
-EVERY = (1, 29) if os.environ.get("CUTS") == "all" else (4, 97)
+EVERY = (1, 29) if os.environ.get("CUTS") == "all" else (7, 193)
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def test_thousands_of_stateful_calls_under_random_breaks_are_bit_equal(
 
 
 def test_a_worker_goes_on_with_a_long_call_while_its_host_is_away(
-    destination: Destination, open_session: Open, settings: Settings, relay: Relay
+    destination: Destination, relay: Relay, open_session: Open, settings: Settings
 ) -> None:
     x = np.ones(SLOW_SHAPE, np.float32)
     session = open_session(url=relay.url)
@@ -304,7 +304,7 @@ def test_a_break_is_told_in_one_line_and_the_session_stays_usable(settings: Sett
 
 
 def test_released_handles_are_released_once_the_host_is_back(
-    destination: Destination, open_session: Open, relay: Relay
+    destination: Destination, relay: Relay, open_session: Open
 ) -> None:
     session = open_session(url=relay.url)
     net = relu(session)
@@ -321,7 +321,7 @@ def test_closing_while_the_connection_is_broken_ends_the_worker(
     destination: Destination, settings: Settings, relay: Relay
 ) -> None:
     before = destination.workers()
-    session = Session(relay.url, settings)
+    session = Session(relay.url, replace(settings, resume_timeout_s=1.0))
     call = relu(session).forward(floats(1, 2, 3, 4))
     worker = destination.new_worker(before)
     relay.cut()
@@ -331,7 +331,7 @@ def test_closing_while_the_connection_is_broken_ends_the_worker(
 
 
 def test_an_upload_goes_on_over_another_connection(
-    destination: Destination, open_session: Open, settings: Settings, relay: Relay
+    destination: Destination, relay: Relay, open_session: Open, settings: Settings
 ) -> None:
     model = random.Random(5).randbytes(3 * CHUNK_NBYTES + 17)
     session = open_session(url=relay.url)
