@@ -30,6 +30,7 @@ test-onnx: $(READY) $(OLD_ORT)/ready ## Compare ONNX's own cases with and withou
 	$(OLD_ORT)/bin/python -m pytest tests/interception/onnxruntime tests/destination/onnx
 
 test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, six minutes; OPTIONS=--native beside a GPU, --help for more
+	TORCH_OPS=all $(BIN)/python -m pytest tests/interception/torch/test_torch_ops.py
 	$(BIN)/python tests/torch_ops $(OPTIONS)
 
 test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay

@@ -1,12 +1,14 @@
 """PyTorch's OpInfo suite (`make test-torch-ops`) is here only tried: on a few operators, and whether it can fail.
 
-Its comparison with native CUDA too, where a second session with a destination stands for that.
+Its comparison with native CUDA too, where a second session with a destination stands for that. `make test` has only the
+parts of which it consists; `TORCH_OPS=all`, which `make test-torch-ops` sets, makes it.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from launching import environ
 
 SUITE = Path(__file__).parents[2] / "torch_ops"
+long = pytest.mark.skipif(os.environ.get("TORCH_OPS") != "all", reason="one of the long tests of `make test-torch-ops`")
 OPERATORS = (
     "addmm",
     "cumsum",
@@ -73,10 +76,12 @@ def test_the_suite_fails_where_what_is_fetched_was_changed(destination: str, tmp
     assert outcomes(destination, tmp_path, "--corrupt") == (0, dict.fromkeys(OPERATORS, False))
 
 
+@long
 def test_two_sessions_give_the_same_bits(destination: str, tmp_path: Path) -> None:
     assert unlike_natively(destination, tmp_path) == (0, dict.fromkeys(OPERATORS, set()))
 
 
+@long
 def test_other_bits_are_told_from_those_of_a_second_session(destination: str, tmp_path: Path) -> None:
     status, unlike = unlike_natively(destination, tmp_path, "--corrupt")
     assert (status, set(unlike)) == (0, set(OPERATORS))
