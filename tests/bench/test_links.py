@@ -24,7 +24,11 @@ from avec.errors import ConfigurationError
 NBYTES = 3_000_000
 SHAPED = Path(avec.bench.__file__).parent / "shaped_loopback.sh"
 SHAPING_UNKNOWN = 77  # what the script ends with where the machine does not have what it takes
-CALIBRATE = "from avec.bench.calibration import calibrate_direct as found; print(found().up_gbit_s)"
+CALIBRATE = """
+from avec.bench import calibration
+calibration.STREAM_NBYTES = (64 << 20, 64 << 20)  # a second at the link's rate
+print(calibration.calibrate_direct().up_gbit_s)
+"""
 
 
 @pytest.fixture
