@@ -113,9 +113,8 @@ def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path) -> None:
         assert "is open to everybody who can reach it" in destination.log_text()
 
 
-def test_loopback_is_not_warned_of(tmp_path: Path) -> None:
-    with running(tmp_path) as destination:
-        assert "is open to everybody" not in destination.log_text()
+def test_loopback_is_not_warned_of(destination: Destination) -> None:
+    assert "is open to everybody" not in destination.log_text()
 
 
 @pytest.mark.parametrize("name", STRANGERS)

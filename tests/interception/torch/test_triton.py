@@ -40,11 +40,8 @@ def test_kernels_are_launched_at_the_destination(folder: str, tmp_path: Path) ->
     assert outcome[:2] == (0, EXPECTED), outcome
 
 
-def test_a_destination_that_allows_none_says_so(tmp_path: Path) -> None:
-    with running(tmp_path) as destination:
-        status, printed, errors = execute(
-            *AVEC, "run", "--on", destination.url, PROGRAM, variables=environ(**_path(STAND_IN))
-        )
+def test_a_destination_that_allows_none_says_so(destination: str) -> None:
+    status, printed, errors = execute(*AVEC, "run", "--on", destination, PROGRAM, variables=environ(**_path(STAND_IN)))
     assert (status, printed) == (1, "")
     assert "UnsupportedOperation: the Triton kernel 'combine': this destination runs no kernels of hosts" in errors
     assert "avec serve --allow-triton" in errors
