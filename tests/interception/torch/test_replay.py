@@ -1,22 +1,23 @@
 """Values are the same whether what repeats is replayed or sent anew, in a program that is perturbed at random.
 
-`make test-torch-replay` does more steps of more such programs.
+`make test-torch-replay` does more steps of more such programs, and those with little room for graphs.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from destinations import running
-from launching import APPS, AVEC, PLAIN, environ, execute
+from launching import APPS, AVEC, PLAIN, at_once, environ, execute
 
 PROGRAM = APPS / "torch_perturbed.py"
 REPEATS = Path(__file__).parent / "programs" / "repeats.py"
@@ -24,8 +25,9 @@ RECORDED_GRAPHS = Path(__file__).parents[2] / "destination" / "torch" / "recorde
 # Beside each other on two cores; more threads would sum up in another order. The other is for a GPU: the program sets
 # it where it runs, and the destination has to multiply in the same way.
 VARIABLES = {"OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-STEPS = int(os.environ.get("REPLAY_STEPS", "300"))
+STEPS = int(os.environ.get("REPLAY_STEPS", "150"))
 SEEDS = range(int(os.environ.get("REPLAY_SEEDS", "1")))
+long = pytest.mark.skipif("REPLAY_SEEDS" not in os.environ, reason="one of the long tests of `make test-torch-replay`")
 TIMEOUT_S = 60.0 + 0.2 * STEPS
 # As in test_apps: torch takes other operators for CUDA than for CPUs, and what is printed has four decimals.
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 2e-3, 2e-4
@@ -68,16 +70,25 @@ def _outputs(seed: int, *commands: tuple[Sequence[str], dict[str, str]]) -> list
             process.communicate()
 
 
+@pytest.fixture(scope="module")
+def sent_anew(url: str) -> Callable[[int], str]:
+    """What the program of a seed prints where nothing is replayed; run once for each."""
+
+    @functools.cache
+    def printed(seed: int) -> str:
+        (output,) = _outputs(seed, ([*AVEC, "run", "--on", url], {"AVEC_TORCH_REPLAY": "off"}))
+        return output
+
+    return printed
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_replayed_values_are_those_sent_anew_bit_by_bit(
-    seed: int, url: str, tmp_path: Path, record_property: pytest.RecordProperty
+    seed: int, url: str, sent_anew: Callable[[int], str], tmp_path: Path, record_property: pytest.RecordProperty
 ) -> None:
     counted = [*AVEC, "run", "--on", url, str(REPEATS), str(tmp_path / "repeats.json")]
-    with_replay, without, plain = _outputs(
-        seed,
-        (counted, {"AVEC_TORCH_REPLAY": "on"}),
-        ([*AVEC, "run", "--on", url], {"AVEC_TORCH_REPLAY": "off"}),
-        (PLAIN, {}),
+    (with_replay, plain), (without,) = at_once(
+        lambda: _outputs(seed, (counted, {"AVEC_TORCH_REPLAY": "on"}), (PLAIN, {})), lambda: [sent_anew(seed)]
     )
     assert with_replay == without
     if _has_gpu():
@@ -101,9 +112,15 @@ MEMORY_NBYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # What a graph keeps of the accelerator's memory, a tenth of which is for graphs: next to nothing, or a third of that.
-@pytest.mark.parametrize(("nbytes", "room"), [(1, None), (MEMORY_NBYTES // 29, 3)], ids=["much room", "room for three"])
+@pytest.mark.parametrize(
+    ("nbytes", "room"),
+    [
+        pytest.param(1, None, id="much room"),
+        pytest.param(MEMORY_NBYTES // 29, 3, id="room for three", marks=long),
+    ],
+)
 def test_graphs_have_the_values_of_operators_bit_by_bit(
-    nbytes: int, room: int | None, url: str, tmp_path: Path
+    nbytes: int, room: int | None, sent_anew: Callable[[int], str], tmp_path: Path
 ) -> None:
     """A destination without GPU records lists of operators in the place of CUDA graphs."""
     counts = tmp_path / "counts.json"
@@ -114,12 +131,8 @@ def test_graphs_have_the_values_of_operators_bit_by_bit(
         "AVEC_CONFINE": "0",  # its worker writes the counts
     }
     with running(tmp_path / "recording", **VARIABLES, **recording) as destination:
-        with_graphs, without = _outputs(
-            0,
-            ([*AVEC, "run", "--on", destination.url], {}),
-            ([*AVEC, "run", "--on", url], {"AVEC_TORCH_REPLAY": "off"}),
-        )
-    assert with_graphs == without
+        (with_graphs,) = _outputs(0, ([*AVEC, "run", "--on", destination.url], {}))
+    assert with_graphs == sent_anew(0)
     found = json.loads(counts.read_text("utf-8"))
     if room is None:
         assert found["recorded"] > 3, found
