@@ -81,5 +81,6 @@ def test_with_a_compiler_graphs_are_compiled_at_the_destination(tmp_path: Path) 
     assert len(list(destination.cache_dir.glob("**/*.cpp"))) >= torch_checks.graphs(tmp_path / "report") == 2
 
 
+@torch_checks.long
 def test_what_stands_in_for_compilers_does_so_until_the_interception_ends(plain: Destination) -> None:
     assert execute(*AVEC, "run", "--on", plain.url, str(UNDONE)) == (0, "", "")
