@@ -78,6 +78,7 @@ def test_a_stopped_upload_worker_leaves_its_place(watched: Destination, patient:
             assert not alive(worker)
 
 
+@long
 def test_a_stopped_zygote_is_killed_who_waited_is_told_and_another_serves(
     watched: Destination, patient: Settings
 ) -> None:
