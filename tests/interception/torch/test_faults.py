@@ -20,7 +20,7 @@ from relay import Relay
 
 PROGRAMS = Path(__file__).parent / "programs"
 MEMORY_LIMIT_NBYTES = 4_000_000_000  # address space; torch itself takes a part of it
-NOTICED_S = 20.0  # a silent link is noticed in 1.5 s; the rest is for a busy machine
+NOTICED_S = 20.0  # a silent link is noticed in 2.4 s; the rest is for a busy machine
 TIMEOUT_S = 60.0
 
 
@@ -73,7 +73,7 @@ def test_out_of_memory_is_raised_at_its_operator_and_the_program_goes_on_with_le
 
 @pytest.mark.parametrize("fault", ["killed", "cut", "silent"])
 def test_a_session_that_is_lost_is_a_connection_error_at_each_wait(fault: str, server: Destination) -> None:
-    final = {} if fault == "killed" else {"AVEC_RESUME_TIMEOUT_S": "0"}
+    final = {} if fault == "killed" else {"AVEC_RESUME_TIMEOUT_S": "0", "AVEC_HEARTBEAT_S": "0.2"}
     with Relay(server.url) as relay, started(relay.url, "losing.py", "catch", variables=final) as program:
         began_s = time.monotonic()
         {"killed": lambda: kill_worker(server), "cut": relay.cut, "silent": relay.silence}[fault]()
@@ -132,16 +132,20 @@ def test_without_a_destination_torch_is_imported_and_the_first_use_says_what_is_
 
 
 def test_a_program_whose_connection_is_reset_again_and_again_notices_nothing(server: Destination) -> None:
-    program = str(PROGRAMS / "remembering.py")
-    status, expected, errors = execute(*AVEC, "run", "--on", server.url, program)
-    assert (status, errors) == (0, "")
-    with Relay(server.url) as relay, started(relay.url, "remembering.py") as process:
+    with (
+        started(server.url, "remembering.py") as undisturbed,
+        Relay(server.url) as relay,
+        started(relay.url, "remembering.py") as process,
+    ):
         while process.poll() is None:
             relay.cut(reset=True)
             time.sleep(0.05)
         printed, errors = process.communicate(timeout=TIMEOUT_S)
         connections = relay.connections
-    assert (process.returncode, "started with 0.0\n" + printed, errors) == (0, expected, "")
+        expected, no_errors = undisturbed.communicate(timeout=TIMEOUT_S)
+    assert (undisturbed.returncode, no_errors) == (0, "")
+    assert (process.returncode, printed, errors) == (0, expected, "")
+    assert printed.count("\n") > 100
     assert connections > 5, "there were too few breaks to show anything"
 
 
