@@ -1,7 +1,8 @@
 """ONNX's own test cases through onnxruntime.backend: one line for each, its name and its outcome.
 
-An ordinary program that knows nothing of AVEC. `--corrupt` adds one to every number that the backend returns, to show
-that the cases would notice; `--match` takes only cases whose names match a regular expression.
+An ordinary program that knows nothing of AVEC. `--match` takes only cases whose names match a regular expression;
+`--corrupt` does those that match another once more, with one added to every number that the backend returns, to show
+that the cases would notice.
 """
 
 from __future__ import annotations
@@ -22,31 +23,30 @@ LOADED_FROM_THE_NET = "RealModel"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--match", default="")
-    parser.add_argument("--corrupt", action="store_true")
+    parser.add_argument("--corrupt", metavar="REGEX")
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    found = cases("cuda" if backend.supports_device("CUDA") else "cpu")
+    for name in sorted(found):
+        if re.search(arguments.match, name):
+            print(name, outcome(found[name]))
     if arguments.corrupt:
         corrupt()
-    warnings.simplefilter("ignore")
-    device = "cuda" if backend.supports_device("CUDA") else "cpu"
-    outcomes: dict[str, str] = {}
-    for case in cases(device):
-        name = case.id().rpartition(".")[2].removesuffix(f"_{device}")
-        if re.search(arguments.match, name):
-            outcomes[name] = outcome(case)
-    for name in sorted(outcomes):
-        print(name, outcomes[name])
+        for name in sorted(found):
+            if re.search(arguments.corrupt, name):
+                print("corrupted", name, outcome(found[name]))
 
 
-def cases(device: str) -> list[unittest.TestCase]:
-    """The generated cases for one device."""
+def cases(device: str) -> dict[str, unittest.TestCase]:
+    """The generated cases for one device, by their names without it."""
     generated = onnx.backend.test.BackendTest(backend, __name__).test_cases
-    return [
-        cls(name)
+    return {
+        name.removesuffix(f"_{device}"): cls(name)
         for kind, cls in generated.items()
         if LOADED_FROM_THE_NET not in kind
         for name in dir(cls)
         if re.fullmatch(rf"test_.*_{device}", name)
-    ]
+    }
 
 
 class Noting(unittest.TestResult):
