@@ -18,7 +18,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from launching import environ
+from launching import at_once, environ
 
 SUITE = Path(__file__).parents[2] / "torch_ops"
 long = pytest.mark.skipif(os.environ.get("TORCH_OPS") != "all", reason="one of the long tests of `make test-torch-ops`")
@@ -68,12 +68,15 @@ def unlike_natively(destination: str, folder: Path, *options: str) -> tuple[int,
     }
 
 
-def test_operators_compute_at_a_destination_as_on_the_cpu(destination: str, tmp_path: Path) -> None:
-    assert outcomes(destination, tmp_path) == (0, dict.fromkeys(OPERATORS, True))
-
-
-def test_the_suite_fails_where_what_is_fetched_was_changed(destination: str, tmp_path: Path) -> None:
-    assert outcomes(destination, tmp_path, "--corrupt") == (0, dict.fromkeys(OPERATORS, False))
+def test_operators_compute_as_on_the_cpu_and_fail_where_what_is_fetched_was_changed(
+    destination: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folders = [tmp_path_factory.mktemp(name) for name in ("computed", "corrupted")]
+    computed, corrupted = at_once(
+        lambda: outcomes(destination, folders[0]), lambda: outcomes(destination, folders[1], "--corrupt")
+    )
+    assert computed == (0, dict.fromkeys(OPERATORS, True))
+    assert corrupted == (0, dict.fromkeys(OPERATORS, False))
 
 
 @long
