@@ -54,7 +54,7 @@ class Peer:
 
 @contextlib.contextmanager
 def scripted(script: Callable[[Peer], None]) -> Iterator[str]:
-    """Serve one host by a script that runs on a thread; gives the URL. The connection stays until the host leaves."""
+    """Serve one host by a script that runs on a thread; gives the URL. The connection stays until its goodbye."""
     with contextlib.closing(listen("tcp://127.0.0.1:0")) as listener:
 
         def serve() -> None:
@@ -62,8 +62,8 @@ def scripted(script: Callable[[Peer], None]) -> Iterator[str]:
                 peer = Peer(transport)
                 with contextlib.suppress(ConnectionError):
                     script(peer)
-                    while True:
-                        peer.receive()
+                    while not isinstance(peer.receive().message, messages.Goodbye):
+                        pass
 
         thread = threading.Thread(target=serve, name="scripted")
         thread.start()
