@@ -14,8 +14,9 @@ from avec import config
 from avec.host.calls import pass_over
 from avec.interception.patching import Patches
 
-from . import collectives, compiling, cuda, extensions, native, printing, random, refusals, saving, structured, untyped
+from . import collectives, compiling, cuda, native, printing, random, refusals, saving, structured, untyped
 from .attention import Attention
+from .extensions import Extensions
 from .grafting import Graft, graft
 from .kernels import Kernels
 from .native import NativeKernels
@@ -59,7 +60,8 @@ class Activation:
             lambda: self.recording.described.cudnn,
             None if module is None else module.answer_about_cudnn,
         )
-        self._libraries = [self._register(), extensions.register(self.kernels), *collectives.register()]
+        self._libraries = [self._register(), *collectives.register()]
+        self._extensions = Extensions(self.kernels, self._patches)
         self._native = None if module is None else NativeKernels(module, self.kernels, _learnable())
         cuda.patch(self._patches, self.recording, self._graft)
         compiling.patch(self._patches, self.recording)
@@ -104,6 +106,7 @@ class Activation:
         cuda.forget()
         if self._native is not None:
             self._native.leave()
+        self._extensions.leave()
         for library in self._libraries:
             library._destroy()  # type: ignore[no-untyped-call]
         self._graft.restore()
