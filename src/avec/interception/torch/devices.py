@@ -16,6 +16,8 @@ from avec.interception.patching import Patches
 from avec.protocol.torch import Device, IntArg, Opened, Synchronize, Template
 
 if TYPE_CHECKING:
+    from avec.host.calls import Call
+
     from .grafting import Graft
     from .recording import Recording
 
@@ -29,6 +31,7 @@ class Devices:
         self._recording = recording
         self._graft = graft
         self._visible = len(torch.cuda._parse_visible_devices())
+        self._asked: dict[int, Call] = {}  # the last call that waits for a device
 
     @property
     def opened(self) -> Opened:
@@ -75,7 +78,26 @@ class Devices:
     def synchronize(self, index: int) -> None:
         """Wait until a device has done all that was asked of it."""
         self._recording.refuse_in_capture("waiting")
-        self._recording.ask(Synchronize(0, index))
+        call = self._asked[index] = self._recording.request(Synchronize(0, index))
+        self._recording.wait(call)
+
+    def is_idle(self, index: int) -> bool:
+        """Whether a device is known to have done all that was issued; asks nobody."""
+        asked = self._asked.get(index)
+        if asked is None or not asked.done or not self._recording.is_newest(asked):
+            return False
+        self._recording.wait(asked)
+        return True
+
+    def query(self, index: int) -> bool:
+        """Whether a device has done all that was issued; does not block."""
+        if self.is_idle(index):
+            return True
+        self._recording.flush()
+        asked = self._asked.get(index)
+        if asked is None or not self._recording.is_newest(asked):
+            self._asked[index] = self._recording.request(Synchronize(0, index))
+        return self.is_idle(index)
 
     def properties(self, index: int) -> CudaDeviceProperties:
         """What a device is."""

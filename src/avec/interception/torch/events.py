@@ -58,7 +58,7 @@ class Event(_TorchEvent, metaclass=Kind):  # type: ignore[misc]
 
     def query(self) -> bool:
         """Whether all that was issued before the event has been done; does not block."""
-        if not self._number:
+        if not self._number or timeline().devices.is_idle(self._place):
             return True
         if not self._asked().done:
             return False

@@ -514,6 +514,10 @@ class Recording:
         """What an answer says; None when it is empty."""
         return _ANSWER.decode(reply.body) if reply.body else None
 
+    def is_newest(self, call: Call) -> bool:
+        """Whether no operator was issued after a call."""
+        return not self.stream and (self._last is None or self._last.number < call.number)
+
     def wait(self, call: Call) -> Reply:
         """Wait for an answer; raise what has failed up to there, once, as torch would."""
         try:

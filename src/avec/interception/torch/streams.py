@@ -9,14 +9,11 @@ import torch
 
 from avec.errors import UnsupportedOperation
 from avec.interception.patching import Patches
-from avec.protocol.torch import Synchronize
 
 from .events import CudaEvent, Event
 from .timeline import PRIORITIES, Kind, Timeline, device_named, timeline, use
 
 if TYPE_CHECKING:
-    from avec.host.calls import Call
-
     from .devices import Devices
     from .recording import Recording
 
@@ -28,7 +25,6 @@ class Stream(_TorchStream, metaclass=Kind):  # type: ignore[misc]
     """Stands in for torch.Stream, whose functions C++ asks of a guard that has none for a GPU elsewhere."""
 
     torchs_own = torch.Stream
-    _idle: tuple[Call, int] | None
 
     def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Any:
         """Make a stream, or find one by stream_id, device_index and device_type."""
@@ -47,7 +43,6 @@ class Stream(_TorchStream, metaclass=Kind):  # type: ignore[misc]
             timeline().devices.check(where.index)
             number, index = timeline().new_stream(priority), where.index
         stream = super().__new__(cls, stream_id=number, device_index=index, device_type=_CUDA)
-        stream._idle = None
         timeline().streams[cls, number, index] = stream
         if not number:
             timeline().defaults.append(stream)
@@ -61,15 +56,7 @@ class Stream(_TorchStream, metaclass=Kind):  # type: ignore[misc]
 
     def query(self) -> bool:
         """Whether all that was issued has been done; does not block."""
-        recording = timeline().recording
-        recording.flush()
-        if self._idle is None or self._idle[1] != recording.session.issued:
-            call = recording.request(Synchronize(0, self.device_index))
-            self._idle = call, recording.session.issued
-        if not self._idle[0].done:
-            return False
-        recording.wait(self._idle[0])
-        return True
+        return timeline().devices.query(self.device_index)
 
     def synchronize(self) -> None:
         """Wait until all that was issued has been done."""

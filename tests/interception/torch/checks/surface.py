@@ -150,6 +150,18 @@ def check_an_event_happens_in_its_time() -> None:
     assert event.query()
 
 
+def check_nothing_is_left_to_do_after_a_wait() -> None:
+    stream, event = torch.cuda.Stream(), torch.cuda.Event(enable_timing=True)
+    for wait in (stream.synchronize, torch.cuda.synchronize):
+        event.record()
+        torch.ones(2, device="cuda").add_(1)
+        wait()
+        assert event.query()
+        assert stream.query()
+        assert event.elapsed_time(event) == 0
+        assert stream.query()
+
+
 def check_streams_and_events_of_any_accelerator() -> None:
     stream, begun, ended = (
         torch.Stream("cuda"),
