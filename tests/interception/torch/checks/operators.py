@@ -185,6 +185,31 @@ def check_a_loss_with_targets_on_the_host() -> None:
     same(lambda device: F.ctc_loss(scores.to(device), targets, (10, 10), (3, 2)))
 
 
+def check_a_softmax_of_halves_is_float32_under_autocast() -> None:
+    for softmax in (F.softmax, F.log_softmax):
+        halves = x.half().requires_grad_()
+        with torch.autocast("cuda"):
+            result = softmax(halves, -1)
+        assert result.dtype is torch.float32
+        expected = x.half().cpu().float().requires_grad_()
+        softmax(expected, -1).square().sum().backward()
+        result.square().sum().backward()
+        assert halves.grad is not None
+        assert expected.grad is not None
+        assert halves.grad.dtype is torch.float16
+        torch.testing.assert_close(result.detach().cpu(), softmax(expected.detach(), -1))
+        torch.testing.assert_close(halves.grad.cpu(), expected.grad.half())
+
+
+def check_integers_are_counted() -> None:
+    values = torch.tensor([3, 0, 1, 1, 7, 2, 4, -1], dtype=torch.int32, device="cuda")
+    for limits, expected in (((0, 3), [1, 2, 1, 1]), ((0, 7), [3, 2, 1, 1]), ((0, 0), [2, 3, 2, 1])):
+        counts = torch.histc(values, 4, *limits)
+        assert counts.dtype is torch.int32
+        assert counts.tolist() == expected, (limits, counts)
+        assert torch.equal(torch.histc(values, 4, *limits, out=torch.empty_like(counts)), counts)
+
+
 def check_an_operator_for_cpus_alone_is_refused_as_torch_does() -> None:
     try:
         torch.histogram(x, 3)

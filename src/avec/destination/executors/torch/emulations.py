@@ -136,6 +136,24 @@ def _into(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return into
 
 
+def _softmax_in_float(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A softmax of halves whose result is float32, as autocast asks for on CUDA: the halves are widened first."""
+
+    def softmax(self: Tensor, dim: int, half_to_float: bool, **out: Tensor) -> Tensor:
+        return operator(self.float() if half_to_float else self, dim, False, **out)
+
+    return softmax
+
+
+def _softmax_backward_in_float(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Its derivative: float32 gradients become halves at the end."""
+
+    def softmax_backward(grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
+        return operator(grad_output, output, dim, grad_output.dtype).to(input_dtype)
+
+    return softmax_backward
+
+
 def _no_cudnn(*args: object, **named: object) -> bool:
     return False
 
@@ -157,6 +175,12 @@ EMULATIONS: dict[str, Callable[..., object]] = {
     "aten::bmm.dtype": _in_dtype(torch.bmm, 2),
     "aten::addmm.dtype": _in_dtype(torch.addmm, 3),
     "aten::baddbmm.dtype": _in_dtype(torch.baddbmm, 3),
+    "aten::_softmax": _softmax_in_float(torch.ops.aten._softmax.default),
+    "aten::_softmax.out": _softmax_in_float(torch.ops.aten._softmax.out),
+    "aten::_log_softmax": _softmax_in_float(torch.ops.aten._log_softmax.default),
+    "aten::_log_softmax.out": _softmax_in_float(torch.ops.aten._log_softmax.out),
+    "aten::_softmax_backward_data": _softmax_backward_in_float(torch.ops.aten._softmax_backward_data.default),
+    "aten::_log_softmax_backward_data": _softmax_backward_in_float(torch.ops.aten._log_softmax_backward_data.default),
     "aten::_use_cudnn_ctc_loss": _no_cudnn,
     "aten::_use_cudnn_ctc_loss.Tensor": _no_cudnn,
 }

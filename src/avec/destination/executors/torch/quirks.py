@@ -76,6 +76,25 @@ def _embedding_bag(
     return output, bags, sizes, maxima if mode == _MAX else maxima.new_empty(0)
 
 
+def _histc(self: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """CUDA counts integers too. Source: ATen/native/cuda/SummaryOps.cu, _histc_cuda_template and getBin."""
+    if self.is_floating_point():
+        return torch.histc(self, bins, min, max)
+    values = self.flatten().long()
+    low, high = int(min), int(max)
+    if low == high and values.numel():
+        low, high = (int(each) for each in values.aminmax())
+    if low == high:
+        low, high = low - 1, high + 1
+    inside = values[(values >= low) & (values <= high)]
+    places = ((inside - low) * bins // (high - low)).clamp(max=bins - 1)
+    return places.bincount(minlength=bins).to(self.dtype)
+
+
+def _histc_into(self: Tensor, *arguments: Any, out: Tensor, **named: Any) -> Tensor:
+    return out.copy_(_histc(self, *arguments, **named))
+
+
 def _log_sigmoid(self: Tensor) -> tuple[Tensor, Tensor]:
     """CUDA keeps nothing for the backward pass."""
     return torch.nn.functional.logsigmoid(self), self.new_empty(0)
@@ -129,6 +148,8 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "aten::_convert_indices_from_coo_to_csr.out": _csr_of_rows,
     "aten::_embedding_bag": _embedding_bag,
     "aten::_embedding_bag_forward_only": _embedding_bag,
+    "aten::histc": _histc,
+    "aten::histc.out": _histc_into,
     "aten::log_sigmoid_forward": _log_sigmoid,
     "aten::log_sigmoid_forward.output": _log_sigmoid_into,
     "aten::log_sigmoid_backward": _log_sigmoid_backward,
