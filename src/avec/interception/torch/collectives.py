@@ -45,7 +45,7 @@ def register() -> list[torch.library.Library]:
 
 
 def patch(patches: Patches) -> None:
-    """Let groups that ask for NCCL be gloo's, and DistributedDataParallel not time itself by CUDA events."""
+    """Let groups of NCCL's be gloo's, and DistributedDataParallel not time itself by CUDA events."""
     if not torch.distributed.is_available():
         return
     from torch.distributed import device_mesh, distributed_c10d
@@ -59,12 +59,16 @@ def patch(patches: Patches) -> None:
 
 
 def _over_hosts(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, which makes a group of gloo's where NCCL's was asked for."""
+    """The same function, which makes a group of gloo's where NCCL's was asked for or torch would choose it."""
     signature = inspect.signature(original)
+    chooses = original.__name__ == "init_process_group"  # other groups have the backend of the first by default
 
     @functools.wraps(original)
     def make_group(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
+        if chooses and given.get("backend") is None:
+            given["backend"] = "gloo"
+            given.pop("device_id", None)  # NCCL's
         if "nccl" in str(given.get("backend")).lower():
             warnings.warn(
                 "a process group of NCCL's: the processes' accelerators are at AVEC's destinations, so gloo exchanges"

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKEND = "nccl" if torch.cuda.is_available() else "gloo"
@@ -49,13 +50,23 @@ def train(rank: int) -> list[float]:
     return [round(parameter.sum().item(), 4) for parameter in net.parameters()]
 
 
+def of_a_chosen_backend(rank: int, meeting: str) -> list[float]:
+    """What comes of a sum where torch chooses the backend."""
+    dist.init_process_group(init_method=f"file://{meeting}", rank=rank, world_size=2)
+    x = torch.full((2,), rank + 1.0, device=DEVICE)
+    dist.all_reduce(x, group=init_device_mesh(DEVICE, (2,)).get_group())
+    dist.destroy_process_group()
+    return x.tolist()
+
+
 def main(rank: int, meeting: str, results: mp.SimpleQueue) -> None:
     """What one process does."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     dist.init_process_group(BACKEND, init_method=f"file://{meeting}", rank=rank, world_size=2)
-    results.put((rank, collectives(rank), train(rank)))
+    made = collectives(rank), train(rank)
     dist.destroy_process_group()
+    results.put((rank, *made, of_a_chosen_backend(rank, f"{meeting}_again")))
 
 
 if __name__ == "__main__":
