@@ -41,12 +41,12 @@ def greet(
     program: str = "",
     allocate: Allocate = allocate_array,
     resumption: Resumption | None = None,
-    patience_s: float = WELCOME_TIMEOUT_S,
+    patience_s: float | None = None,
 ) -> tuple[Channel, Welcome | Status]:
     """Connect and say hello; blocks until the destination has answered.
 
     Args:
-        patience_s: how long to wait for the answer where a worker may have to be started.
+        patience_s: how long to wait for the answer where a worker may have to be started; None: `WELCOME_TIMEOUT_S`.
 
     Returns:
         The open channel, beating at the settings' pace, and what the destination said.
@@ -100,7 +100,9 @@ def _answer(channel: Channel, hello: Hello, url: str) -> Message:
         raise DestinationUnreachable(f"no destination answers at {url}: {exc}") from exc
 
 
-def _patience_s(purpose: str, settings: Settings, patience_s: float) -> float:
+def _patience_s(purpose: str, settings: Settings, patience_s: float | None) -> float:
     if purpose == "resume":  # there is a worker already; a connection that does not get through is tried again
         return settings.heartbeat_s * settings.heartbeat_misses
-    return settings.connect_timeout_s if purpose == "status" else patience_s
+    if purpose == "status":
+        return settings.connect_timeout_s
+    return WELCOME_TIMEOUT_S if patience_s is None else patience_s
