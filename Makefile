@@ -12,7 +12,7 @@ OPENCV_4_VERSION := 4.14.0.94
 OPENCV_TESTS := tests/interception/opencv_dnn tests/destination/test_opencv_executor.py
 
 .PHONY: help demo test test-onnx test-opencv test-torch-ops test-torch-replay test-torch-compile test-recovery test-hostile \
-	fuzz soak check format bench bench-all bench-onnx bench-torch bench-codecs bench-training bench-resume bench-sharing \
+	fuzz soak check format bench bench-all bench-onnx bench-torch bench-codecs bench-training bench-resume bench-sharing bench-tls \
 	bench-recovery bench-paper bench-paper-small bench-paper-tiny goldens clean
 
 help:            ## Show the targets
@@ -88,6 +88,9 @@ bench-resume: $(READY) ## Measure how long a broken connection takes to be mende
 
 bench-sharing: $(READY) ## Measure how hosts share an accelerator; OPTIONS="--hosts 4 --quick" on a CPU; writes benchmarks/results
 	$(BIN)/python benchmarks/sharing.py $(OPTIONS)
+
+bench-tls: $(READY) ## Measure what TLS costs calls and a frame loop over four links; writes benchmarks/results
+	$(BIN)/python benchmarks/tls.py
 
 bench-recovery: $(READY) ## Measure how long a session takes to go on at another worker, and what being able to costs; writes benchmarks/results
 	$(BIN)/python benchmarks/recovery.py --output benchmarks/results/recovery-cpu.json

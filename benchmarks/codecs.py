@@ -7,7 +7,6 @@ equal bit by bit. Writes one record to benchmarks/results. On a CPU: `make bench
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -18,11 +17,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from processes import HERE, destination, run
+from processes import HERE, destination, over, run
 from record import summary, write
 
-from avec.bench.calibration import Calibration, calibrate_direct, calibrate_relay
-from avec.bench.links import LOOPBACK, profile, relayed
+from avec.bench.links import LOOPBACK
 from avec.communication import compression
 from avec.communication.compression import Learned
 
@@ -182,17 +180,6 @@ def pose_people(url: str, link: str, folder: Path) -> dict[str, object]:
         "host_codec_ms_per_frame": host_ms(report),
         "same_bits": raw["digest"] == auto["digest"],
     }
-
-
-@contextlib.contextmanager
-def over(url: str, link: str) -> Iterator[tuple[str, Calibration]]:
-    """The destination's URL behind a link, and what the link was measured to be."""
-    if link == LOOPBACK:
-        yield url, calibrate_direct()
-        return
-    calibration = calibrate_relay(profile(link))
-    with relayed(url, profile(link), calibration.delay_ms / 1e3) as link_url:
-        yield link_url, calibration
 
 
 def loop(url: str, setting: str, options: list[str], folder: Path) -> tuple[dict, dict]:

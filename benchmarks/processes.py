@@ -1,18 +1,32 @@
-"""The processes of a measurement: a destination on this machine, and the loops that are measured."""
+"""The processes of a measurement: a destination on this machine, a link to it, and the loops that are measured."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from avec.bench.calibration import Calibration, calibrate_direct, calibrate_relay
+from avec.bench.links import LOOPBACK, profile, relayed
 from avec.bench.processes import destination, gpu_hidden
 
-__all__ = ["HERE", "destination", "gpu_hidden", "run", "run_avec"]
+__all__ = ["HERE", "destination", "gpu_hidden", "over", "run", "run_avec"]
 
 HERE = Path(__file__).parent
+
+
+@contextlib.contextmanager
+def over(url: str, link: str) -> Iterator[tuple[str, Calibration]]:
+    """The destination's URL behind a link, and what the link was measured to be."""
+    if link == LOOPBACK:
+        yield url, calibrate_direct()
+        return
+    calibration = calibrate_relay(profile(link))
+    with relayed(url, profile(link), calibration.delay_ms / 1e3) as link_url:
+        yield link_url, calibration
 
 
 def run(command: Sequence[str], prefix: Sequence[str] = ()) -> dict:

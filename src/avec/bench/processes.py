@@ -61,7 +61,11 @@ def single_thread() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def destination(settings: config.Settings | None = None, variables: Mapping[str, str] | None = None) -> Iterator[str]:
+def destination(
+    settings: config.Settings | None = None,
+    variables: Mapping[str, str] | None = None,
+    listen: str = "tcp://127.0.0.1:0",
+) -> Iterator[str]:
     """A destination of its own process, with an empty model cache; give its URL.
 
     Args:
@@ -71,7 +75,7 @@ def destination(settings: config.Settings | None = None, variables: Mapping[str,
         DestinationUnreachable: it did not start; what it has logged stands on stderr.
     """
     with tempfile.TemporaryDirectory(prefix="avec-bench-") as folder:
-        options = ["--listen", "tcp://127.0.0.1:0", "--log-level", "warning", "--cache-dir", folder]
+        options = ["--listen", listen, "--log-level", "warning", "--cache-dir", folder]
         environ = {**environment.plain(settings or config.load(), os.environ), **(variables or {})}
         command = [sys.executable, "-P", "-m", "avec", "serve", *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
