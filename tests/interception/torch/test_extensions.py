@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import compiled
+import torch_checks
 from avec.interception.torch import building
 from launching import AVEC, execute
 
@@ -26,10 +27,7 @@ TORCH_LIBRARY_IMPL(avec_for_cuda, CPU, m) { m.impl("twice", twice); }
 TORCH_LIBRARY_IMPL(avec_for_cuda, CUDA, m) { m.impl("twice", on_cuda); }
 """
 
-pytestmark = [
-    pytest.mark.timeout(300),  # compiling torch's headers takes most of it
-    pytest.mark.skipif(compiled.compiler() is None, reason="there is no C++ compiler on this machine"),
-]
+pytestmark = [torch_checks.compiling, pytest.mark.timeout(300)]  # compiling torch's headers takes most of it
 
 
 @pytest.fixture(scope="module")
