@@ -36,9 +36,10 @@ test-torch-ops: $(READY) ## Run PyTorch's OpInfo suite against a destination, si
 test-torch-replay: $(READY) ## Three programs that are perturbed at random, 2000 steps each, with and without replay
 	REPLAY_SEEDS=3 REPLAY_STEPS=2000 $(BIN)/python -m pytest tests/interception/torch/test_replay.py
 
-test-torch-compile: $(READY) ## torch.compile, --graph and extensions, with a C++ compiler
+test-torch-compile: $(READY) ## torch.compile, --graph, extensions and all kernels in C++, with a compiler
 	TORCH_COMPILE=all $(BIN)/python -m pytest tests/interception/torch/test_compiling.py \
-		tests/interception/torch/test_whole_graphs.py tests/interception/torch/test_extensions.py
+		tests/interception/torch/test_whole_graphs.py tests/interception/torch/test_extensions.py \
+		tests/interception/torch/test_native.py
 
 test-recovery: $(READY) ## Connections cut at every place; 10,000 calls under all faults; programs of each library whose workers are killed
 	CUTS=all $(BIN)/python -m pytest tests/host/test_resume.py

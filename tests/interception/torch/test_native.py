@@ -57,6 +57,7 @@ def with_and_without(variables: dict[str, str], *command: str) -> list[Outcome]:
     )
 
 
+@torch_checks.compiling
 @pytest.mark.parametrize("name", torch_checks.names((*MODULES, *ON_TWO)))
 def test_feature(name: str, outcomes: dict[str, str]) -> None:
     assert not outcomes[name], outcomes[name]
