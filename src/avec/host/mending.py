@@ -68,6 +68,10 @@ class Attempts:
         """Until the limit."""
         return max(0.0, self.began_s + self._limit_s - time.monotonic())
 
+    def within(self, limit_s: float) -> Attempts:
+        """Others for a part of the time that is left, which do not wait for who has to be started first."""
+        return Attempts(min(limit_s, self.remaining_s), self._given_up)
+
     def told(self) -> str:
         """What was tried, for a message."""
         return f"{self.count} attempts in {time.monotonic() - self.began_s:.1f} s"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from avec.host.uploading import Source
     from avec.modelcache import Manifest
 
+ASKING_S = 3.0  # for whether a worker whose connection broke is still there
 DEATHS_LIMIT = 3  # workers that die one after the other without having answered anything new: a call kills them
 
 
@@ -199,11 +200,14 @@ class Recovery:
             return channel, welcome
 
     def _has_died(self, welcome: Welcome, attempts: Attempts, allocate: Allocate) -> bool:
-        """Whether a worker died whose connection broke; one that did not is let go, with the state it had so far."""
+        """Whether a worker died whose connection broke; one that did not is let go, with the state it had so far.
+
+        Where nobody says it in time it counts as dead: it may be stopped, or its destination gone.
+        """
         wish = Resumption(welcome.session, welcome.secret, FIRST_EPOCH + 1, answered=0)
         try:
-            channel, *_ = reconnect(self.url, self._settings, wish, attempts, allocate)
-        except WorkerGone:
+            channel, *_ = reconnect(self.url, self._settings, wish, attempts.within(ASKING_S), allocate)
+        except SessionLost:
             return True
         with contextlib.suppress(SessionLost):
             channel.send(Goodbye())
