@@ -51,8 +51,10 @@ def converse(url: str, settings: Settings, model: bytes) -> list[bytes]:
         brought = [call.wait().arrays[0].tobytes() for call in calls]
         session.release(session.new_handle())
         assert models.provide(session, model, settings) == manifest_of_bytes(model).digest
-        with pytest.raises(InvalidArgument, match="handle 999 names nothing"):
+        with pytest.raises(InvalidArgument) as raised:
             session.run(999, "test", b"").wait()
+        if "handle 999 names nothing" not in str(raised.value):  # its number was changed on the way
+            raise raised.value
         brought.append(state.add(np.ones(COUNT, np.float32)).wait().arrays[0].tobytes())
     return brought
 
