@@ -52,6 +52,15 @@ _SOCKET, _SOCKETPAIR = (41, 198), (53, 199)
 _SOCKET_TYPE = 0xF  # the rest are flags. Source: linux/net.h
 
 
+def checked(result: int) -> int:
+    """What a function of libc gave, or the OSError that it means when that is negative."""
+    if result < 0:
+        number = ctypes.get_errno()
+        why = "this kernel does not have it" if number in (errno.ENOSYS, errno.EOPNOTSUPP) else os.strerror(number)
+        raise OSError(number, why)
+    return result
+
+
 def filter_calls(libc: ctypes.CDLL, may_connect: bool, signals: bool) -> None:
     """Have the kernel refuse calls from now on.
 
@@ -68,8 +77,7 @@ def filter_calls(libc: ctypes.CDLL, may_connect: bool, signals: bool) -> None:
     program = _program(place, architecture, os.getpid(), may_connect, signals)
     memory = ctypes.create_string_buffer(program)
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
-    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0):
-        raise OSError(ctypes.get_errno(), "this kernel does not have it")
+    checked(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))
 
 
 def _program(place: int, architecture: int, pid: int, may_connect: bool, signals: bool) -> bytes:

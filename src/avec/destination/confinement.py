@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from avec.destination.call_filter import filter_calls
+from avec.destination.call_filter import checked, filter_calls
 from avec.destination.worker_user import ROOT, WorkerUser, become, hand_over, out_of_reach, own_proc
 
 ON = "on"
@@ -87,10 +87,10 @@ def confine(
         "no memory dumps of workers": _attempt(_refuse_dumps),
         NOT_ROOT: not_root,
         "workers without capabilities": _attempt(lambda: _drop_capabilities(libc, barred)),
-        "no new privileges for workers": _attempt(lambda: _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))),
+        "no new privileges for workers": _attempt(lambda: checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))),
         "workers' files by Landlock": _attempt(lambda: _restrict_files(libc, folders, mps)),
         "workers' system calls by seccomp": _attempt(
-            lambda: filter_calls(libc, may_connect=mps is not None, signals=not _signals_are_scoped(libc))
+            lambda: filter_calls(libc, may_connect=mps is not None, signals=_landlock_version(libc) < _SCOPES_SINCE)
         ),
         **({} if mps is None else {"local services out of workers' reach": f"off: MPS is reached at {mps}"}),
     }
@@ -102,14 +102,6 @@ def _attempt(measure: Callable[[], object]) -> str:
     except OSError as exc:
         return f"off: {exc.strerror}"
     return ON
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        why = "this kernel does not have it" if number in (errno.ENOSYS, errno.EOPNOTSUPP) else os.strerror(number)
-        raise OSError(number, why)
-    return result
 
 
 def _refuse_dumps() -> None:
@@ -145,26 +137,26 @@ def _drop_capabilities(libc: ctypes.CDLL, barred: Path | None) -> None:
     """Drop them all; where the worker's user cannot get at what it needs, all but the one to read it."""
     kept = 0 if barred is None else _READ_SEARCH
     _bound_capabilities(libc, kept)
-    _checked(libc.capset(_CAPABILITY_HEADER, struct.pack("=6I", kept, kept, kept, 0, 0, 0)))
+    checked(libc.capset(_CAPABILITY_HEADER, struct.pack("=6I", kept, kept, kept, 0, 0, 0)))
     if kept:  # what the worker starts has it too
-        _checked(libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, _READ_SEARCH.bit_length() - 1, 0, 0))
+        checked(libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, _READ_SEARCH.bit_length() - 1, 0, 0))
         raise PermissionError(errno.EACCES, f"CAP_DAC_READ_SEARCH stays, for the workers' user cannot use {barred}")
 
 
 def _permitted(libc: ctypes.CDLL) -> int:
     """The first 32 capabilities that this process may have."""
     data = ctypes.create_string_buffer(24)
-    _checked(libc.capget(_CAPABILITY_HEADER, data))
+    checked(libc.capget(_CAPABILITY_HEADER, data))
     permitted: int = struct.unpack_from("=I", data, 4)[0]
     return permitted
 
 
 def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path], mps: Path | None) -> None:
-    version = _checked(libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION_FLAG))
+    version = checked(_landlock_version(libc))
     rights = (1 << _FS_RIGHTS_BY_ABI.get(version, 16)) - 1
     words = [rights, *([_NET_RIGHTS] if version >= 4 else []), *([_SCOPES] if version >= _SCOPES_SINCE else [])]
     attributes = struct.pack(f"={len(words)}Q", *words)
-    ruleset = _checked(libc.syscall(_LANDLOCK_CREATE, attributes, len(attributes), 0))
+    ruleset = checked(libc.syscall(_LANDLOCK_CREATE, attributes, len(attributes), 0))
     try:
         reading = _EXECUTE | _READ_FILE | _READ_DIR
         for path in (*SYSTEM_FOLDERS, *SYSTEM_FILES, *_python_paths()):
@@ -180,13 +172,14 @@ def _restrict_files(libc: ctypes.CDLL, writable: Iterable[Path], mps: Path | Non
             _allow(libc, ruleset, str(mps), (_READ_FILE | _WRITE_FILE | _READ_DIR) & rights)
         for folder in writable:
             _allow(libc, ruleset, str(folder), rights)
-        _checked(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0))
+        checked(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0))
     finally:
         os.close(ruleset)
 
 
-def _signals_are_scoped(libc: ctypes.CDLL) -> bool:
-    return int(libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION_FLAG)) >= _SCOPES_SINCE
+def _landlock_version(libc: ctypes.CDLL) -> int:
+    version: int = libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION_FLAG)
+    return version
 
 
 def _python_paths() -> set[str]:
@@ -205,6 +198,6 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
     try:
         rights &= -1 if os.path.isdir(path) else _FILE_RIGHTS
         rule = struct.pack("=Qi", rights, descriptor)
-        _checked(libc.syscall(_LANDLOCK_ADD, ruleset, _PATH_BENEATH, rule, 0))
+        checked(libc.syscall(_LANDLOCK_ADD, ruleset, _PATH_BENEATH, rule, 0))
     finally:
         os.close(descriptor)

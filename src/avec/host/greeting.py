@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,12 @@ def greet(
     program: str = "",
     allocate: Allocate = allocate_array,
     resumption: Resumption | None = None,
-    patience_s: float | None = None,
+    patience_s: float = math.inf,
 ) -> tuple[Channel, Welcome | Status]:
     """Connect and say hello; blocks until the destination has answered.
 
     Args:
-        patience_s: how long to wait for the answer where a worker may have to be started; None: `WELCOME_TIMEOUT_S`.
+        patience_s: how long to wait for the answer where a worker may have to be started, at most.
 
     Returns:
         The open channel, beating at the settings' pace, and what the destination said.
@@ -100,9 +101,7 @@ def _answer(channel: Channel, hello: Hello, url: str) -> Message:
         raise DestinationUnreachable(f"no destination answers at {url}: {exc}") from exc
 
 
-def _patience_s(purpose: str, settings: Settings, patience_s: float | None) -> float:
+def _patience_s(purpose: str, settings: Settings, patience_s: float) -> float:
     if purpose == "resume":  # there is a worker already; a connection that does not get through is tried again
         return settings.heartbeat_s * settings.heartbeat_misses
-    if purpose == "status":
-        return settings.connect_timeout_s
-    return WELCOME_TIMEOUT_S if patience_s is None else patience_s
+    return settings.connect_timeout_s if purpose == "status" else min(WELCOME_TIMEOUT_S, patience_s)

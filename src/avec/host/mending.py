@@ -22,7 +22,7 @@ from avec.errors import (
     ProtocolError,
     SessionLost,
 )
-from avec.host.greeting import WELCOME_TIMEOUT_S, Resumption, greet
+from avec.host.greeting import Resumption, greet
 from avec.protocol.codec import Allocate
 from avec.protocol.messages import Welcome
 
@@ -149,7 +149,7 @@ def reopen(
     last = "nothing was tried"
     while attempts.once_more():
         try:
-            patience_s = min(WELCOME_TIMEOUT_S, max(LEAST_WELCOME_S, attempts.remaining_s))
+            patience_s = max(LEAST_WELCOME_S, attempts.remaining_s)
             hurried = _hurried(settings, attempts)
             channel, welcome = greet(url, hurried, "session", program, allocate, patience_s=patience_s)
         except AvecError as exc:
